@@ -1,0 +1,38 @@
+"""One-sentence descriptions of scenes, true of what is drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+
+PHRASES: dict[str, tuple[str, ...]] = {
+    "water": ("over water", "over rippling water", "over a lake", "by the water"),
+    "forest": ("in a forest", "in the woods", "in front of trees", "among trees"),
+    "field": ("in a field", "over a field", "in a meadow", "over open ground"),
+    "sky": ("in front of the sky", "in the sky", "against the sky", "under a wide sky"),
+}
+
+# What a pose is called; a swimming bird is called so on water only.
+_ATTITUDES = {
+    "perched": "perched",
+    "standing": "standing",
+    "flying": "flying",
+    "soaring": "soaring",
+    "swimming": "swimming",
+}
+
+
+def with_article(words: str) -> str:
+    """ "a robin", "an owl"."""
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def bird_words(word: str, species: str, pose: str, background: str, rng: np.random.Generator) -> str:
+    """ "a flying blue kingfisher": the attitude is named half of the time, and only when it is true."""
+    named = rng.random() < 0.5 and (pose != "swimming" or background == "water")
+    return with_article(f"{_ATTITUDES[pose]} {word} {species}" if named else f"{word} {species}")
+
+
+def caption(bird: str, relation: str, other: str, background: str, rng: np.random.Generator) -> str:
+    """ "{bird} {relation} {other}, {place}"; without a relation, "{bird} {place}"."""
+    place = PHRASES[background][int(rng.integers(len(PHRASES[background])))]
+    return f"{bird} {relation} {other}, {place}" if relation else f"{bird} {place}"

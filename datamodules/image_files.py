@@ -1,0 +1,225 @@
+"""Photographs without labels: found in files, folders and globs, named for the output tree, read in batches."""
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from datamodules.reading import FORMATS, SUFFIXES, UnreadableImage, formats, printable, read_photo
+from datamodules.sampling import Draw, SampleLoader, Skipped, sample_loader
+from datamodules.transforms import Interpolation, ResizeMode, eval_transform
+from vit.foundation import UserError, nearest
+
+_HEIC = (".heic", ".heif")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """One photo to process.
+
+    Args:
+        path: absolute.
+        relative: below the folder that all the arguments share; never has `..` in it.
+        output_stem: `relative` without its suffix, or with it where two photos would share the stem. Unique in its
+            list: add a suffix, and two photos never write the same file.
+    """
+
+    path: Path
+    relative: Path
+    output_stem: Path
+
+
+def list_images(arguments: Sequence[str | os.PathLike[str]]) -> list[ImageFile]:
+    """The photos that files, folders (with all below them) and globs name, each once, in the arguments' order.
+
+    A named file is taken whatever it is; from folders and globs, what has the suffix of an image.
+
+    Raises:
+        UserError: an argument that does not exist, or names no images.
+    """
+    bases: set[str] = set()
+    paths: dict[str, None] = {}
+    for argument in arguments:
+        base, found = _expand(os.fspath(argument))
+        bases.add(base)
+        paths.update(dict.fromkeys(found))
+    if not paths:
+        raise UserError("No images were named.\nGive files, folders or globs such as 'photos/*.jpg'.")
+    refuse_heic(paths)
+    base = os.path.commonpath(bases)
+    relatives = [os.path.relpath(path, base) for path in paths]
+    return [
+        ImageFile(Path(path), Path(relative), Path(stem))
+        for path, relative, stem in zip(paths, relatives, _unique_stems(relatives), strict=True)
+    ]
+
+
+def find_images(folder: str | os.PathLike[str], elsewhere: Iterable[str | os.PathLike[str]] = ()) -> list[str]:
+    """Absolute paths of all that has an image's suffix below `folder`, sorted by path.
+
+    Hidden names and the leavings of archives and notebooks are passed over. Links to folders are followed after the
+    real folders, each folder once, and never into a folder that holds `folder` or is in `elsewhere`.
+    """
+    start = Path(folder).absolute()
+    seen = {_identity(place) for place in (*start.resolve().parents, *elsewhere)}
+    found: list[str] = []
+    links: list[str] = []
+    pending = [str(start)]
+    while pending or links:
+        place = pending.pop() if pending else links.pop(0)
+        if (identity := _identity(place)) in seen:
+            continue
+        seen.add(identity)
+        for entry in _entries(place):
+            if is_ignored(entry.name):
+                continue
+            if has_image_suffix(entry.name):
+                found.append(entry.path)  # a folder of such a name too: it is skipped with a reason when read
+            elif entry.is_dir(follow_symlinks=False):
+                pending.append(entry.path)
+            elif entry.is_dir():
+                links.append(entry.path)
+    return sorted(found)
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a file or folder of this name is none of the user's photos."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def has_image_suffix(name: str) -> bool:
+    """Whether the name ends as an image's does, in either case."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122: names by the million
+
+
+def refuse_heic(paths: Iterable[str]) -> None:
+    """Raises UserError when there are HEIC photos and no plugin that reads them."""
+    if formats() != FORMATS:
+        return
+    heic = [path for path in paths if path.lower().endswith(_HEIC)]
+    if heic:
+        raise UserError(
+            f"{len(heic)} HEIC photos can't be read, the first is {printable(heic[0])}.\n"
+            "Install the plugin for them with: pip install pillow-heif"
+        )
+
+
+class ImageFiles(Dataset):
+    """Listed photos with the transform of evaluation.
+
+    An item is a dict of `image` float32 (3, h, w), `index` int, `size` (img_h, img_w) of the whole upright photo and,
+    where `photos`, `photo` uint8 (img_h, img_w, 3), upright; or Skipped, for a file that can't be read.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[ImageFile],
+        image_size: tuple[int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        crop_pct: float = 1.0,
+        resize_mode: ResizeMode = "squash",
+        interpolation: Interpolation = "bicubic",
+        photos: bool = False,
+    ) -> None:
+        self.files = list(files)
+        self.image_size = image_size
+        self.photos = photos
+        self.transform = eval_transform(
+            image_size, mean, std, crop_pct=crop_pct, resize_mode=resize_mode, interpolation=interpolation
+        )
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, draw: Draw | int) -> dict[str, Any] | Skipped:
+        index = draw.index if isinstance(draw, Draw) else draw
+        try:
+            photo = read_photo(self.files[index].path, min_size=None if self.photos else self.transform.min_size)
+        except UnreadableImage as error:
+            return Skipped(error.path, error.reason)
+        item = {"image": self.transform(photo.image), "index": index, "size": photo.size, "note": photo.note}
+        if self.photos:
+            item["photo"] = torch.from_numpy(photo.image)
+        return item
+
+    def loader(self, batch_size: int, num_workers: int = -1, *, strict: bool = False) -> SampleLoader:
+        """Batches in the order of the list; `strict` raises UserError at the first file that can't be read."""
+        empty: dict[str, Any] = {
+            "image": torch.empty(0, 3, *self.image_size), "index": torch.empty(0, dtype=torch.int64), "size": []
+        } | ({"photo": []} if self.photos else {})  # fmt: skip
+        return sample_loader(self, empty, batch_size=batch_size, num_workers=num_workers, strict=strict)
+
+
+def _expand(argument: str) -> tuple[str, list[str]]:
+    """(base folder, absolute paths) of one argument. An existing name is never read as a glob."""
+    path = os.path.abspath(argument)  # noqa: PTH100: also takes `..` out
+    if Path(path).is_dir():
+        base, found = path, find_images(path)
+    elif os.path.lexists(path):
+        return str(Path(path).parent), [path]
+    elif glob.has_magic(argument):
+        base, found = _expand_glob(path)
+    else:
+        raise UserError(_missing(path))
+    if not found:
+        raise UserError(
+            f"{printable(argument)} holds no images.\nAn image ends in one of: {' '.join(sorted(SUFFIXES))}."
+        )
+    return base, found
+
+
+def _expand_glob(pattern: str) -> tuple[str, list[str]]:
+    base = Path(pattern)
+    while glob.has_magic(str(base)):
+        base = base.parent
+    found: dict[str, None] = {}
+    for match in sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207: takes non-UTF-8 names and absolute patterns
+        if any(is_ignored(part) for part in Path(match).relative_to(base).parts):
+            continue
+        if Path(match).is_dir():
+            found.update(dict.fromkeys(find_images(match)))
+        elif has_image_suffix(match):
+            found[match] = None
+    return str(base), list(found)
+
+
+def _missing(path: str) -> str:
+    """The message for a path that does not exist, with the nearest name beside the first part that is missing."""
+    missing = Path(path)
+    while not missing.parent.is_dir():
+        missing = missing.parent
+    hint = nearest(missing.name, [name for name in os.listdir(missing.parent)])  # noqa: PTH208
+    return f"There is no {printable(path)}{hint}.\nGive files, folders or globs such as 'photos/*.jpg'."
+
+
+def _unique_stems(relatives: list[str]) -> list[str]:
+    """Each path without its suffix, or whole where that is not unique. The paths are unique, so this ends."""
+    stems = [os.path.splitext(relative)[0] for relative in relatives]  # noqa: PTH122
+    while True:
+        count = Counter(stems)
+        clashing = [number for number, stem in enumerate(stems) if count[stem] > 1 and stem != relatives[number]]
+        if not clashing:
+            return stems
+        for number in clashing:
+            stems[number] = relatives[number]
+
+
+def _identity(place: str | os.PathLike[str]) -> tuple[int, int]:
+    status = os.stat(place)
+    return status.st_dev, status.st_ino
+
+
+def _entries(place: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(place) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"Can't list the folder {printable(place)}: {error.strerror}.") from None

@@ -1,0 +1,218 @@
+"""From a dataset to batches: which samples in which order, gathered how, by which processes.
+
+The order is a pure function of (seed, epoch). The epoch travels with each index, as a `Draw`, so that a worker
+process knows it without any shared state, also one that lives through many epochs.
+
+A batch is a dict:
+    image     float32 (B, 3, h, w), normalised
+    target    int64 (B,), index of the label; where there are labels
+    index     int64 (B,), place in the dataset
+    skipped   list of Skipped: files that could not be read, and are in none of the tensors
+B is smaller than the batch size where files were skipped, and 0 where all were.
+"""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data._utils import signal_handling
+
+from vit.foundation import UserError
+
+log = logging.getLogger("vit.data")
+
+# Seconds to wait for a batch before a worker is taken to hang: many times what the slowest disk needs.
+WORKER_TIMEOUT = 120.0
+
+
+class Draw(NamedTuple):
+    """One sample to make: its place in the dataset, and the epoch, which decides its augmentation."""
+
+    epoch: int
+    index: int
+
+
+class Skipped(NamedTuple):
+    """A file that could not be read: its printable path, and the reason in one line."""
+
+    path: str
+    reason: str
+
+
+class EpochSampler(Sampler[Draw]):
+    """Yields each of `length` samples once, as `Draw`.
+
+    Shuffled, the order is a pure function of (seed, epoch); Lightning calls `set_epoch` before each epoch, also
+    after a resume. Unshuffled, for evaluation, it is 0, 1, 2 ... of epoch 0 always.
+    """
+
+    def __init__(self, length: int, *, seed: int = 0, shuffle: bool = False) -> None:
+        self.length = length
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch of the next iteration."""
+        self.epoch = epoch if self.shuffle else 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Draw]:
+        epoch = self.epoch
+        if self.shuffle:
+            order = np.random.default_rng(np.random.SeedSequence((self.seed, epoch))).permutation(self.length)
+        else:
+            order = np.arange(self.length)
+        return (Draw(epoch, int(index)) for index in order)
+
+
+def collate(items: list[dict[str, Any] | Skipped], empty: dict[str, Any]) -> dict[str, Any]:
+    """Items of a dataset -> a batch, as described above; `empty` is the batch of no items.
+
+    Images and masks are stacked and whole numbers become int64; anything else stays a list. `notes`, what to know of
+    the good files, is taken out by the loader.
+    """
+    good = [item for item in items if not isinstance(item, Skipped)]
+    batch = dict(empty)
+    for key in good[0] if good else ():
+        values = [item[key] for item in good]
+        if key in ("image", "mask"):
+            batch[key] = torch.stack(values)
+        elif isinstance(values[0], int):
+            batch[key] = torch.tensor(values, dtype=torch.int64)
+        else:
+            batch[key] = values
+    batch["notes"] = [note for note in batch.pop("note", []) if note]
+    batch["skipped"] = [item for item in items if isinstance(item, Skipped)]
+    return batch
+
+
+class SampleLoader(DataLoader):
+    """A DataLoader whose failures are told to the user in the main process, in a few lines.
+
+    Args:
+        dataset: gives a dict, or Skipped, for a Draw.
+        strict: raise UserError at the first skipped file, rather than list it in its batch.
+        keywords: those of DataLoader.
+
+    Raises, while iterating:
+        UserError: a skipped file where `strict`; a worker that was killed, or gave nothing for `timeout` seconds.
+    """
+
+    def __init__(self, dataset: Dataset, *, strict: bool = False, **keywords: Any) -> None:
+        self.strict = strict
+        self._noted = False
+        super().__init__(dataset, **keywords)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        batches = super().__iter__()
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                self._iterator = None
+                _kill_workers(batches)
+                raise worker_failure(error) or error from None
+            yield self._checked(batch)
+
+    def _checked(self, batch: dict[str, Any]) -> dict[str, Any]:
+        notes = batch.pop("notes")
+        if notes and not self._noted:
+            log.warning("%s. Further files like it are not mentioned.", notes[0])
+            self._noted = True
+        if self.strict and batch["skipped"]:
+            path, reason = batch["skipped"][0]
+            raise UserError(f"Can't read {path}: {reason}.\nMend or remove it; without --strict it is skipped.")
+        return batch
+
+
+def sample_loader(
+    dataset: Dataset,
+    empty: dict[str, Any],
+    *,
+    batch_size: int,
+    num_workers: int = -1,
+    shuffle: bool = False,
+    seed: int = 0,
+    strict: bool = False,
+    timeout: float = WORKER_TIMEOUT,
+) -> SampleLoader:
+    """The loader that all data modules use.
+
+    The last batch may be smaller: no sample is left out of an epoch. `num_workers` -1 picks the number of cores less
+    one, at most 8; there are never more workers than batches.
+    """
+    length = len(dataset)  # type: ignore[arg-type]
+    workers = min(num_workers if num_workers >= 0 else min(available_cores() - 1, 8), -(-length // batch_size))
+    parallel: dict[str, Any] = {}
+    if workers > 0:
+        parallel = {
+            "num_workers": workers,
+            "persistent_workers": True,
+            "worker_init_fn": _start_worker,
+            "timeout": timeout,
+            # fork starts a worker in milliseconds; elsewhere it is unsafe or missing
+            "multiprocessing_context": "fork" if sys.platform == "linux" else None,
+        }
+    return SampleLoader(
+        dataset,
+        strict=strict,
+        batch_size=batch_size,
+        sampler=EpochSampler(length, seed=seed, shuffle=shuffle),
+        collate_fn=partial(collate, empty=empty),
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # otherwise each iteration draws from the global generator
+        **parallel,
+    )
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_failure(error: BaseException) -> UserError | None:
+    """What to tell the user when `error` means that a reading process died or hangs; None when it does not.
+
+    PyTorch raises the death of a worker in whatever line the main process happens to be, not only in the loader.
+    """
+    text = str(error)
+    if not isinstance(error, RuntimeError) or not text.startswith("DataLoader"):
+        return None
+    if "timed out" in text:
+        what = f"No images came from the reading processes in time ({text}): one of them hangs, or the disk does."
+    elif "Bus error" in text or "shared memory" in text:
+        what = "A process that reads images died because the shared memory (/dev/shm) is full."
+    elif "killed by signal" in text or "exited unexpectedly" in text:
+        what = "A process that reads images was killed, perhaps for want of memory."
+    else:
+        return None
+    return UserError(f"{what}\nTry a smaller --data.num_workers (0 reads in the main process) or --data.batch_size.")
+
+
+def _start_worker(number: int) -> None:
+    # One thread a worker: their number is the parallelism. An interrupt is for the main process to handle.
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _kill_workers(batches: Any) -> None:
+    """Ends the workers at once: a stopped process would otherwise keep the interpreter from exiting."""
+    if getattr(batches, "_worker_pids_set", False):
+        signal_handling._remove_worker_pids(id(batches))  # else their deaths would be raised as errors here
+        batches._worker_pids_set = False
+    for worker in getattr(batches, "_workers", ()):
+        worker.kill()

@@ -1,0 +1,217 @@
+"""Photos to normalised tensors: albumentations pipelines for training and for evaluation.
+
+Random numbers come from a seed given with each photo, because albumentations by itself gives every worker of a
+loader, and every epoch, the same stream. Resizing is Pillow's, antialiased, in training as in evaluation: it is
+what most published checkpoints were trained and measured with, and OpenCV's is not antialiased.
+
+    img_h, img_w    pixels of the photo
+    h, w            pixels of the model's input
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+from albumentations.core.type_definitions import Targets
+from PIL import Image
+from torch import Tensor
+
+Interpolation = Literal["bicubic", "bilinear", "lanczos", "nearest"]
+ResizeMode = Literal["squash", "crop"]
+
+_FILTERS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+}
+_RATIO = (3 / 4, 4 / 3)
+
+
+class Pipeline:
+    """Steps of albumentations, then normalisation.
+
+    Args:
+        steps: what is done to the uint8 photo; ends at the model's size.
+        mean, std: of the three channels, of values 0 to 1.
+        min_size: (img_h, img_w) below which a photo must not be decoded, see `read_photo`.
+    """
+
+    def __init__(
+        self, steps: Sequence[A.BasicTransform], mean: Sequence[float], std: Sequence[float], min_size: tuple[int, int]
+    ) -> None:
+        self.steps = A.Compose(list(steps))
+        self.min_size = min_size
+        # (value / 255 - mean) / std, as one product and one difference
+        self._scale = np.array([1 / (255 * one) for one in std], np.float32)[:, None, None]
+        self._shift = np.array([m / s for m, s in zip(mean, std, strict=True)], np.float32)[:, None, None]
+
+    def __call__(self, image: np.ndarray, seed: Sequence[int] = ()) -> Tensor:
+        """uint8 RGB (img_h, img_w, 3) -> float32 (3, h, w), normalised.
+
+        What is random is a pure function of `seed`, non-negative numbers such as (seed, epoch, index). Without one,
+        a random pipeline gives something else each time; one for evaluation is not random.
+        """
+        self._reseed(seed)
+        return self._normalise(self.steps(image=image)["image"])
+
+    def with_mask(self, image: np.ndarray, mask: np.ndarray, seed: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+        """The same for a photo and its bool mask (img_h, img_w), which stay aligned -> also bool (h, w)."""
+        self._reseed(seed)
+        done = self.steps(image=image, mask=mask.astype(np.uint8))
+        return self._normalise(done["image"]), torch.from_numpy(np.array(done["mask"], bool))
+
+    def _reseed(self, seed: Sequence[int]) -> None:
+        if not seed:
+            return
+        generator = np.random.default_rng(np.random.SeedSequence(tuple(seed)))
+        # One pair of generators for all the steps: Compose.set_random_seed would start each step's own at the same
+        # number, so that whether a photo is flipped would decide where it is cropped.
+        self.steps.set_random_state(generator, random.Random(int(generator.integers(2**63))))
+
+    def _normalise(self, image: np.ndarray) -> Tensor:
+        out = np.empty((3, *image.shape[:2]), np.float32)
+        np.multiply(image.transpose(2, 0, 1), self._scale, out=out)
+        np.subtract(out, self._shift, out=out)
+        return torch.from_numpy(out)
+
+
+def train_transform(
+    image_size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    crop_scale: float = 0.35,
+    hflip: float = 0.5,
+    color_jitter: float = 0.2,
+    erase: float = 0.0,
+    interpolation: Interpolation = "bicubic",
+) -> Pipeline:
+    """Random crop, flip, colours, erasing.
+
+    Args:
+        image_size: (h, w).
+        mean, std: of the three channels, of values 0 to 1.
+        crop_scale: smallest share of the photo's area that a crop keeps, sides 3:4 to 4:3; 1 keeps the photo whole.
+        hflip: chance of a left-right flip.
+        color_jitter: brightness, contrast and saturation are multiplied by up to 1 +- this; 0 to 1.
+        erase: chance of replacing a rectangle, each side 10 to 40% of the image's, by the mean colour.
+        interpolation: the filter of resizing.
+    """
+    kernel = _FILTERS[interpolation]
+    steps: list[A.BasicTransform]
+    if crop_scale < 1:
+        shrink = 1 / math.sqrt(crop_scale * _RATIO[0])  # of the smallest crop's shorter side
+        steps = [_RandomResizedCrop(image_size, crop_scale, kernel)]
+    else:
+        shrink = 1.0
+        steps = [_Squash(image_size, kernel)]
+    if hflip > 0:
+        steps.append(A.HorizontalFlip(p=hflip))
+    if color_jitter > 0:
+        steps.append(A.ColorJitter(color_jitter, color_jitter, color_jitter, hue=0, p=1))
+    if erase > 0:
+        fill = tuple(255.0 * one for one in mean)
+        steps.append(A.CoarseDropout((1, 1), (0.1, 0.4), (0.1, 0.4), fill=fill, p=erase))
+    return Pipeline(steps, mean, std, (math.ceil(image_size[0] * shrink), math.ceil(image_size[1] * shrink)))
+
+
+def eval_transform(
+    image_size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    crop_pct: float = 1.0,
+    resize_mode: ResizeMode = "squash",
+    interpolation: Interpolation = "bicubic",
+) -> Pipeline:
+    """The same tensor for the same photo, always.
+
+    Args:
+        image_size: (h, w).
+        mean, std: of the three channels, of values 0 to 1.
+        crop_pct: with `crop`, the share of the shorter side that is kept; no effect with `squash`.
+        resize_mode: `squash` resizes the whole photo to `image_size`, so that a saliency map covers all of it;
+            `crop` resizes the shorter side to image_size / crop_pct and takes the centre, as timm does.
+        interpolation: the filter of resizing.
+    """
+    kernel = _FILTERS[interpolation]
+    if resize_mode == "squash":
+        # A JPEG decoded to twice the size or more loses nothing that the filter would have kept.
+        return Pipeline([_Squash(image_size, kernel)], mean, std, (2 * image_size[0], 2 * image_size[1]))
+    step = _CentreCrop(image_size, crop_pct, kernel)
+    return Pipeline([step], mean, std, (2 * step.whole[0], 2 * step.whole[1]))
+
+
+class _Squash(A.DualTransform):
+    """Resizes the whole photo to `size` (h, w)."""
+
+    _targets = (Targets.IMAGE, Targets.MASK)
+
+    def __init__(self, size: tuple[int, int], kernel: Image.Resampling) -> None:
+        super().__init__(p=1)
+        self.size = size
+        self.kernel = kernel
+
+    def apply(self, img: np.ndarray, *args: Any, **params: Any) -> np.ndarray:
+        return _resize(img, self.size, self.kernel)
+
+    def apply_to_mask(self, mask: np.ndarray, *args: Any, **params: Any) -> np.ndarray:
+        return _resize(mask, self.size, Image.Resampling.NEAREST)
+
+
+class _CentreCrop(A.DualTransform):
+    """Resizes until the photo just covers `whole` = size / crop_pct, and takes the centre.
+
+    Rounding is torchvision's and timm's, so that published accuracies are met.
+    """
+
+    _targets = (Targets.IMAGE, Targets.MASK)
+
+    def __init__(self, size: tuple[int, int], crop_pct: float, kernel: Image.Resampling) -> None:
+        super().__init__(p=1)
+        self.size = size
+        self.whole = (math.floor(size[0] / crop_pct), math.floor(size[1] / crop_pct))
+        self.kernel = kernel
+
+    def apply(self, img: np.ndarray, *args: Any, **params: Any) -> np.ndarray:
+        return self._crop(img, self.kernel)
+
+    def apply_to_mask(self, mask: np.ndarray, *args: Any, **params: Any) -> np.ndarray:
+        return self._crop(mask, Image.Resampling.NEAREST)
+
+    def _crop(self, image: np.ndarray, kernel: Image.Resampling) -> np.ndarray:
+        img_h, img_w = image.shape[:2]
+        ratio = min(img_h / self.whole[0], img_w / self.whole[1])
+        if self.whole[0] == self.whole[1]:
+            short = self.whole[0]
+            height, width = int(short * img_h / min(img_h, img_w)), int(short * img_w / min(img_h, img_w))
+        else:
+            height, width = round(img_h / ratio), round(img_w / ratio)
+        resized = _resize(image, (height, width), kernel)
+        top, left = round((height - self.size[0]) / 2), round((width - self.size[1]) / 2)
+        return resized[top : top + self.size[0], left : left + self.size[1]]
+
+
+class _RandomResizedCrop(A.RandomResizedCrop):
+    """Albumentations' choice of the crop, resized with the antialiased filter of evaluation."""
+
+    def __init__(self, size: tuple[int, int], crop_scale: float, kernel: Image.Resampling) -> None:
+        super().__init__(size, scale=(crop_scale, 1.0), ratio=_RATIO, mask_interpolation=cv2.INTER_NEAREST_EXACT)
+        self.kernel = kernel
+
+    def apply(self, img: np.ndarray, crop_coords: tuple[int, int, int, int], *args: Any, **params: Any) -> np.ndarray:
+        left, top, right, bottom = crop_coords
+        return _resize(img[top:bottom, left:right], self.size, self.kernel)
+
+
+def _resize(image: np.ndarray, size: tuple[int, int], kernel: Image.Resampling) -> np.ndarray:
+    """uint8 (img_h, img_w, 3) or (img_h, img_w) -> the same of `size` (h, w)."""
+    if image.shape[:2] == size:
+        return image
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), kernel))

@@ -1,0 +1,123 @@
+"""timm's Vision Transformers (`vit_*`, `deit_*`, DINOv2): recognised by their keys, both ways by one table.
+
+The names are also those of our own model folders.
+"""
+
+from math import isqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vit.foundation import UserError
+
+# (ours, timm's): the start of a key; the rest of it is the same in both.
+KEY_TABLE = (
+    ("encoder.embed.patch_embed.", "patch_embed."),
+    ("encoder.embed.cls_token", "cls_token"),
+    ("encoder.embed.dist_token", "dist_token"),
+    ("encoder.embed.reg_token", "reg_token"),
+    ("encoder.embed.pos_embed", "pos_embed"),
+    ("encoder.blocks.", "blocks."),
+    ("encoder.norm.", "norm."),
+    ("head.", "head."),
+)
+
+# Widths whose published models all have the same number of heads. A checkpoint doesn't say: the shapes are the same.
+HEADS_BY_WIDTH = {128: 4, 160: 5, 192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1536: 24}
+
+
+def recognises(tensors: dict[str, Tensor]) -> bool:
+    """Whether the keys are those of a timm Vision Transformer."""
+    return {"patch_embed.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight"} <= tensors.keys()
+
+
+def to_ours(tensors: dict[str, Tensor], grid: tuple[int, int]) -> dict[str, Tensor]:
+    """timm's state dict under our names, the positions of prefix tokens added into those tokens."""
+    tensors = dict(tensors)
+    prefix = tensors["pos_embed"].shape[1] - grid[0] * grid[1]
+    if prefix:
+        positions = tensors["pos_embed"]
+        tensors["pos_embed"] = positions[:, prefix:]
+        names = [name for name in ("cls_token", "dist_token") if name in tensors]
+        for index, name in enumerate(names[:prefix]):
+            tensors[name] = tensors[name] + positions[:, index : index + 1]
+    return {rename(name, to=0): value for name, value in tensors.items()}
+
+
+def from_ours(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our state dict under timm's names; the prefix tokens' positions are zero, being in the tokens already."""
+    tensors = {rename(name, to=1): value for name, value in state.items()}
+    prefix = sum(1 for name in ("cls_token", "dist_token") if name in tensors)
+    if prefix and "reg_token" not in tensors:
+        positions = tensors["pos_embed"]
+        tensors["pos_embed"] = torch.cat([positions.new_zeros(1, prefix, positions.shape[2]), positions], dim=1)
+    return tensors
+
+
+def rename(name: str, *, to: int) -> str:
+    """A key by the table: to=0 gives ours, to=1 timm's. A key that the table doesn't know stays as it is."""
+    for row in KEY_TABLE:
+        if name.startswith(row[1 - to]):
+            return row[to] + name[len(row[1 - to]) :]
+    return name
+
+
+def architecture(tensors: dict[str, Tensor], known: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The keywords of `image_encoder` that fit the tensors, and what had to be assumed.
+
+    Args:
+        known: keywords that a sidecar or the user gave; they win over what the tensors suggest.
+
+    Raises:
+        UserError: when the file doesn't say something that can't be assumed either.
+    """
+    patch = tensors["patch_embed.proj.weight"]  # (D, in_chans, patch_h, patch_w)
+    embed_dim = patch.shape[0]
+    patch_size = (patch.shape[2], patch.shape[3])
+    grid = _grid(tensors, known.get("image_size"), patch_size)
+    hidden, fc2_in = tensors["blocks.0.mlp.fc1.weight"].shape[0], tensors["blocks.0.mlp.fc2.weight"].shape[1]
+    found = {
+        "image_size": (grid[0] * patch_size[0], grid[1] * patch_size[1]),
+        "patch_size": patch_size,
+        "embed_dim": embed_dim,
+        "depth": 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks.")),
+        "in_chans": patch.shape[1],
+        "class_token": "cls_token" in tensors,
+        "dist_token": "dist_token" in tensors,
+        "num_registers": tensors["reg_token"].shape[1] if "reg_token" in tensors else 0,
+        "mlp_ratio": hidden / embed_dim,
+        "mlp": "swiglu" if fc2_in * 2 == hidden else "mlp",
+        "qkv_bias": "blocks.0.attn.qkv.bias" in tensors,
+        "qk_norm": "blocks.0.attn.q_norm.weight" in tensors,
+        "init_values": 1e-5 if "blocks.0.ls1.gamma" in tensors else None,
+    }
+    assumed = {"norm_eps": 1e-6, "act": "gelu", "pos_interpolation": "bicubic_antialias"}
+    if embed_dim in HEADS_BY_WIDTH:
+        assumed["num_heads"] = HEADS_BY_WIDTH[embed_dim]
+    elif "num_heads" not in known:
+        raise UserError(
+            f"The checkpoint does not say how many heads it has, and no published model is {embed_dim} wide.\n"
+            "Give the number with --model.num_heads."
+        )
+    told = [f"{name}={value}" for name, value in assumed.items() if name not in known]
+    return {**found, **assumed, **{name: value for name, value in known.items() if name != "image_size"}}, told
+
+
+def _grid(
+    tensors: dict[str, Tensor], image_size: tuple[int, int] | None, patch_size: tuple[int, int]
+) -> tuple[int, int]:
+    """The grid that the positions were learned for; with or without places for the prefix tokens."""
+    length = tensors["pos_embed"].shape[1]
+    prefix = sum(1 for name in ("cls_token", "dist_token") if name in tensors)
+    if image_size is not None:
+        grid = (image_size[0] // patch_size[0], image_size[1] // patch_size[1])
+        if grid[0] * grid[1] in (length, length - prefix):
+            return grid
+    for patches in (length - prefix, length):
+        if isqrt(patches) ** 2 == patches:
+            return isqrt(patches), isqrt(patches)
+    raise UserError(
+        f"The checkpoint has {length} positions, which is no square grid, and it does not say which grid it is.\n"
+        "Load it from a model folder, whose config.json has the image size."
+    )

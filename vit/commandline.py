@@ -1,0 +1,422 @@
+"""How the words of a command line become the typed values of a verb.
+
+A verb is a plain function, and its signature is its command line:
+
+    def explain(model: str, images: list[str], data: DataOptions, *, out: str, method: str = "rollout")
+
+- positional parameters are words without a name (`vit explain MODEL IMAGES...`); a list, which must be
+  the last of them, takes the rest;
+- keyword-only parameters are options (`--out DIR`), required when they have no default;
+- a dataclass, wherever it stands, is a group of options, one for each field (`--data.root DIR`).
+
+The first paragraph of its docstring stands in `vit --help`; all of it above "Args:" opens `vit VERB --help`;
+"Args:", there and in the dataclasses, describes the options.
+
+A value goes the same way whether it is a word or stands in a recipe:
+
+1. words are sorted into options and positionals. Names are exact, and the environment sets nothing;
+2. recipes (`--config`) are read as YAML in which all scalars stay text, without tags, anchors, class paths;
+3. defaults, then recipes in their order, then words: the later wins, wherever `--config` stands;
+4. jsonargparse turns the text into the type of its parameter. It sees one value and one plain type at a
+   time, never a class, so that no value can make it import, read or fetch anything;
+5. the dataclasses are filled and the verb is called. Meanwhile `current_config()` is its YAML.
+"""
+
+import inspect
+import os
+import re
+import shutil
+import sys
+import textwrap
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from difflib import get_close_matches
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import docstring_parser
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from vit.foundation import UserError, nearest
+
+ABOUT = "Fine-tune a Vision Transformer on photographs, learn how far to trust it, and see where it looked."
+WIDTH = min(100, shutil.get_terminal_size((100, 24)).columns)  # of the help
+FLAGS = {"-h", "--help", "--debug", "--print_config"}  # count wherever they stand
+
+# A wheel carries the recipes inside the package; in a checkout they lie beside it.
+RECIPE_FOLDERS = [Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs"]
+LARGEST_RECIPE = 1_000_000  # bytes
+CODE_KEYS = {"class_path", "init_args"}  # with these, jsonargparse and Lightning name code to import
+
+# What helps when memory runs out, by the last part of an option's name.
+MEMORY_SAVERS = {"batch_size": "a smaller --{}", "accumulate": "a larger --{}", "precision": "--{} bf16"}
+
+Verb = Callable[..., None]
+Given = dict[str, tuple[Any, str]]  # name of an option: value before it has its type, origin for errors
+
+_config: ContextVar[str | None] = ContextVar("config", default=None)
+
+
+class UsageError(UserError):
+    """A mistake in the words of the command line or in a recipe."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One value that a verb takes. The default is MISSING when the value must be given."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+    positional: bool = False
+
+    @property
+    def label(self) -> str:
+        """The option as users write it."""
+        return self.name.upper() if self.positional else f"--{self.name}"
+
+
+COMMON = [
+    Option("config", str, None, "a YAML file of options, or the name of a shipped recipe; words win over it"),
+    Option("print_config", bool, False, "print the options as YAML, fit for --config, and stop"),
+    Option("debug", bool, False, "show the traceback of an error"),
+    Option("help", bool, False, "show this text"),
+]
+
+
+def current_config() -> str | None:
+    """The options of the running verb as YAML, fit for `--config`; None when no command line is running."""
+    return _config.get()
+
+
+def run_command(verbs: dict[str, Verb], arguments: list[str]) -> int:
+    """Runs one command line; returns its exit code: 0 done; 1 the verb failed; 2 a mistake in the words, and
+    nothing was run; 130 interrupted; 141 whoever read the output has gone."""
+    flags = FLAGS.intersection(arguments)
+    words = [word for word in arguments if word not in FLAGS]
+    verb = verbs.get(words[0]) if words else None
+    name = f"vit {words[0]}" if verb else "vit"
+    try:
+        if verb and flags & {"-h", "--help"}:
+            print(_verb_help(name, verb))
+        elif verb:
+            _run_verb(verb, _read_words(words[1:], verb), print_config="--print_config" in flags)
+        elif words == ["--version"]:
+            print(f"vit {_version()}")
+        elif words:
+            hint = nearest(words[0], verbs)
+            raise UsageError(f"unknown verb {_shown(words[0])}{hint}\nThe verbs are {', '.join(verbs)}")
+        else:
+            print(_overview(verbs))
+        sys.stdout.flush()  # a closed pipe shows here; when Python flushes at its exit, nobody can catch it
+        return 0 if words or flags else 2
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its exit
+        return 141
+    except Exception as error:
+        if "--debug" in flags:
+            traceback.print_exc()
+        text = "\n".join(_message(error, name, verb).splitlines()[:5])
+        print(f"{name}: {text}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+
+
+def _run_verb(verb: Verb, given: Given, print_config: bool) -> None:
+    options = verb_options(verb)
+    nested: dict[str, Any] = {}  # {"data": {"root": ...}, "seed": ...}
+    missing = []
+    for option in options:
+        value = _typed(option, *given[option.name]) if option.name in given else option.default
+        if value is MISSING:
+            missing.append(option.label)
+            continue
+        group, dot, field = option.name.partition(".")
+        if dot:
+            nested.setdefault(group, {})[field] = value
+        else:
+            nested[group] = value
+    resolved = yaml.safe_dump(nested, sort_keys=False, allow_unicode=True)
+    if print_config:
+        print(resolved, end="")
+        return
+    if missing:
+        raise UsageError(f"{' and '.join(missing)} must be given")
+    for name, hint in get_type_hints(verb).items():
+        if is_dataclass(hint):
+            nested[name] = hint(**nested[name])  # type: ignore[operator]
+    token = _config.set(resolved)
+    try:
+        verb(**nested)
+    finally:
+        _config.reset(token)
+
+
+def _message(error: Exception, name: str, verb: Verb | None) -> str:
+    """What users read of an error: their mistake as it was worded, how to need less memory, or a plea."""
+    if isinstance(error, UserError):
+        return f"{error}\nSee {name} --help." if isinstance(error, UsageError) else str(error)
+    what = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    # By name and message, because torch, which has an error of its own for this, is slow to import.
+    full = isinstance(error, RuntimeError) and re.search("not enough memory|out of memory", str(error))
+    if full or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        leaves = {_leaf(option.name): option.name for option in verb_options(verb)} if verb else {}
+        advice = [text.format(leaves[leaf]) for leaf, text in MEMORY_SAVERS.items() if leaf in leaves]
+        return f"out of memory.\n{what}\nTry {', '.join([*advice, 'fewer or smaller images'])}."
+    return f"{what}\nThis is a bug or an unusual input; run again with --debug for the traceback."
+
+
+def verb_options(verb: Verb) -> list[Option]:
+    """What a verb takes, by its signature and docstrings; the options of a group are named `group.field`."""
+    options = []
+    hints, helps = get_type_hints(verb), _argument_helps(verb)
+    for name, parameter in inspect.signature(verb).parameters.items():
+        hint = hints[name]
+        if is_dataclass(hint):
+            field_hints, field_helps = get_type_hints(hint), _argument_helps(hint)
+            for field in fields(hint):
+                default = field.default if field.default_factory is MISSING else field.default_factory()
+                description = field_helps.get(field.name, "")
+                options.append(Option(f"{name}.{field.name}", field_hints[field.name], default, description))
+        else:
+            default = MISSING if parameter.default is parameter.empty else parameter.default
+            positional = parameter.kind is not parameter.KEYWORD_ONLY
+            options.append(Option(name, hint, default, helps.get(name, ""), positional))
+    return options
+
+
+def _argument_helps(documented: object) -> dict[str, str]:
+    arguments = docstring_parser.parse(inspect.getdoc(documented) or "").params
+    return {each.arg_name: " ".join((each.description or "").split()).rstrip(".") for each in arguments}
+
+
+def _read_words(words: list[str], verb: Verb) -> Given:
+    """Sorts words, in any order, into options and positionals, and lays them over the recipes."""
+    for word in words:
+        value = word.partition("=")[2] if word.startswith("--") else word
+        if re.search("[!:]", value):  # every tag and every key has one; saves time on thousands of file names
+            with suppress(yaml.YAMLError):  # then the word is only text
+                _refuse_code(value, f"in {_shown(word)}")
+    options = {option.name: option for option in verb_options(verb)}
+    named = {option.label: option for option in [*options.values(), *COMMON] if not option.positional}
+    recipes: Given = {}
+    given: Given = {}
+    free = []
+    queue = deque(words)
+    while queue:
+        word = queue.popleft()
+        label, equals, value = word.partition("=")
+        if not word.startswith("-"):
+            free.append(word)
+        elif label not in named or label in FLAGS:
+            raise UsageError(f"unknown option {_shown(word)}{_suggestion(label, named)}")
+        else:
+            value = value if equals else _next_value(named[label], queue)
+            if label == "--config":
+                recipes |= _read_recipe(value, options)
+            else:
+                given[named[label].name] = (value, label)
+    for option in options.values():
+        if option.positional and free:
+            if get_origin(option.type) is list:
+                given[option.name], free = (free, option.label), []
+            else:
+                given[option.name] = (free.pop(0), option.label)
+    if free:
+        raise UsageError(f"unexpected word {_shown(free[0])}; a value follows the --option it is for")
+    return recipes | given
+
+
+def _next_value(option: Option, queue: deque[str]) -> str:
+    """The value of an option without `=`. A flag needs none, and takes a next word only if true or false."""
+    if option.type is bool:
+        return queue.popleft() if queue and queue[0].lower() in ("true", "false") else "true"
+    if not queue or queue[0].startswith("--"):
+        raise UsageError(f"{option.label} needs a value: {_type_name(option.type)}")
+    return queue.popleft()
+
+
+def _suggestion(name: str, allowed: Iterable[str]) -> str:
+    """The nearest name. `--lr` is meant to be `--optim.lr`: an equal last part counts before the whole."""
+    leaves = {_leaf(item): item for item in allowed}
+    same = [leaves[_leaf(name)]] if _leaf(name) in leaves else []
+    whole = get_close_matches(name, leaves.values(), n=1)
+    parts = [leaves[leaf] for leaf in get_close_matches(_leaf(name), leaves, n=1)]
+    return f"; did you mean {close[0]!r}?" if (close := same or whole or parts) else ""
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2].lstrip("-")
+
+
+class _TextLoader(yaml.BaseLoader):
+    """Reads every scalar as text, except null. A key that is given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.value in seen:
+                problem = f"the key {_shown(str(key.value))} is given twice or is no plain word"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_TextLoader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^(~|null|)$"), ["~", "n", ""])
+_TextLoader.add_constructor("tag:yaml.org,2002:null", lambda loader, node: None)
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with the program, by their short names, such as classify/finetune."""
+    folder = next((folder for folder in RECIPE_FOLDERS if folder.is_dir()), RECIPE_FOLDERS[0])
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+
+
+def _read_recipe(name: str, options: dict[str, Option]) -> Given:
+    path, recipes = Path(name), shipped_recipes()
+    if not path.is_file() and name not in recipes:
+        hint, known = nearest(name, recipes), textwrap.shorten(", ".join(recipes), 300) or "none"
+        raise UsageError(f"--config: no file or recipe {_shown(name)}{hint}\nThe recipes are: {known}")
+    path = path if path.is_file() else recipes[name]
+    try:
+        if path.stat().st_size > LARGEST_RECIPE:
+            raise UsageError(f"{path} is larger than {LARGEST_RECIPE} bytes: not a recipe")
+        text = path.read_text(encoding="utf-8-sig")
+        _refuse_code(text, str(path))
+        tree = yaml.load(text, Loader=_TextLoader)
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not text in UTF-8") from None
+    except RecursionError:
+        raise UsageError(f"{path} is nested too deeply") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UsageError(f"{path}{line}: {getattr(error, 'problem', None) or 'not YAML'}") from None
+    if not isinstance(tree, dict | None):
+        raise UsageError(f"{path} holds no options; lines such as `seed: 0` are wanted")
+    return dict(_flatten(tree or {}, options, path))
+
+
+def _flatten(tree: dict[Any, Any], options: dict[str, Option], path: Path) -> Iterator[tuple[str, Any]]:
+    """{"data": {"root": x}} becomes data.root: x. An empty group changes nothing."""
+    groups = {name.partition(".")[0] for name in options if "." in name}
+    for key, value in tree.items():
+        if key not in groups:
+            entries = {str(key): value}
+        elif isinstance(value, dict | None):
+            entries = {f"{key}.{field}": item for field, item in (value or {}).items()}
+        else:
+            raise UsageError(f"{path}: {key} is a group of options; got {_shown(str(value))}")
+        for name, item in entries.items():
+            if name not in options:
+                raise UsageError(f"{path}: unknown key {_shown(name)}{_suggestion(name, options)}")
+            yield name, (item, f"{path}: {name}")
+
+
+def _refuse_code(text: str, where: str) -> None:
+    """Refuses YAML that could name code. Raises YAMLError for text that is no YAML, or could grow when read."""
+    anchor = None
+    for event in yaml.parse(text, Loader=yaml.BaseLoader):
+        tag, value = getattr(event, "tag", None), getattr(event, "value", "")
+        if tag or _leaf(value) in CODE_KEYS:
+            raise UsageError(f"{where}: {_shown(tag or value)} is refused; options are plain values, never code")
+        anchor = event if getattr(event, "anchor", None) else anchor
+    if anchor:
+        raise yaml.composer.ComposerError(None, None, "anchors and aliases are refused", anchor.start_mark)
+
+
+def _typed(option: Option, value: Any, where: str) -> Any:
+    """The value in the type of its option."""
+    problem = UsageError(f"{where} takes {_type_name(option.type)}; got {_shown(str(value))}")
+    if value is None:
+        if NoneType not in get_args(option.type):
+            raise problem
+        return None
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=option.type)
+    try:
+        return parser.parse_object({"value": value}, env=False).value
+    except ArgumentError:
+        raise problem from None
+
+
+def _type_name(hint: Any) -> str:
+    """A type as users read it, such as `INTEGER or [INTEGER, ...]`."""
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(_type_name(item) for item in get_args(hint))
+    if get_origin(hint) is Literal:
+        return "|".join(get_args(hint))
+    if get_origin(hint) is list:
+        return f"[{_type_name(get_args(hint)[0])}, ...]"
+    return {str: "TEXT", int: "INTEGER", float: "NUMBER", bool: "true|false", NoneType: "null"}[hint]
+
+
+def _shown(text: str) -> str:
+    """What the user gave, on one short line."""
+    return repr(text) if len(text) <= 80 else f"{text[:80]!r}..."
+
+
+def _version() -> str:
+    with suppress(PackageNotFoundError):
+        return version("vitscope")
+    return "(not installed; run from its sources)"
+
+
+def _overview(verbs: dict[str, Verb]) -> str:
+    rows = [_row(name, _paragraphs(verb)[0]) for name, verb in verbs.items()]
+    examples = [text for verb in verbs.values() for text in _paragraphs(verb) if text.startswith("Example:")]
+    usage = "Usage: vit VERB [options]     vit VERB --help: the options of a verb     vit --version"
+    return "\n".join([textwrap.fill(ABOUT, WIDTH), "", usage, "", *rows, "", *examples[:1]])
+
+
+def _verb_help(name: str, verb: Verb) -> str:
+    usage = [name]
+    rows: dict[str, list[str]] = {"": []}  # by group
+    for option in verb_options(verb):
+        group, dot, _ = option.name.partition(".")
+        rows.setdefault(group if dot else "", []).append(_option_row(option))
+        if option.positional:
+            usage.append(option.label + ("..." if get_origin(option.type) is list else ""))
+        elif option.default is MISSING:
+            usage.append(f"{option.label} {_type_name(option.type)}")
+    blocks = [f"Usage: {' '.join(usage)} [options]", *_paragraphs(verb), "\n".join(rows.pop(""))]
+    helps = _argument_helps(verb)
+    blocks += ["\n".join([f"{group}: {helps.get(group, '')}", *lines]) for group, lines in rows.items()]
+    return "\n\n".join([*blocks, "\n".join(["with every verb:", *map(_option_row, COMMON)])])
+
+
+def _option_row(option: Option) -> str:
+    plain = option.positional or option.default in (None, False, "")
+    note = "" if plain else " (required)" if option.default is MISSING else f" (default: {option.default})"
+    is_flag = option.type is bool and plain
+    types = "" if option.positional or is_flag else _type_name(option.type).removesuffix(" or null")
+    return _row(f"{option.label} {types}", option.help + note)
+
+
+def _row(left: str, right: str) -> str:
+    """A name and its description side by side; the description starts a new line when the name is long."""
+    lines = textwrap.wrap(right, WIDTH - 30) or [""]
+    head = f"  {left:<28}" + (lines.pop(0) if len(left) < 28 else "")
+    return "\n".join([head.rstrip(), *(" " * 30 + line for line in lines)])
+
+
+def _paragraphs(verb: Verb) -> list[str]:
+    """The docstring above "Args:", wrapped so that a long example can be pasted into a shell."""
+    paragraphs = re.split(r"\n\s*\n", re.split(r"\nArgs:", inspect.getdoc(verb) or "")[0].strip())
+    wrapped = []
+    for text in paragraphs:
+        lines = textwrap.wrap(text, WIDTH - 6, break_long_words=False, break_on_hyphens=False)
+        wrapped.append((" \\\n    " if text.startswith("Example:") else "\n").join(lines))
+    return wrapped

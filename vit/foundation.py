@@ -1,0 +1,64 @@
+"""What every module may import: the error that users read, and the writer that leaves whole files or none."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+
+
+class UserError(Exception):
+    """A mistake that the user can mend. Its text is all they see: at most five lines that say
+    what arrived, what is allowed and what to try."""
+
+
+def nearest(name: str, allowed: object) -> str:
+    """`"; did you mean 'x'?"` for the name in `allowed` that is most like `name`, or an empty string."""
+    close = get_close_matches(name, [str(item) for item in allowed], n=1)  # type: ignore[attr-defined]
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; on a clean exit that file takes the name `path`, whole.
+
+    The temporary file is in the same folder, because a rename is atomic only within one file system.
+    It is fsynced before the rename, so that a power cut can't leave an empty file under the final name.
+    When the body raises, the temporary file is removed and whatever stood at `path` stays as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        # mkstemp makes files private; give the file the rights that a plain open() would have given it.
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def claim_folder(folder: str | os.PathLike[str], *, overwrite: bool = False, resume: bool = False) -> Path:
+    """Makes `folder`, or raises UserError when it already holds something and neither flag is set."""
+    folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not (overwrite or resume):
+        raise UserError(
+            f"The output folder {folder} already holds files.\n"
+            "Give another folder, or --overwrite to write over them."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Can't make the output folder {folder}: {error.strerror}.") from None
+    return folder

@@ -1,0 +1,1 @@
+"""The layers of the Transformer, as nn.Modules that need torch alone."""

@@ -1,0 +1,124 @@
+"""Attention: every query asks all keys, and gets the mix of values that the answers weigh.
+
+    B batch, N query tokens, M context tokens, D embed_dim, H heads, Dh head_dim = D / H
+"""
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q kᵀ / √Dh): how much each query attends to each key (Vaswani et al. 2017, equation 1).
+
+    The textbook's N x M matrix, for reading and for the tiles of a walk. The layers themselves never build it.
+
+    Args:
+        q: (..., N, Dh) queries.
+        k: (..., M, Dh) keys.
+        mask: boolean, broadcastable to (..., N, M); True means attend.
+
+    Returns:
+        (..., N, M), each row summing to 1.
+    """
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(dim=-1)
+
+
+class Recorded(NamedTuple):
+    """What one fused attention call was given and gave: (B, H, tokens, Dh) each; q and output have the
+    query tokens, k and v the context tokens."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    output: Tensor
+
+
+class Attention(nn.Module):
+    """Multi-head attention, self or cross, through the fused kernel (Vaswani et al. 2017, section 3.2).
+
+    One set of weights serves both: `qkv` holds the query, key and value projections one above the other, and
+    cross-attention takes its rows apart.
+
+    Args:
+        embed_dim: D, a multiple of `num_heads`.
+        num_heads: H.
+        qkv_bias: whether the three projections have a bias.
+        qk_norm: whether q and k are layer-normalised a head (Dehghani et al. 2023, ViT-22B).
+        norm_eps: epsilon of those norms.
+
+    Raises:
+        ValueError: when the heads don't divide embed_dim.
+    """
+
+    # Set by vit.saliency.record for as long as it records; see there.
+    recording: bool = False
+    recording_gradients: bool = False
+    recorded: Recorded | None = None
+
+    def __init__(
+        self, embed_dim: int, num_heads: int, *, qkv_bias: bool = True, qk_norm: bool = False, norm_eps: float = 1e-6
+    ):
+        super().__init__()
+        if embed_dim % num_heads:
+            raise ValueError(
+                f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}; try {_divisors(embed_dim)} heads"
+            )
+        self.num_heads = num_heads
+        self.head_dim = embed_dim // num_heads
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=qkv_bias)
+        self.q_norm = nn.LayerNorm(self.head_dim, eps=norm_eps) if qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(self.head_dim, eps=norm_eps) if qk_norm else nn.Identity()
+        self.proj = nn.Linear(embed_dim, embed_dim)
+
+    def forward(
+        self,
+        query_tokens: Tensor,
+        context_tokens: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        is_causal: bool = False,
+    ) -> Tensor:
+        """Each query token's mix of the context tokens.
+
+        Args:
+            query_tokens: (B, N, D).
+            context_tokens: (B, M, D); None for self-attention, where the queries are their own context.
+            mask: boolean, broadcastable to (B, H, N, M); True means attend.
+            is_causal: token n attends to tokens 0 to n alone.
+
+        Returns:
+            (B, N, D).
+        """
+        q, k, v = self._project(query_tokens, context_tokens)  # (B, H, N or M, Dh)
+        q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        output = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)
+        if self.recording:
+            if self.recording_gradients and not output.requires_grad:
+                output = output.detach().requires_grad_()  # the graph starts here: nothing below is asked for
+            self.recorded = Recorded(q, k, v, output)
+        return self.proj(output.transpose(1, 2).flatten(2))  # (B, H, N, Dh) -> (B, N, D)
+
+    def _project(self, query_tokens: Tensor, context_tokens: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        if context_tokens is None:
+            q, k, v = self._split(self.qkv(query_tokens), 3)
+            return q, k, v
+        rows = self.qkv.weight.shape[1]
+        bias = self.qkv.bias
+        q_bias, kv_bias = (None, None) if bias is None else (bias[:rows], bias[rows:])
+        (q,) = self._split(F.linear(query_tokens, self.qkv.weight[:rows], q_bias), 1)
+        k, v = self._split(F.linear(context_tokens, self.qkv.weight[rows:], kv_bias), 2)
+        return q, k, v
+
+    def _split(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
+        B, N, _ = projected.shape
+        heads = projected.view(B, N, parts, self.num_heads, self.head_dim)
+        return heads.permute(2, 0, 3, 1, 4).unbind(0)  # (parts, B, H, N, Dh)
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(n) for n in range(1, min(number, 32) + 1) if number % n == 0)

@@ -1,0 +1,1 @@
+"""Models: one shared encoder, and the tasks that wrap it."""

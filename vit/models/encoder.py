@@ -1,0 +1,176 @@
+"""The one shared encoder: an embedding makes tokens, a stack of blocks lets them look at each other.
+
+    B batch, N tokens = prefix + patches, D embed_dim; prefix tokens = class, distillation, registers, in this order
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vit.layers.blocks import Block
+from vit.layers.patches import PatchEmbed
+from vit.layers.positions import INTERPOLATIONS, resize_positions
+
+
+class ImageEmbed(nn.Module):
+    """Images to tokens: patches with learned positions, behind the prefix tokens.
+
+    Prefix tokens have no entry in `pos_embed`: a learned token plus a learned position is one learned vector.
+
+    Args:
+        image_size: pixels (height, width) that the positions are learned for; other sizes resize them.
+        class_token, dist_token, num_registers: which prefix tokens there are.
+        pos_interpolation: the filter that resizes positions, see `vit.layers.positions`.
+    """
+
+    def __init__(
+        self,
+        image_size: tuple[int, int],
+        patch_size: tuple[int, int],
+        embed_dim: int,
+        *,
+        in_chans: int = 3,
+        class_token: bool = True,
+        dist_token: bool = False,
+        num_registers: int = 0,
+        pos_interpolation: str = "bicubic_antialias",
+    ):
+        super().__init__()
+        if pos_interpolation not in INTERPOLATIONS:
+            raise ValueError(f"pos_interpolation is {pos_interpolation!r}; allowed are {', '.join(INTERPOLATIONS)}")
+        self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
+        self.grid = self.patch_embed.grid(*image_size)
+        self.pos_interpolation = pos_interpolation
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if dist_token else None
+        self.reg_token = nn.Parameter(torch.zeros(1, num_registers, embed_dim)) if num_registers else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.grid[0] * self.grid[1], embed_dim))
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        return sum(token.shape[1] for token in self._prefix())
+
+    def _prefix(self) -> list[nn.Parameter]:
+        return [token for token in (self.cls_token, self.dist_token, self.reg_token) if token is not None]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, in_chans, img_h, img_w) -> (B, N, D)."""
+        grid = self.patch_embed.grid(*images.shape[-2:])
+        positions = resize_positions(self.pos_embed, self.grid, grid, self.pos_interpolation)
+        patches = self.patch_embed(images) + positions
+        prefix = [token.to(patches.dtype).expand(len(images), -1, -1) for token in self._prefix()]
+        return torch.cat([*prefix, patches], dim=1)
+
+
+class Encoder(nn.Module):
+    """An embedding, `depth` blocks and a final norm (Dosovitskiy et al. 2021, equations 1 to 4).
+
+    Args:
+        embed: makes tokens (B, N, D) of the inputs and has `num_prefix_tokens`.
+        depth: number of blocks.
+        num_heads: H.
+        drop_path: rate of stochastic depth in the last block, rising linearly from 0 in the first.
+        architecture: the keywords that `image_encoder` was called with, kept to be written beside the weights.
+        block_options: the rest, as `Block` takes them.
+    """
+
+    def __init__(
+        self,
+        embed: nn.Module,
+        embed_dim: int,
+        depth: int,
+        num_heads: int,
+        *,
+        drop_path: float = 0.0,
+        norm_eps: float = 1e-6,
+        final_norm: bool = True,
+        architecture: Mapping[str, Any] | None = None,
+        **block_options: Any,
+    ):
+        super().__init__()
+        rates = [drop_path * index / max(depth - 1, 1) for index in range(depth)]
+        self.embed_dim = embed_dim
+        self.architecture = dict(architecture or {})
+        self.embed = embed
+        self.blocks = nn.ModuleList(
+            Block(embed_dim, num_heads, drop_path=rate, norm_eps=norm_eps, **block_options) for rate in rates
+        )
+        self.norm = nn.LayerNorm(embed_dim, eps=norm_eps) if final_norm else nn.Identity()
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """How many tokens stand before those of the patches."""
+        return int(self.embed.num_prefix_tokens)  # type: ignore[arg-type]
+
+    def forward(self, inputs: Tensor, *, mask: Tensor | None = None, read: int | None = None) -> Tensor:
+        """Tokens of the inputs.
+
+        Args:
+            inputs: what `embed` takes: images (B, in_chans, img_h, img_w).
+            mask: boolean, broadcastable to (B, H, N, N); True means attend.
+            read: how many of the first tokens are wanted; None for all. The last block then works for these
+                alone, and they are the same as without.
+
+        Returns:
+            (B, N, D), or (B, read, D).
+        """
+        return self.encode(self.embed(inputs), mask=mask, read=read)
+
+    def encode(self, tokens: Tensor, *, mask: Tensor | None = None, read: int | None = None) -> Tensor:
+        """The blocks and the final norm, for tokens (B, N, D) that are embedded already."""
+        last = len(self.blocks) - 1
+        for index, block in enumerate(self.blocks):
+            tokens = block(tokens, mask=mask, read=read if index == last else None)
+        return self.norm(tokens)
+
+
+def image_encoder(
+    *,
+    image_size: tuple[int, int],
+    patch_size: tuple[int, int],
+    embed_dim: int,
+    depth: int,
+    num_heads: int,
+    in_chans: int = 3,
+    class_token: bool = True,
+    dist_token: bool = False,
+    num_registers: int = 0,
+    pos_interpolation: str = "bicubic_antialias",
+    drop_path: float = 0.0,
+    **block_options: Any,
+) -> Encoder:
+    """A new Vision Transformer encoder with random weights; sizes by name are in `vit.models.variants`.
+
+    `drop_path` and the random weights apart, the same keywords make the same model: they are what a model
+    folder keeps as its architecture.
+    """
+    embed_options = {
+        "in_chans": in_chans,
+        "class_token": class_token,
+        "dist_token": dist_token,
+        "num_registers": num_registers,
+        "pos_interpolation": pos_interpolation,
+    }
+    stack_options = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads, **block_options}
+    sizes = {"image_size": tuple(image_size), "patch_size": tuple(patch_size)}
+    encoder = Encoder(
+        ImageEmbed(sizes["image_size"], sizes["patch_size"], embed_dim, **embed_options),  # type: ignore[arg-type]
+        drop_path=drop_path,
+        architecture={**sizes, **stack_options, **embed_options},
+        **stack_options,
+    )
+    encoder.apply(init_weights)
+    return encoder
+
+
+def init_weights(module: nn.Module) -> None:
+    """The start of training from scratch: truncated normals of 0.02, zero biases (Dosovitskiy et al. 2021)."""
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, ImageEmbed):
+        for token in [*module._prefix(), module.pos_embed]:
+            nn.init.trunc_normal_(token, std=0.02)

@@ -1,0 +1,116 @@
+"""The groups of options that the verbs of the command line share.
+
+Plain values only, and nothing slow is imported: `vit --help` reads this file. Each field mirrors the keyword of
+the constructor that it reaches.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Precision = Literal["auto", "fp32", "bf16"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """The photographs to learn from.
+
+    Args:
+        root: a folder with train/, val/ (and test/), each with one folder a class; or one folder of class
+            folders, split by `val_fraction`; or birdscenes:demo, birdscenes:pretrain (generated scenes).
+        val_fraction: share of each class kept for validation, when the root has no val/.
+        batch_size: images a step.
+        num_workers: processes that read images; -1 picks the number of cores less one, at most 8.
+        crop_scale: smallest share of the photo's area that a random training crop keeps; 1 keeps it whole.
+        hflip: chance of a left-right flip in training.
+        color_jitter: strength of brightness, contrast and saturation changes in training, 0 to 1.
+        erase: chance of erasing a random rectangle in training.
+        train_scenes: scenes an epoch, for birdscenes.
+        val_scenes: scenes held out, for birdscenes.
+        confound: share of training scenes whose background is tied to the species, for birdscenes.
+        strict: stop at the first unreadable image; otherwise it is skipped, counted and listed in skipped.csv.
+    """
+
+    root: str = ""
+    val_fraction: float = 0.2
+    batch_size: int = 32
+    num_workers: int = -1
+    crop_scale: float = 0.35
+    hflip: float = 0.5
+    color_jitter: float = 0.2
+    erase: float = 0.0
+    train_scenes: int = 4096
+    val_scenes: int = 512
+    confound: float = 0.0
+    strict: bool = False
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The Vision Transformer.
+
+    Args:
+        pretrained: a checkpoint to start from: a .safetensors or .pth file, a model folder, or timm:NAME.
+        variant: size when there is no checkpoint: pico, tiny, small, base, large, huge or giant.
+        image_size: pixels, one number or [height, width]; default: the checkpoint's, or 224.
+        patch_size: pixels a side of a patch, when there is no checkpoint.
+        pool: what the head reads: class token, mean of the patches, or both.
+        drop_path: rate of stochastic depth in the last block, rising from 0 in the first.
+        num_heads: attention heads, when the checkpoint does not say.
+        act: activation of the MLPs, when the checkpoint does not say.
+        norm_eps: epsilon of the norms, when the checkpoint does not say.
+        pos_interpolation: how positions are resized to another grid, when the checkpoint does not say.
+    """
+
+    pretrained: str | None = None
+    variant: str = "small"
+    image_size: int | list[int] | None = None
+    patch_size: int = 16
+    pool: Literal["class", "mean", "class+mean"] | None = None
+    drop_path: float = 0.0
+    num_heads: int | None = None
+    act: Literal["gelu", "quick_gelu", "gelu_tanh"] | None = None
+    norm_eps: float | None = None
+    pos_interpolation: Literal["bicubic", "bicubic_antialias"] | None = None
+
+
+@dataclass(frozen=True)
+class OptimOptions:
+    """How the weights move.
+
+    Args:
+        lr: peak learning rate of AdamW.
+        weight_decay: decay of matrices; biases, norms, positions and tokens are not decayed.
+        layer_decay: each block below the head learns this many times as fast as the one above it.
+        warmup_epochs: epochs of linear warm-up, counted in steps.
+        min_lr: learning rate at the end of the cosine, as a share of the peak.
+        label_smoothing: share of the target spread over all classes.
+        clip_grad: largest norm of the gradient; 0 for no limit.
+        beta2: decay of AdamW's second moment.
+        trained: what learns: all, or head (a linear probe).
+    """
+
+    lr: float = 2e-4
+    weight_decay: float = 0.05
+    layer_decay: float = 1.0
+    warmup_epochs: float = 1.0
+    min_lr: float = 0.01
+    label_smoothing: float = 0.1
+    clip_grad: float = 1.0
+    beta2: float = 0.999
+    trained: Literal["all", "head"] = "all"
+
+
+@dataclass(frozen=True)
+class TrainerOptions:
+    """The length and the arithmetic of the run.
+
+    Args:
+        max_epochs: passes over the training images.
+        precision: auto takes bf16 where the processor has it in hardware, else fp32.
+        accumulate: batches whose gradients are added up before a step.
+    """
+
+    max_epochs: int = 10
+    precision: Precision = "auto"
+    accumulate: int = 1

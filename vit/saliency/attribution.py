@@ -1,0 +1,45 @@
+"""Generic attention attribution (Chefer, Gur & Wolf 2021, ICCV): attention weighed by its gradient, for any class."""
+
+import torch
+from torch import Tensor
+
+from vit.layers.attention import Recorded
+from vit.saliency.walk import attention_tiles, walk
+
+
+def generic_attribution(
+    blocks: list[Recorded], gradients: list[Tensor], readout: Tensor, *, start_block: int = 0
+) -> Tensor:
+    """Relevance (B, N) of each input token for the target whose gradients are given: the readout times
+
+        R <- R + R C,    C = mean over heads of relu(A * dA)        (equations 5 and 6 of the paper)
+
+    block by block. dA, the gradient of the attention weights, is dO vᵀ, because the block's output is O = A v:
+    it needs no N x N map in the autograd graph.
+
+    Args:
+        blocks: `Trace.blocks` of a record with gradients.
+        gradients: `Trace.gradients(target)`, one (B, H, Q, Dh) a block.
+        readout: (N,) or (B, N), how much of each last token is read.
+        start_block: blocks before this one are taken as the identity.
+
+    Raises:
+        ValueError: see `walk`.
+    """
+    gradient_of = {id(recorded): gradient for recorded, gradient in zip(blocks, gradients, strict=True)}
+
+    def step(relevance: Tensor, recorded: Recorded) -> Tensor:
+        return relevance + _weighted(relevance, recorded, gradient_of[id(recorded)])
+
+    return walk(blocks, readout, step, start_block=start_block)
+
+
+def _weighted(relevance: Tensor, recorded: Recorded, gradient: Tensor) -> Tensor:
+    """relevance[rows] @ C, tile by tile: (B, N)."""
+    v_transposed = recorded.v.float().transpose(-2, -1)  # (B, H, Dh, N)
+    total = torch.zeros_like(relevance)
+    for rows, attention in attention_tiles(recorded):
+        d_attention = gradient[:, :, rows].float() @ v_transposed  # (B, H, rows, N)
+        contribution = attention.mul_(d_attention).relu_()
+        total += (relevance[:, None, None, rows] @ contribution).mean(dim=1).squeeze(1)
+    return total

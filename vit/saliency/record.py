@@ -1,0 +1,110 @@
+"""Recording: what the fused attention of each block was given, with no slower path and no N x N map."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from vit.layers.attention import Attention, Recorded
+from vit.models.encoder import Encoder
+
+
+class Trace:
+    """The recorded attention of the last forward pass, block by block.
+
+    References to the tensors of the forward pass, not copies: 3 to 4 times B · N · D numbers a block.
+    """
+
+    def __init__(self, attentions: list[Attention]):
+        self._attentions: list[Attention] | None = attentions
+        self._kept: list[Recorded | None] = []
+
+    @property
+    def blocks(self) -> list[Recorded]:
+        """One `Recorded` a block: q (B, H, Q, Dh), k and v (B, H, N, Dh), output (B, H, Q, Dh).
+
+        Q is N, but for a last block that was asked for its first tokens alone (`Encoder.forward`, `read`).
+
+        Raises:
+            RuntimeError: when no forward pass was recorded.
+        """
+        found = self._kept if self._attentions is None else [a.recorded for a in self._attentions]
+        blocks = [recorded for recorded in found if recorded is not None]
+        if len(blocks) < len(found):
+            raise RuntimeError("no forward pass was recorded: call the model inside `with record(model) as trace:`")
+        return blocks
+
+    def gradients(self, target: Tensor) -> list[Tensor]:
+        """d target / d output of each block, (B, H, Q, Dh); needs `record(model, gradients=True)`.
+
+        Args:
+            target: the scalars being explained, of any shape; their sum is differentiated, so that the images of
+                a batch, which don't touch each other, each get their own gradient.
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            return list(torch.autograd.grad(target.sum(), [recorded.output for recorded in self.blocks]))
+
+    def _close(self) -> None:
+        assert self._attentions is not None
+        self._kept = [attention.recorded for attention in self._attentions]
+        self._attentions = None
+
+
+@contextmanager
+def record(model: nn.Module, *, gradients: bool = False) -> Iterator[Trace]:
+    """Records the attention of every block while the body runs; the numbers of the forward pass do not change.
+
+        with record(model) as trace:
+            logits = model(images)
+        trace.blocks[0].q
+
+    The recording is done by `Attention.forward` itself, so it works compiled, under autocast and nested. On
+    exit, also by an exception, everything is as it was before.
+
+    Args:
+        model: an Encoder, or a model that wraps one as `.encoder`.
+        gradients: makes `trace.gradients` work, also when the caller is inside `torch.inference_mode`. The
+            graph then begins at the first block's attention and holds no gradient of any encoder weight.
+    """
+    encoder = find_encoder(model)
+    attentions = [block.attn for block in encoder.blocks]
+    before = [(a.recording, a.recording_gradients, a.recorded) for a in attentions]
+    frozen = [weight for weight in encoder.parameters() if gradients and weight.requires_grad]
+    trace = Trace(attentions)
+    for attention in attentions:
+        attention.recording, attention.recorded = True, None
+        attention.recording_gradients = attention.recording_gradients or gradients
+    for weight in frozen:
+        weight.requires_grad_(False)
+    try:
+        with torch.inference_mode(False) if gradients else _as_it_is():
+            with torch.enable_grad() if gradients else _as_it_is():
+                yield trace
+    finally:
+        trace._close()
+        for weight in frozen:
+            weight.requires_grad_(True)
+        for attention, (recording, with_gradients, recorded) in zip(attentions, before, strict=True):
+            # A record around this one saw this forward pass too.
+            attention.recorded = (attention.recorded or recorded) if recording else None
+            attention.recording, attention.recording_gradients = recording, with_gradients
+
+
+@contextmanager
+def _as_it_is() -> Iterator[None]:
+    yield
+
+
+def find_encoder(model: nn.Module) -> Encoder:
+    """The Encoder that `model` is or wraps.
+
+    Raises:
+        ValueError: when there is none.
+    """
+    inner = getattr(model, "_orig_mod", model)  # what torch.compile wrapped
+    encoder = inner if isinstance(inner, Encoder) else getattr(inner, "encoder", None)
+    encoder = getattr(encoder, "_orig_mod", encoder)
+    if not isinstance(encoder, Encoder):
+        raise ValueError(f"a {type(inner).__name__} has no vit Encoder to record; load it with vit.load first")
+    return encoder

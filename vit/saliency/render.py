@@ -1,0 +1,317 @@
+"""Saliency maps as pictures for people, and as files: numpy and OpenCV only, so that a worker needs no torch.
+
+Pictures are uint8 RGB (height, width, 3). Maps are float (grid_h, grid_w) or (img_h, img_w); a NaN marks a
+place that the map does not cover, such as what lies outside a centre crop. Text is drawn with the TrueType
+fonts inside OpenCV 5, which hold Latin, Greek, Cyrillic, Arabic, Chinese, Japanese and Korean; the strokes of
+OpenCV 4 draw a question mark for each letter that is not ASCII.
+"""
+
+import os
+import unicodedata
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vit.foundation import atomic_write
+
+Picture = NDArray[np.uint8]
+Colormap = Literal["inferno", "magma", "viridis", "cividis"]
+Flag = Literal["", "NaN", "infinite", "all zero", "constant", "partly NaN"]
+
+SHORTEST, LONGEST = 224, 768  # limits of the drawn photo's long side, in pixels
+MIN_WIDTH, MIN_BAR = 384, 208  # of the whole overlay and of its colour bar: room for the text, in pixels
+WEIGHT = 400  # of the letters; 400 is regular
+INK, PAPER, GREY = (32, 32, 32), (255, 255, 255), (176, 176, 176)
+
+# Photographs barely repeat themselves: searching for matches costs twice the time of plain Huffman coding and
+# makes the file no smaller.
+ENCODING: dict[str, list[int]] = {
+    ".png": [
+        cv2.IMWRITE_PNG_COMPRESSION, 1,
+        cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY,
+        cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG,
+    ],
+    ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 92],
+}  # fmt: skip
+
+
+def map_flag(saliency: NDArray[Any]) -> Flag:
+    """What is wrong with a map of any shape, or an empty string.
+
+    "NaN" (nothing else in it), "infinite", "all zero" and "constant" are no maps and are never drawn as one;
+    "partly NaN" is drawn where it has values. A spread below 1e-6 of the largest value is rounding, and
+    the map constant.
+    """
+    covered = saliency[~np.isnan(saliency)]
+    if covered.size == 0:
+        return "NaN"
+    low, high = float(covered.min()), float(covered.max())
+    if not np.isfinite([low, high]).all():
+        return "infinite"
+    if low == high == 0:
+        return "all zero"
+    if high - low <= 1e-6 * max(abs(low), abs(high)):
+        return "constant"
+    return "partly NaN" if covered.size < saliency.size else ""
+
+
+def upsample(grid_map: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32]:
+    """(grid_h, grid_w) -> (img_h, img_w) = `size`, float32, bilinear between the centres of the patches.
+
+    Equals torch.nn.functional.interpolate(mode="bilinear", align_corners=False). A pixel is NaN when the
+    patch that it lies in is NaN; elsewhere the NaN neighbours are left out of the mean, so that the rim of
+    a crop keeps its values.
+
+    Raises:
+        ValueError: when the map is not two-dimensional, or either size is empty.
+    """
+    if grid_map.ndim != 2 or grid_map.size == 0 or min(size) < 1:
+        raise ValueError(f"Upsampling takes a map (grid_h, grid_w) and a size; {grid_map.shape}, {size}.")
+    values = np.ascontiguousarray(grid_map, dtype=np.float32)
+    dsize = (size[1], size[0])
+    uncovered = np.isnan(values)
+    if not uncovered.any():
+        return np.asarray(cv2.resize(values, dsize, interpolation=cv2.INTER_LINEAR), np.float32)
+    weight = cv2.resize((~uncovered).astype(np.float32), dsize, interpolation=cv2.INTER_LINEAR)
+    total = cv2.resize(np.where(uncovered, np.float32(0), values), dsize, interpolation=cv2.INTER_LINEAR)
+    outside = cv2.resize(uncovered.astype(np.uint8), dsize, interpolation=cv2.INTER_NEAREST_EXACT) > 0
+    return np.where(outside, np.float32(np.nan), total / np.maximum(weight, np.float32(1e-6)))
+
+
+def overlay(
+    photo: Picture,
+    saliency: NDArray[Any],
+    *,
+    label: str | None = None,
+    probability: float | None = None,
+    colormap: Colormap = "inferno",
+    opacity: float = 0.6,
+) -> Picture:
+    """The photo, and beside it the map over the photo in grey, with a colour bar and a line of text above.
+
+    The photo is scaled so that its long side lies in [224, 768] px. The map is stretched from its own least
+    to its own largest value, which stand at the ends of the colour bar: colours compare places within
+    one picture, never two pictures. The grid itself is read for these two, before it is upsampled. What
+    `map_flag` calls no map is replaced by a grey panel that says so. Where the map is NaN, the grey photo is
+    dimmed and carries no colour.
+
+    Args:
+        photo: (img_h, img_w, 3) uint8 RGB, of any size.
+        saliency: (grid_h, grid_w) or (img_h, img_w), stretched over the whole photo.
+        label: the predicted class, in any script.
+        probability: of that class, 0 to 1.
+        colormap: a perceptually uniform one: equal steps of the map look equally large.
+        opacity: share of the colour in the blend, 0 to 1.
+
+    Raises:
+        ValueError: for a photo that is not uint8 RGB, or a map that is not two-dimensional.
+    """
+    _check_picture(photo)
+    if saliency.ndim != 2 or saliency.size == 0:
+        raise ValueError(f"A saliency map is (grid_h, grid_w) or (img_h, img_w), got {saliency.shape}.")
+    shown = _fit_photo(photo)
+    height, width = shown.shape[:2]
+    text = int(np.clip(round(max(height, width) / 24), 14, 24))
+    flag = map_flag(saliency)
+    is_map = flag in ("", "partly NaN")
+    panel = _blend(shown, saliency, colormap, opacity) if is_map else _note_panel(shown, flag, text)
+
+    name, chance = _printable(label or ""), "" if probability is None else f"{100 * probability:.1f}%"
+    strip = 2 * text
+    top, gap = strip if name or chance else 0, text // 2
+    right, bar = width + gap, max(width, MIN_BAR)
+    whole = max(right + bar, MIN_WIDTH)
+    canvas = np.full((top + height + strip, whole, 3), PAPER, np.uint8)
+    canvas[top : top + height, :width] = shown
+    canvas[top : top + height, right : right + width] = panel
+    if top:
+        room = whole - 8 - text - _text_width(chance, text)
+        end = _write(canvas, name, 4, strip * 2 // 3, text, room)
+        _write(canvas, chance, end + (text if name else 0), strip * 2 // 3, text, whole)
+    if is_map:
+        low, high = float(np.nanmin(saliency)), float(np.nanmax(saliency))
+        _colour_bar(canvas[top + height :, right : right + bar], low, high, colormap)
+    return canvas
+
+
+def contact_sheet(
+    overlays: Iterable[tuple[Picture, str]],
+    *,
+    columns: int = 3,
+    tile: tuple[int, int] = (220, 400),
+    per_page: int = 24,
+) -> Iterator[Picture]:
+    """Thumbnails with a caption under each, a page at a time, in the order they come.
+
+    One page and one overlay are held in memory, however many come. Pictures are shrunk to fit, never
+    enlarged.
+
+    Args:
+        overlays: pairs of a picture (height, width, 3) uint8 RGB and its caption, such as a file's name.
+        columns: thumbnails a row.
+        tile: (height, width) in pixels of the room for one thumbnail, without its caption.
+        per_page: most thumbnails on a page; the last page is only as tall as its rows.
+    """
+    if min(columns, per_page, *tile) < 1:
+        raise ValueError(f"columns, per_page and tile must be at least 1, got {columns}, {per_page}, {tile}.")
+    text, gap = 15, 8
+    step_y, step_x = tile[0] + 2 * text + gap, tile[1] + gap
+    page, count = _blank_page(columns, per_page, step_y, step_x, gap), 0
+    for picture, caption in overlays:
+        if count == per_page:
+            yield page
+            page, count = _blank_page(columns, per_page, step_y, step_x, gap), 0
+        y, x = gap + count // columns * step_y, gap + count % columns * step_x
+        _place(page[y : y + tile[0], x : x + tile[1]], picture)
+        _write(page, _printable(caption), x, y + tile[0] + text + 4, text, tile[1])
+        count += 1
+    if count:
+        yield page[: gap + -(-count // columns) * step_y]
+
+
+def save_overlay(path: str | os.PathLike[str], picture: Picture) -> None:
+    """Writes an overlay, or a page of a contact sheet, whole or not at all; the ending says PNG or JPEG.
+
+    JPEG is a seventh of the time and a fifth of the size, and blurs the edges of the text a little.
+
+    Raises:
+        ValueError: for an ending other than .png and .jpg, or an array that is not a picture.
+    """
+    _check_picture(picture)
+    suffix = Path(path).suffix.lower()
+    if suffix not in ENCODING:
+        raise ValueError(f"Pictures are written as {' or '.join(ENCODING)}, got {str(path)!r}.")
+    # Encoded in memory: OpenCV's own writer can't take a path that is not UTF-8.
+    done, data = cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), ENCODING[suffix])
+    if not done:
+        raise ValueError(f"A picture of the shape {picture.shape} can't be encoded as {suffix}.")
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(data.tobytes())
+
+
+def save_map(path: str | os.PathLike[str], saliency: NDArray[Any]) -> None:
+    """Writes a map as float32 in numpy's .npy format, whole or not at all; np.load(path) reads it back."""
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.save(file, np.asarray(saliency, dtype=np.float32), allow_pickle=False)
+
+
+def _check_picture(picture: NDArray[Any]) -> None:
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
+        raise ValueError(f"A picture is (height, width, 3) uint8 RGB, got {picture.shape} {picture.dtype}.")
+
+
+def _fit_photo(photo: Picture) -> Picture:
+    """(img_h, img_w, 3), scaled so that its long side lies in [SHORTEST, LONGEST]."""
+    long_side = max(photo.shape[:2])
+    scale = min(max(long_side, SHORTEST), LONGEST) / long_side
+    if scale == 1:
+        return photo
+    height, width = (max(1, round(side * scale)) for side in photo.shape[:2])
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return cv2.resize(photo, (width, height), interpolation=method).astype(np.uint8, copy=False)
+
+
+def _blend(photo: Picture, saliency: NDArray[Any], colormap: Colormap, opacity: float) -> Picture:
+    """The map's colours over the photo in grey: colour in the panel then always means the map."""
+    low, high = float(np.nanmin(saliency)), float(np.nanmax(saliency))
+    # In float64 and before upsampling: a small range on a large offset survives, and the grid is small.
+    stretched = upsample((saliency.astype(np.float64) - low) * (255 / (high - low)), photo.shape[:2])
+    uncovered = np.isnan(stretched)
+    partial = uncovered.any()
+    levels = np.rint(np.where(uncovered, 0, stretched) if partial else stretched).astype(np.uint8)
+    grey = cv2.cvtColor(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    blended = cv2.addWeighted(grey, 1 - opacity, cv2.applyColorMap(levels, _palette(colormap)), opacity, 0)
+    if partial:
+        blended[uncovered] = grey[uncovered] // 2
+    return blended.astype(np.uint8, copy=False)
+
+
+def _note_panel(photo: Picture, flag: Flag, text: int) -> Picture:
+    """A grey panel of the photo's size that says why there is no map."""
+    panel = np.full_like(photo, GREY)
+    height, width = panel.shape[:2]
+    lines = [f"map is {flag}"]
+    if _text_width(lines[0], text) > width - 8:
+        lines = lines[0].split()
+    y = height // 2 - (len(lines) - 1) * text * 2 // 3
+    for line in lines:
+        _write(panel, line, max(2, (width - _text_width(line, text)) // 2), y + text // 3, text, width - 4)
+        y += text * 4 // 3
+    return panel
+
+
+@cache
+def _palette(colormap: Colormap) -> Picture:
+    """(256, 1, 3) RGB: OpenCV's own tables are BGR."""
+    codes = {
+        "inferno": cv2.COLORMAP_INFERNO,
+        "magma": cv2.COLORMAP_MAGMA,
+        "viridis": cv2.COLORMAP_VIRIDIS,
+        "cividis": cv2.COLORMAP_CIVIDIS,
+    }
+    if colormap not in codes:
+        raise ValueError(f"The colour map is one of {', '.join(codes)}, got {colormap!r}.")
+    ramp = np.arange(256, dtype=np.uint8)[:, None]
+    return np.ascontiguousarray(cv2.applyColorMap(ramp, codes[colormap])[:, :, ::-1], dtype=np.uint8)
+
+
+def _colour_bar(strip: Picture, low: float, high: float, colormap: Colormap) -> None:
+    """Draws `low`, the colours and `high` from left to right into the strip (height, width, 3)."""
+    height, width = strip.shape[:2]
+    text = height * 7 // 16
+    ends = [f"{value:.3g}" for value in (low, high)]
+    widths = [_text_width(end, text) for end in ends]
+    baseline = height * 2 // 3
+    _write(strip, ends[0], 4, baseline, text, width)
+    _write(strip, ends[1], width - widths[1] - 4, baseline, text, width)
+    start, stop = widths[0] + 12, width - widths[1] - 12
+    ramp = np.linspace(0, 255, max(stop - start, 1)).astype(np.uint8)
+    strip[height // 4 : height * 3 // 4, start:stop] = _palette(colormap)[ramp, 0]
+
+
+def _printable(text: str) -> str:
+    """The text on one line, in composed letters; bytes that are no UTF-8 and control codes become "?"."""
+    line = unicodedata.normalize("NFC", " ".join(text.split()))
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
+
+
+@cache
+def _font() -> cv2.FontFace:
+    return cv2.FontFace("sans")
+
+
+def _text_width(text: str, size: int) -> int:
+    _, _, width, _ = cv2.getTextSize((0, 0), text, (0, 0), _font(), size, WEIGHT)
+    return width
+
+
+def _write(canvas: Picture, text: str, x: int, baseline: int, size: int, room: int) -> int:
+    """Draws one line of text, shortened with "…" to `room` pixels; returns the x where it ends."""
+    width = _text_width(text, size)
+    if width > room:
+        # Widths grow with the number of letters, so the longest that fits is found by halving.
+        fits = bisect_right(range(len(text)), room, key=lambda n: _text_width(text[:n] + "…", size))
+        text = text[: max(fits - 1, 0)].rstrip() + "…"
+        width = _text_width(text, size)
+    cv2.putText(canvas, text, (x, baseline), INK, _font(), size, WEIGHT)
+    return x + width
+
+
+def _blank_page(columns: int, per_page: int, step_y: int, step_x: int, gap: int) -> Picture:
+    rows = -(-per_page // columns)
+    return np.full((gap + rows * step_y, gap + columns * step_x, 3), PAPER, np.uint8)
+
+
+def _place(room: Picture, picture: Picture) -> None:
+    """Draws the picture, shrunk to fit, into the room (height, width, 3): centred, at its bottom."""
+    _check_picture(picture)
+    scale = min(1, room.shape[0] / picture.shape[0], room.shape[1] / picture.shape[1])
+    height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
+    y, x = room.shape[0] - height, (room.shape[1] - width) // 2
+    room[y:, x : x + width] = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)

@@ -1,0 +1,107 @@
+"""Attention rollout (Abnar & Zuidema 2020): attention multiplied through the blocks, the residuals counted in."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from vit.layers.attention import Recorded
+from vit.saliency.walk import attention_tiles, walk
+
+FUSIONS = ("mean", "max", "min")
+
+
+@dataclass(frozen=True)
+class RolloutOptions:
+    """The settings of rollout; the defaults are the paper's.
+
+    Args:
+        head_fusion: how a block's heads become one map: "mean" (the paper), "max" or "min".
+        discard_ratio: share of each image's fused map, its lowest entries, that is set to zero, 0 to below 1.
+        kept_columns: the first columns that are never set to zero: 1 for a class token, 0 without one.
+        residual: weight a of attention against the identity, (1 - a) I + a A; 0.5 in the paper.
+
+    Raises:
+        ValueError: what arrived and what is allowed.
+    """
+
+    head_fusion: str = "mean"
+    discard_ratio: float = 0.0
+    kept_columns: int = 1
+    residual: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.head_fusion not in FUSIONS:
+            raise ValueError(f"head_fusion is {self.head_fusion!r}; allowed are {', '.join(FUSIONS)}")
+        if not 0.0 <= self.discard_ratio < 1.0:
+            raise ValueError(f"discard_ratio is {self.discard_ratio}; allowed are 0 to below 1")
+        if not 0.0 <= self.residual <= 1.0:
+            raise ValueError(f"residual is {self.residual}; allowed are 0 to 1")
+
+
+def rollout(
+    blocks: list[Recorded], readout: Tensor, options: RolloutOptions | None = None, *, start_block: int = 0
+) -> Tensor:
+    """Relevance (B, N) of each input token: the readout times the product over blocks of
+
+        M = (1 - a) I + a fuse_heads(A),    rows re-normalised to sum to 1
+
+    which equals the textbook product of N x N matrices (Abnar & Zuidema 2020, equation 1).
+
+    Args:
+        blocks: `Trace.blocks`. With a discard ratio every token of the last block must have been computed.
+        readout: (N,) or (B, N), how much of each last token is read.
+        options: head fusion, discard ratio, residual.
+        start_block: blocks before this one are taken as the identity.
+
+    Raises:
+        ValueError: see `walk`.
+    """
+    options = options or RolloutOptions()
+    if options.discard_ratio and blocks[-1].q.shape[2] < blocks[-1].k.shape[2]:
+        raise ValueError(
+            "discard_ratio ranks the whole map of each block, but the last block computed its first tokens alone; "
+            "record encoder(images) in place of model(images)"
+        )
+    return walk(blocks, readout, partial(_step, options=options), start_block=start_block)
+
+
+def _step(relevance: Tensor, recorded: Recorded, options: RolloutOptions) -> Tensor:
+    if options.discard_ratio:
+        return _step_with_discard(relevance, recorded, options)
+    before = torch.zeros_like(relevance)
+    a = options.residual
+    num_queries = recorded.q.shape[2]
+    weights = relevance[:, :num_queries].clone()  # (B, Q), over the sum of the row it will multiply
+    for rows, attention in attention_tiles(recorded):
+        if options.head_fusion == "mean":  # rows of a mean of attentions sum to 1 already
+            before += (relevance[:, None, None, rows] @ attention).mean(dim=1).squeeze(1)
+        else:
+            fused = _fuse(attention, options.head_fusion)
+            weights[:, rows] /= (1 - a) + a * fused.sum(dim=-1)
+            before += (weights[:, None, rows] @ fused).squeeze(1)
+    before *= a
+    before[:, :num_queries] += (1 - a) * weights
+    return before
+
+
+def _step_with_discard(relevance: Tensor, recorded: Recorded, options: RolloutOptions) -> Tensor:
+    """As `_step`; ranking the entries of a map takes the map: one of N x N is held, and dropped after the block."""
+    a = options.residual
+    fused = torch.cat([_fuse(tile, options.head_fusion) for _, tile in attention_tiles(recorded)], dim=1)  # (B, N, N)
+    lowest = int(fused[0].numel() * options.discard_ratio)
+    if lowest:
+        threshold = fused.flatten(1).kthvalue(lowest, dim=1).values
+        discarded = fused <= threshold[:, None, None]
+        discarded[:, :, : options.kept_columns] = False
+        fused.masked_fill_(discarded, 0.0)
+    weights = relevance / ((1 - a) + a * fused.sum(dim=-1))
+    return (1 - a) * weights + a * (weights[:, None] @ fused).squeeze(1)
+
+
+def _fuse(attention: Tensor, head_fusion: str) -> Tensor:
+    """(B, H, rows, N) -> (B, rows, N)."""
+    if head_fusion == "mean":
+        return attention.mean(dim=1)
+    return attention.amax(dim=1) if head_fusion == "max" else attention.amin(dim=1)

@@ -1,0 +1,252 @@
+"""Pictures of a run: learning curves, the confusion matrix and the reliability diagram, as PNG files.
+
+Matplotlib is used by its objects alone, never by pyplot, whose global state outlives a call.
+Importing matplotlib is slow: import this file inside the function that draws.
+"""
+
+import csv
+import math
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
+from numpy.typing import NDArray
+
+from vit.foundation import atomic_write
+
+DPI = 120
+MAX_CELLS, MAX_TICKS = 20, 60  # classes up to which cells carry numbers, and rows carry labels
+PAIRS = 20  # most confused pairs listed beside a larger matrix
+
+# Panels of the learning curves: title, the y axis, and what a column's name holds.
+LEARNING_RATE = ("lr",)
+PANELS = (
+    ("Loss", "loss", ("loss",)),
+    ("Accuracy", "accuracy", ("acc", "top1", "top5")),
+    ("Learning rate", "learning rate", LEARNING_RATE),
+)
+
+
+def draw_curves(metrics_csv: str | os.PathLike[str], out: str | os.PathLike[str]) -> list[str]:
+    """Draws loss, accuracy and learning rate against the step, from the metrics.csv of Lightning's CSVLogger.
+
+    Columns are told by their names (train_loss, val_top1, lr-AdamW); others are left out, and so is a panel
+    without a column. Empty cells are skipped. A step that a resumed run wrote again counts with its last
+    value, and a last line torn by a crash with what is whole in it.
+
+    Returns:
+        The columns drawn.
+
+    Raises:
+        ValueError: when no column can be drawn.
+    """
+    curves = _read_curves(Path(metrics_csv))
+    panels = [(title, label, words, _columns_of(curves, words)) for title, label, words in PANELS]
+    panels = [panel for panel in panels if panel[-1]]
+    if not panels:
+        raise ValueError(
+            f"{metrics_csv} has no column of losses, accuracies or learning rates with a number in it."
+        )
+    figure = Figure(figsize=(5.2 * len(panels), 4), layout="constrained")
+    for axes, (title, label, words, columns) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+    ):
+        for column in columns:
+            _draw_curve(axes, column, curves[column], smooth=words != LEARNING_RATE)
+        axes.set_title(title)
+        axes.set_xlabel("step")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    _save(figure, out)
+    return [column for *_, columns in panels for column in columns]
+
+
+def draw_confusion(counts: NDArray[Any], labels: Sequence[str], out: str | os.PathLike[str]) -> None:
+    """Draws a confusion matrix, each row divided by its sum: of the images of a class, the share called so.
+
+    Up to 20 classes the cells carry their numbers, up to 60 the rows and columns carry labels; beyond that
+    the most confused pairs are listed beside the matrix. A class without images is a grey row.
+
+    Args:
+        counts: (C, C) images, true class by row, predicted class by column.
+        labels: C names; one with letters that matplotlib's own font lacks (Chinese, emoji) becomes "class 7"
+            by its row.
+        out: a PNG file.
+    """
+    classes = len(labels)
+    if classes == 0 or counts.shape != (classes, classes):
+        raise ValueError(
+            f"{classes} labels need counts of the shape ({classes}, {classes}), got {counts.shape}."
+        )
+    names = [_drawable(label, f"class {index}") for index, label in enumerate(labels)]
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
+    side = 8 if classes > MAX_TICKS else float(np.clip(1.5 + 0.42 * classes, 4, 14))
+    listed = classes > MAX_CELLS
+    figure = Figure(
+        figsize=(side + (5.5 if listed else 1.5), max(side, 6) if listed else side), layout="constrained"
+    )
+    axes = figure.subplots(1, 2, width_ratios=(side, 4.5)) if listed else [figure.subplots()]
+    _draw_matrix(axes[0], shares, names)
+    if listed:
+        _list_pairs(axes[1], counts, names)
+    axes[0].set_title(f"{int(np.trace(counts))} of {int(counts.sum())} images right", fontsize=11)
+    _save(figure, out)
+
+
+def draw_reliability(
+    confidence: NDArray[np.floating[Any]],
+    correct: NDArray[np.bool_],
+    out: str | os.PathLike[str],
+    *,
+    bins: int = 15,
+) -> float:
+    """Draws accuracy against confidence in bins of equal width, and returns the expected calibration error.
+
+    ECE = sum over bins of (images in the bin / N) * |accuracy - mean confidence| (Guo et al. 2017).
+
+    Args:
+        confidence: (N,) probability of the predicted class, 0 to 1.
+        correct: (N,) bool, whether that class was right.
+        out: a PNG file.
+        bins: how many; a bin holds its upper edge.
+
+    Raises:
+        ValueError: when the two are empty, not of one length, or a confidence is outside 0 to 1 or NaN.
+    """
+    if confidence.ndim != 1 or confidence.shape != correct.shape or confidence.size == 0:
+        raise ValueError(
+            f"confidence and correct must both be (N,), got {confidence.shape} and {correct.shape}."
+        )
+    if not ((confidence >= 0) & (confidence <= 1)).all():
+        raise ValueError("A confidence is a probability from 0 to 1; some are not.")
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    images = np.bincount(place, minlength=bins)
+    filled = images > 0
+    accuracy = np.bincount(place, weights=correct, minlength=bins)[filled] / images[filled]
+    mean_confidence = np.bincount(place, weights=confidence, minlength=bins)[filled] / images[filled]
+    share = images[filled] / confidence.size
+    error = float((share * np.abs(accuracy - mean_confidence)).sum())
+
+    figure = Figure(figsize=(5, 6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    centres = (np.arange(bins) + 0.5) / bins
+    upper.bar(centres[filled], accuracy, 1 / bins, color="#4477aa", edgecolor="white", label="accuracy")
+    upper.plot([0, 1], [0, 1], "--", color="0.4", label="perfectly calibrated")
+    upper.plot(mean_confidence, accuracy, "o", color="#ee6677", markersize=4, label="bin's mean confidence")
+    upper.set(ylim=(0, 1), ylabel="accuracy", title=f"Reliability: ECE {error:.3f}, {confidence.size} images")
+    upper.legend(frameon=False, loc="upper left")
+    lower.bar(centres, images / confidence.size, 1 / bins, color="0.6", edgecolor="white")
+    lower.set(xlim=(0, 1), xlabel="confidence", ylabel="share of images")
+    _save(figure, out)
+    return error
+
+
+def _read_curves(path: Path) -> dict[str, dict[float, float]]:
+    """{column: {step: value}} of every number in the file, steps ascending; without steps, rows count."""
+    curves: dict[str, dict[float, float]] = defaultdict(dict)
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        for number, row in enumerate(csv.DictReader(file)):
+            step = _number(row.get("step")) if "step" in row else float(number)
+            if step is None:
+                continue
+            for column, cell in row.items():
+                value = _number(cell)
+                if column not in (None, "step", "epoch") and value is not None:
+                    curves[column][step] = value
+    return {column: dict(sorted(curve.items())) for column, curve in curves.items()}
+
+
+def _number(cell: object) -> float | None:
+    try:
+        return float(cell) if isinstance(cell, str) else None
+    except ValueError:
+        return None
+
+
+def _columns_of(curves: dict[str, dict[float, float]], words: tuple[str, ...]) -> list[str]:
+    """The columns for one panel. "lr" has to open the name, the other words may stand anywhere in it."""
+    if words == LEARNING_RATE:
+        return [column for column in curves if column.startswith("lr")]
+    return [column for column in curves if any(word in column for word in words)]
+
+
+def _draw_curve(axes: Axes, column: str, curve: dict[float, float], *, smooth: bool) -> None:
+    steps, values = np.array(list(curve)), np.array(list(curve.values()))
+    window = len(values) // 50
+    label = _drawable(column, "unnamed", longest=40)
+    if window < 4 or not smooth:
+        # A marker, so that a run of one epoch shows its only value.
+        axes.plot(steps, values, marker="o" if len(values) < 40 else "", markersize=3, label=label)
+        return
+    # A long noisy curve, such as the loss of every step, is drawn faint, with its running mean on top.
+    mean = np.convolve(values, np.ones(window) / window, mode="valid")
+    (line,) = axes.plot(steps[window - 1 :], mean, label=f"{label} (mean of {window})")
+    axes.plot(steps, values, color=line.get_color(), alpha=0.25, linewidth=0.7)
+
+
+def _draw_matrix(axes: Axes, shares: NDArray[np.float64], names: Sequence[str]) -> None:
+    classes = len(names)
+    colours = matplotlib.colormaps["Blues"].with_extremes(bad="0.85")
+    image = axes.imshow(
+        shares, cmap=colours, vmin=0, vmax=1, interpolation="nearest" if classes <= 300 else "antialiased"
+    )
+    axes.figure.colorbar(image, ax=axes, label="share of the true class", fraction=0.046, pad=0.02)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if classes > MAX_TICKS:
+        return
+    size = 9 if classes <= MAX_CELLS else 6
+    axes.set_xticks(range(classes), names, rotation=90, fontsize=size, parse_math=False)
+    axes.set_yticks(range(classes), names, fontsize=size, parse_math=False)
+    if classes > MAX_CELLS:
+        return
+    for (row, column), share in np.ndenumerate(shares):
+        if math.isfinite(share) and share > 0:
+            colour = "white" if share > 0.35 else "black"
+            axes.text(column, row, f"{share:.2f}", ha="center", va="center", fontsize=7, color=colour)
+
+
+def _list_pairs(axes: Axes, counts: NDArray[Any], names: Sequence[str]) -> None:
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]
+    axes.set_axis_off()
+    axes.set_title("Most confused", loc="left", fontsize=10)
+    if not wrong.any():
+        axes.text(0, 0.97, "none", va="top", fontsize=8)
+    for line, flat in enumerate(order):
+        true, predicted = divmod(int(flat), len(names))
+        if wrong[true, predicted]:
+            share = f"{wrong[true, predicted]} of {counts[true].sum()}"
+            text = f"{share}  {names[true]} \N{RIGHTWARDS ARROW} {names[predicted]}"
+            axes.text(0, 0.97 - line * 0.98 / PAIRS, text, va="top", fontsize=8, parse_math=False)
+
+
+def _drawable(label: str, otherwise: str, longest: int = 24) -> str:
+    """The label on one line, its middle cut out above `longest` letters; `otherwise`, when the font lacks one."""
+    line = " ".join(label.split())
+    if not line or not {ord(letter) for letter in line} <= _letters():
+        # Matplotlib would draw a row of equal boxes, and warn.
+        return otherwise
+    return line if len(line) <= longest else f"{line[: longest - 9]}…{line[-8:]}"
+
+
+@cache
+def _letters() -> frozenset[int]:
+    """Code points of the font that matplotlib brings along."""
+    return frozenset(FT2Font(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"))).get_charmap())
+
+
+def _save(figure: Figure, out: str | os.PathLike[str]) -> None:
+    with atomic_write(out) as temporary:
+        figure.savefig(temporary, format="png", dpi=DPI)
