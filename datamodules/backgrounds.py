@@ -1,17 +1,18 @@
 """Natural-looking textured backgrounds: water, forest, field and sky.
 
-Each is a function (rng, size) -> (size, size, 3) float32 RGB, 0 to 255. The random numbers drawn do not depend on
-the size, so a background is the same picture at every size.
+Each is a function (rng, size) -> (size, size, 3) float32 RGB, 0 to 255. The random numbers drawn do not
+depend on the size, so a background is the same picture at every size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.shapes import Colour
+from datamodules.shapes import Colour, tinted
 from datamodules.textures import grid, ground_noise, noise
 
 Image = NDArray[np.float32]
@@ -29,7 +30,7 @@ _FOLIAGE: tuple[tuple[Colour, ...], ...] = (
     ((8, 22, 12), (30, 66, 28), (78, 122, 48), (186, 206, 118)),
     ((14, 26, 24), (34, 70, 58), (86, 128, 92), (192, 214, 170)),
     ((32, 22, 10), (98, 64, 22), (178, 122, 40), (240, 204, 118)),
-    ((20, 26, 34), (54, 70, 78), (112, 132, 132), (206, 218, 212)),
+    ((22, 32, 34), (58, 78, 72), (118, 138, 124), (206, 218, 200)),
     ((36, 16, 12), (112, 40, 24), (186, 86, 40), (236, 178, 104)),
     ((18, 30, 6), (64, 96, 18), (132, 166, 44), (224, 232, 140)),
 )
@@ -50,26 +51,35 @@ _SKY: tuple[tuple[Colour, ...], ...] = (
     ((64, 150, 186), (140, 202, 214), (228, 240, 224)),
     ((150, 120, 140), (226, 178, 160), (250, 226, 186)),
 )
-_FLOWERS: tuple[Colour, ...] = ((236, 70, 60), (250, 214, 60), (248, 246, 240), (150, 90, 200), (240, 140, 180))
+_FLOWERS: tuple[Colour, ...] = (
+    (236, 70, 60),
+    (250, 214, 60),
+    (248, 246, 240),
+    (150, 90, 200),
+    (240, 140, 180),
+)
+_WOOD: tuple[Colour, ...] = ((74, 56, 42), (96, 92, 84), (58, 44, 38), (176, 172, 160))
 
 
-def _ramp(stops: Sequence[Colour], rng: np.random.Generator, spread: float = 0.1) -> NDArray[np.float32]:
-    """Colours (256, 3) running through the stops, each channel brightened or dimmed a little."""
-    gains = rng.uniform(1 - spread, 1 + spread, 3) * rng.uniform(0.85, 1.15)
+@lru_cache(maxsize=64)
+def _ramp(stops: tuple[Colour, ...]) -> NDArray[np.float32]:
+    """Colours (256, 3) running evenly through the stops."""
+    table = np.asarray(stops, dtype=np.float64)
     places = np.linspace(0, 255, len(stops))
-    table = np.asarray(stops, dtype=np.float64) * gains
-    steps = np.arange(256)
-    columns = [np.interp(steps, places, table[:, channel]) for channel in range(3)]
-    return np.minimum(np.stack(columns, axis=1), 255).astype(np.float32)
+    columns = [np.interp(np.arange(256), places, table[:, channel]) for channel in range(3)]
+    return np.stack(columns, axis=1).astype(np.float32)
 
 
-def _pick(rng: np.random.Generator, palettes: Sequence[Sequence[Colour]]) -> NDArray[np.float32]:
-    return _ramp(palettes[int(rng.integers(len(palettes)))], rng)
+def _pick(rng: np.random.Generator, palettes: Sequence[tuple[Colour, ...]]) -> NDArray[np.float32]:
+    """The ramp of one palette, each channel brightened or dimmed a little."""
+    ramp = _ramp(palettes[int(rng.integers(len(palettes)))])
+    gains = rng.uniform(0.9, 1.1, 3) * rng.uniform(0.85, 1.15)
+    return np.minimum(ramp * gains.astype(np.float32), 255)
 
 
 def _tint(ramp: NDArray[np.float32], field: NDArray[np.float32]) -> Image:
     """Look a field (h, w) with values 0 to 1 up in a ramp."""
-    return ramp[np.clip(field * 255, 0, 255).astype(np.uint8)]
+    return ramp.take((field * 255).astype(np.intp), axis=0, mode="clip")
 
 
 def _step(field: NDArray[np.float32], start: float, stop: float) -> NDArray[np.float32]:
@@ -78,10 +88,11 @@ def _step(field: NDArray[np.float32], start: float, stop: float) -> NDArray[np.f
     return t * t * (3 - 2 * t)
 
 
-def _mix(image: Image, colour: Image | NDArray[np.float32], alpha: NDArray[np.float32]) -> Image:
-    """The image with a colour (or another image) laid over it by alpha (h, w)."""
-    weight = alpha[..., None]
-    return image + (colour - image) * weight
+def _mix(image: Image, over: Image | Colour, alpha: NDArray[np.float32]) -> Image:
+    """The image with another, or a colour, laid over it by alpha (h, w)."""
+    if isinstance(over, tuple):
+        return image * tinted(1 - alpha) + tinted(alpha, over)
+    return image + (over - image) * tinted(alpha)
 
 
 def sky(rng: np.random.Generator, size: int) -> Image:
@@ -97,8 +108,8 @@ def sky(rng: np.random.Generator, size: int) -> Image:
         detail = noise("foliage", rng, (size, size), 300)
         alpha = _step(cloud + (detail - 0.5) * np.float32(0.16), cover, cover + 0.3) * np.float32(0.9)
         bright = np.float32(0.78) + np.float32(0.3) * (detail - cloud + 0.4)
-        lit = np.minimum(ramp[-1] * 0.35 + 165, 255).astype(np.float32)
-        image = _mix(image, np.minimum(bright[..., None] * lit, 255), alpha)
+        lit = np.minimum(ramp[-1] * 0.35 + 165, 255)
+        image = _mix(image, np.minimum(tinted(bright, lit), 255), alpha)
     return image
 
 
@@ -117,38 +128,31 @@ def water(rng: np.random.Generator, size: int) -> Image:
     if rng.random() < 0.6:
         sun = np.float32(rng.uniform(0, 1))
         spread = np.exp(-(((x - sun) / np.float32(rng.uniform(0.1, 0.3))) ** 2))
-        warm = np.array([255, 250, 226], np.float32)
-        image = _mix(image, warm, _step(ripple, 0.6, 0.78) * spread * np.float32(rng.uniform(0.5, 0.95)))
+        image = _mix(
+            image, (255, 250, 226), _step(ripple, 0.6, 0.78) * spread * np.float32(rng.uniform(0.5, 0.95))
+        )
     if has_shore:
-        image = _far_shore(rng, size, image, horizon, _FOLIAGE)
+        image = _far_shore(rng, size, image, horizon)
     return image
 
 
-def _far_shore(
-    rng: np.random.Generator,
-    size: int,
-    image: Image,
-    horizon: float,
-    palettes: Sequence[Sequence[Colour]],
-) -> Image:
+def _far_shore(rng: np.random.Generator, size: int, image: Image, horizon: float) -> Image:
     """Put sky above the horizon and a hazy line of hills or trees on it."""
+    rows = min(size, int(horizon * size) + 2)
     _, y = grid(size)
-    above = _sky_strip(rng, size, horizon)
-    image = _mix(image, above, np.clip((np.float32(horizon) - y) * size + 0.5, 0, 1) + np.zeros_like(image[..., 0]))
+    y = y[:rows]
+    cloud = noise("cloud", rng, (rows, size), 300, round(500 * rows / size))
+    above = _tint(_pick(rng, _SKY), y * np.float32(0.8 / max(horizon, 0.05)) + 0.35 * (cloud - 0.4))
     profile = noise("cloud", rng, (1, size), int(rng.integers(120, 360)), 1)
     height = np.float32(rng.uniform(0.0, 0.16)) * (0.35 + profile)
-    inside = np.clip((y - (np.float32(horizon) - height)) * size, 0, 1)
-    inside *= np.clip((np.float32(horizon) - y) * size + 1, 0, 1)
-    trees = _tint(_pick(rng, palettes), 0.25 + 0.5 * (noise("foliage", rng, (size, size), 256) - 0.2))
+    leaves = noise("leaves", rng, (rows, size), 400, round(400 * rows / size))
+    trees = _tint(_pick(rng, _FOLIAGE), 0.2 + 0.5 * leaves)
     haze = np.float32(rng.uniform(0.1, 0.6))
-    return _mix(image, trees * (1 - haze) + above * haze, inside)
-
-
-def _sky_strip(rng: np.random.Generator, size: int, horizon: float) -> Image:
-    """The sky's lower part, brightest at the horizon."""
-    _, y = grid(size)
-    cloud = noise("cloud", rng, (size, size), 300, 500)
-    return _tint(_pick(rng, _SKY), y / np.float32(max(horizon, 0.05)) * 0.8 + 0.35 * (cloud - 0.4))
+    hills = np.clip((y - np.float32(horizon) + height) * size, 0, 1) * (1 - haze)
+    far = _mix(above, trees, hills)
+    edge = np.broadcast_to(np.clip((np.float32(horizon) - y) * size + 0.5, 0, 1), (rows, size))
+    image[:rows] = _mix(image[:rows], far, edge)
+    return image
 
 
 def forest(rng: np.random.Generator, size: int) -> Image:
@@ -156,12 +160,12 @@ def forest(rng: np.random.Generator, size: int) -> Image:
     x, y = grid(size)
     ramp = _pick(rng, _FOLIAGE)
     coarse = noise("cloud", rng, (size, size), int(rng.integers(260, 480)))
-    leaves = noise("foliage", rng, (size, size), int(rng.integers(110, 300)))
+    leaves = noise("leaves", rng, (size, size), int(rng.integers(90, 280)))
     lightness = np.float32(rng.uniform(0.25, 0.45))
     field = lightness + 0.75 * (leaves - 0.5) + 0.6 * (coarse - 0.5) - np.float32(rng.uniform(0, 0.2)) * y
     image = _tint(ramp, field)
     if rng.random() < 0.55:
-        floor = _tint(_pick(rng, _FOLIAGE), 0.35 + (noise("soil", rng, (size, size), 260, 500) - 0.5))
+        floor = _tint(_pick(rng, _FOLIAGE), 0.35 + 0.7 * (noise("leaves", rng, (size, size), 200, 360) - 0.4))
         edge = np.float32(rng.uniform(0.62, 0.9)) + 0.16 * (coarse - 0.5)
         image = _mix(image, floor, np.clip((y - edge) * 14, 0, 1))
     bark = noise("bark", rng, (size, size), int(rng.integers(160, 320)))
@@ -170,9 +174,11 @@ def forest(rng: np.random.Generator, size: int) -> Image:
         image = _trunk(rng, image, x, y, bark, float(width))
     if rng.random() < 0.4:
         slope = rng.uniform(-0.7, 0.7)
-        wave = np.sin((x - np.float32(slope) * y) * np.float32(rng.uniform(9, 20)) + np.float32(rng.uniform(0, 6)))
+        wave = np.sin(
+            (x - np.float32(slope) * y) * np.float32(rng.uniform(9, 20)) + np.float32(rng.uniform(0, 6))
+        )
         shafts = np.clip(wave, 0, 1) * np.clip(1.15 - y, 0, 1) * np.float32(rng.uniform(0.12, 0.35))
-        image = _mix(image, np.array([255, 246, 200], np.float32), shafts)
+        image = _mix(image, (255, 246, 200), shafts)
     return image
 
 
@@ -186,13 +192,13 @@ def _trunk(
 ) -> Image:
     """A tree trunk with bark, round by its shading; thin ones are far away and pale."""
     center, lean, tone = rng.uniform(-0.05, 1.05), rng.normal(0, 0.06), rng.uniform(0.25, 0.8)
-    wood = np.array([(74, 56, 42), (96, 92, 84), (58, 44, 38), (176, 172, 160)])[int(rng.integers(4))]
+    wood = _WOOD[int(rng.integers(len(_WOOD)))]
     radius = np.float32(width) * (np.float32(0.85) + np.float32(0.3) * y)
     across = (x - np.float32(center) - np.float32(lean) * (y - 0.5)) / radius
     alpha = np.clip((1 - np.abs(across)) * radius * image.shape[0], 0, 1)
     light = (np.float32(0.5 + 0.7 * tone) - 0.35 * across) * (0.5 + bark)
     haze = np.float32(max(0.0, 0.55 - 6 * width))
-    return _mix(image, light[..., None] * wood.astype(np.float32), alpha * (1 - haze))
+    return _mix(image, tinted(light, wood), alpha * (1 - haze))
 
 
 def field(rng: np.random.Generator, size: int) -> Image:
@@ -202,7 +208,7 @@ def field(rng: np.random.Generator, size: int) -> Image:
     horizon = float(rng.uniform(0.1, 0.42)) if has_sky else float(rng.uniform(-0.9, -0.4))
     ramp = _pick(rng, _GROUND)
     near = np.clip((y - np.float32(horizon)) / np.float32(1 - horizon), 0, 1)
-    blades = noise("blades", rng, (size, size), int(rng.integers(260, 500)), int(rng.integers(140, 300)))
+    blades = noise("grass", rng, (size, size), int(rng.integers(130, 380)), int(rng.integers(110, 300)))
     soil = ground_noise("soil", rng, size, horizon, rng.uniform(40, 90))
     patches = ground_noise("cloud", rng, size, horizon, rng.uniform(40, 90))
     value = 0.5 + 0.5 * near * (blades - 0.5) + 0.35 * (soil - 0.5) + 0.3 * (patches - 0.5)
@@ -212,11 +218,11 @@ def field(rng: np.random.Generator, size: int) -> Image:
         value += np.float32(0.16) * rows * np.minimum(near * 3, 1)
     image = _tint(ramp, value - np.float32(rng.uniform(0, 0.25)) * (near - 0.4))
     if rng.random() < 0.5:
-        colour = np.asarray(_FLOWERS[int(rng.integers(len(_FLOWERS)))], np.float32)
+        colour = _FLOWERS[int(rng.integers(len(_FLOWERS)))]
         dots = ground_noise("grain", rng, size, horizon, rng.uniform(14, 30))
         image = _mix(image, colour, _step(dots * 0.7 + patches * 0.5, 0.82, 0.92) * np.minimum(near * 4, 1))
     if has_sky:
-        image = _far_shore(rng, size, image, horizon, _FOLIAGE)
+        image = _far_shore(rng, size, image, horizon)
     return image
 
 

@@ -35,8 +35,8 @@ def bird_drawing(
 ) -> Drawing:
     """One bird, facing right, in body lengths around its body's centre.
 
-    gain: factors on the red, green and blue of all its colours; thinnest: least width of legs and bill, in body
-    lengths, so that they stay visible in a small image.
+    gain: factors on the red, green and blue of all its colours; thinnest: least width of legs and bill, in
+    body lengths, so that they stay visible in a small image.
     """
     canvas = Canvas(species, plumage, pose, gain, thinnest)
     tilt = pose.tilt + (0.25 * species.build.tilt if pose.in_air else species.build.tilt)
@@ -87,11 +87,14 @@ def _tail(canvas: Canvas) -> None:
         aside = np.array([toward[1], -toward[0]])
         t = np.linspace(0, 1, 7)
         for sign in (-1.0, 1.0):
-            centers = base + (t * length)[:, None] * toward + (sign * build.tail_width * t**1.4)[:, None] * aside
+            centers = (
+                base + (t * length)[:, None] * toward + (sign * build.tail_width * t**1.4)[:, None] * aside
+            )
             prong = Tube(centers, np.maximum(half * (1 - 0.8 * t), canvas.thinnest / 2))
             canvas.part("tail", prong, "tail", 0.92 if sign < 0 else 1.0)
         return
-    # The line runs to the back, so its right-hand side is the upper one: turn it, for s = -1 to be the upper edge.
+    # The line runs to the back, so its right-hand side is the upper one: turn it, for s = -1 to be the upper
+    # edge.
     upward = np.array([toward[1], -toward[0]])
     centers = base + (_T * length)[:, None] * toward
     profile = _TAILS[build.tail] * half
@@ -130,20 +133,16 @@ def _spread_wing(canvas: Canvas, angle: float, gain: float) -> None:
     arc = bend * np.sin(np.pi * _T) - sweep * _T**2
     centers = root + (_T * build.span)[:, None] * toward + (arc * build.span)[:, None] * forward
     radii = _WINGS[build.wing_tip] * build.chord / 2
-    normals = _normals_backward(centers, forward)
-    wing = Tube(centers, radii, normals)
+    wing = Tube(centers, radii)
+    if float(wing.normals[0] @ forward) > 0:
+        # s = -1 is the wing's front edge on either side of the bird, so that marks keep to their edge.
+        wing = Tube(centers, radii, -wing.normals)
     if build.wing_tip == "finger":
         _fingers(canvas, wing, toward, forward, gain)
     canvas.part("wing", wing, "wing", gain)
     dark = shade(canvas.colour("wing"), 0.7 * gain)
     for t in (0.3, 0.46, 0.62, 0.78):
         canvas.drawing.add(wing.patch(t, t + 0.035, 0.15, 0.98), dark)
-
-
-def _normals_backward(centers: FloatArray, forward: FloatArray) -> FloatArray:
-    """The tube's own normals, on the side of the wing's trailing edge, so that marks keep to their edge."""
-    normals = Tube(centers, np.ones(len(centers))).normals
-    return normals if float(normals[0] @ forward) < 0 else -normals
 
 
 def _fingers(canvas: Canvas, wing: Tube, toward: FloatArray, forward: FloatArray, gain: float) -> None:
@@ -154,7 +153,9 @@ def _fingers(canvas: Canvas, wing: Tube, toward: FloatArray, forward: FloatArray
         start = wing.centers[-2] + place * wing.offsets[-2]
         end = start + build.span * (0.3 * toward - (0.03 + 0.16 * (place + 0.75)) * forward)
         aside = forward * build.chord * 0.075
-        canvas.drawing.add(np.stack([start - aside, end - 0.5 * aside, end + 0.5 * aside, start + aside]), colour)
+        canvas.drawing.add(
+            np.stack([start - aside, end - 0.5 * aside, end + 0.5 * aside, start + aside]), colour
+        )
 
 
 def _hip(build: Build, tilt: float, place: float) -> FloatArray:
@@ -170,11 +171,11 @@ def _legs(canvas: Canvas, tilt: float) -> None:
     width = max(0.045, canvas.thinnest) / 2
     colour = canvas.colour("legs")
     for place, shift, gain in ((-0.12, -0.03, 0.75), (0.06, 0.05, 1.0)):
-        hip = _hip(build, tilt, place) + (shift, 0.0)
+        hip = _hip(build, tilt, place) + np.array((shift, 0.0))
         reach = build.leg + build.depth * 0.16
-        knee = hip + (-0.05 * min(1.0, build.leg), 0.5 * reach)
-        foot = hip + (0.0, reach)
-        toe = foot + (0.13, 0.02)
+        knee = hip + np.array((-0.05 * min(1.0, build.leg), 0.5 * reach))
+        foot = hip + np.array((0.0, reach))
+        toe = foot + np.array((0.13, 0.02))
         points = np.stack([hip, knee, foot, toe])
         leg = Tube(points, np.full(4, width), np.array([(-1.0, 0.0), (-1.0, 0.0), (-0.8, 0.8), (0.0, 1.0)]))
         canvas.drawing.add(leg.outline(), shade(colour, gain))

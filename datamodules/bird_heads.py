@@ -16,17 +16,44 @@ _BILLS: dict[str, FloatArray] = {
     "dagger": np.array([(-0.1, -1), (0.5, -0.62), (1, -0.05), (1, 0.12), (0.5, 0.62), (-0.1, 1)]),
     "needle": np.array([(-0.1, -1), (0.2, -0.6), (1, -0.5), (1, 0.5), (0.2, 0.6), (-0.1, 1)]),
     "hook": np.array(
-        [(-0.2, -1), (0.4, -1.05), (0.85, -0.55), (1, 0.3), (0.92, 1.25), (0.72, 0.6), (0.4, 0.65), (-0.2, 0.8)]
+        [
+            (-0.2, -1),
+            (0.4, -1.05),
+            (0.85, -0.55),
+            (1, 0.3),
+            (0.92, 1.25),
+            (0.72, 0.6),
+            (0.4, 0.65),
+            (-0.2, 0.8),
+        ]
     ),
     "flat": np.array(
         [(-0.2, -1.1), (0.3, -0.2), (0.75, -0.1), (1, 0.25), (0.95, 0.7), (0.6, 0.85), (-0.2, 0.9)]
     ),
     "giant": np.array(
-        [(-0.1, -0.9), (0.25, -1.15), (0.6, -0.95), (0.9, -0.3), (1, 0.6), (0.93, 1), (0.8, 0.65), (0.4, 0.8)]
-        + [(-0.1, 0.85)]
+        [
+            (-0.1, -0.9),
+            (0.25, -1.15),
+            (0.6, -0.95),
+            (0.9, -0.3),
+            (1, 0.6),
+            (0.93, 1),
+            (0.8, 0.65),
+            (0.4, 0.8),
+            (-0.1, 0.85),
+        ]
     ),
     "bent": np.array(
-        [(-0.1, -0.9), (0.45, -0.8), (0.75, -0.1), (0.95, 1.5), (0.85, 2.1), (0.62, 1.6), (0.4, 0.8), (-0.1, 0.9)]
+        [
+            (-0.1, -0.9),
+            (0.45, -0.8),
+            (0.75, -0.1),
+            (0.95, 1.5),
+            (0.85, 2.1),
+            (0.62, 1.6),
+            (0.4, 0.8),
+            (-0.1, 0.9),
+        ]
     ),
     "pouch": np.array([(-0.1, -0.6), (1, -0.25), (1.02, 0.15), (0.7, 0.9), (0.3, 1.5), (-0.15, 1.1)]),
     "down": np.array(
@@ -46,7 +73,7 @@ def draw_head(canvas: Canvas) -> None:
     aside = np.array([-toward[1], toward[0]])
     base = canvas.at(0.26, -0.06 * build.depth)
     reach = (0.2 + build.neck) * pose.stretch
-    t = np.linspace(0, 1, 11)
+    t = _T
     swing = build.neck_curve * (0.45 if pose.in_air else 1.0) * reach * np.sin(2 * np.pi * t)
     centers = base + (t * reach)[:, None] * toward + swing[:, None] * aside
     thin = build.neck_width / 2
@@ -80,7 +107,9 @@ def _eye(canvas: Canvas, center: FloatArray, radius: float) -> None:
     rim = canvas.plumage.eye if canvas.plumage.eye != "black" else "white"
     canvas.drawing.add(ellipse(center, radius * 1.3, radius * 1.3), COLOURS[rim])
     canvas.drawing.add(ellipse(center, radius * 0.9, radius * 0.9), (12.0, 12.0, 14.0))
-    canvas.drawing.add(ellipse(center + (0.3 * radius, -0.35 * radius), radius * 0.3, radius * 0.3), (250.0,) * 3)
+    canvas.drawing.add(
+        ellipse(center + radius * np.array((0.3, -0.35)), radius * 0.3, radius * 0.3), (250.0,) * 3
+    )
 
 
 def _front_face(canvas: Canvas, center: FloatArray, facing: FloatArray, below: FloatArray) -> None:
@@ -139,7 +168,9 @@ def _crest(canvas: Canvas, center: FloatArray, facing: FloatArray, below: FloatA
         for x, y in ((0.55, -2.1), (-0.15, -2.3), (-0.85, -2.1), (-1.45, -1.6), (-1.8, -0.95)):
             side = 0.24
             add(
-                np.stack([corner(0.1 - side, -0.5), corner(x - side, y), corner(x + side, y), corner(0.3, -0.3)]),
+                np.stack(
+                    [corner(0.1 - side, -0.5), corner(x - side, y), corner(x + side, y), corner(0.3, -0.3)]
+                ),
                 canvas.colour("accent"),
             )
             tip = [corner(x - side, y), corner(x, y - 0.2), corner(x + side, y)]
@@ -150,7 +181,13 @@ def _crest(canvas: Canvas, center: FloatArray, facing: FloatArray, below: FloatA
             points = [corner(x * 0.35, -0.8), corner(x * 1.12, -1.5), corner(x * 1.15, -0.2)]
             add(np.stack(points), canvas.colour("head"))
     elif build.crest == "plume":
-        points = [corner(0.5, -0.95), corner(-0.6, -0.95), corner(-2.6, 0.3), corner(-2.5, 0.62), corner(-0.6, 0.0)]
+        points = [
+            corner(0.5, -0.95),
+            corner(-0.6, -0.95),
+            corner(-2.6, 0.3),
+            corner(-2.5, 0.62),
+            corner(-0.6, 0.0),
+        ]
         add(np.stack(points), canvas.colour("accent"))
     elif build.crest == "shaggy":
         for x, y in ((-1.1, -1.4), (-1.65, -0.75), (-1.75, 0.0)):

@@ -1,8 +1,8 @@
 """What a drawn bird is: a species has a build, plumages and marks; an individual has a pose.
 
-Lengths are in units of the body's length; the bird faces right, x runs right and y down, and the body's centre is
-at (0, 0). A bird is made of tubes (see `shapes.Tube`), and marks of plumage are patches of these tubes, so that a
-collar or a wing bar follows the body whatever the pose.
+Lengths are in units of the body's length; the bird faces right, x runs right and y down, and the body's
+centre is at (0, 0). A bird is made of tubes (see `shapes.Tube`), and marks of plumage are patches of these
+tubes, so that a collar or a wing bar follows the body whatever the pose.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class Build:
 
 @dataclass(frozen=True)
 class Plumage:
-    """Colours (names in `COLOURS`) of one morph; `word` is the adjective a caption uses. "" copies the body's."""
+    """Colours (names in `COLOURS`) of one morph; `word` is the adjective a caption uses. "" copies the
+    body's."""
 
     word: str
     body: str
@@ -88,9 +89,9 @@ class Plumage:
 class Mark:
     """A patch of plumage: a piece of a part with t in [t0, t1] along and s in [s0, s1] across it.
 
-    part: "body" (t from rump to chest), "neck" (from shoulder to head), "head" (from nape to bill), "wing" (from
-    shoulder to tip), "tail" (from rump to end) or "bill" (from base to tip); s = -1 is the upper edge (on a spread
-    wing the front one), +1 the lower. colour: a field of the plumage or a name in `COLOURS`.
+    part: "body" (t from rump to chest), "neck" (from shoulder to head), "head" (from nape to bill), "wing"
+    (from shoulder to tip), "tail" (from rump to end) or "bill" (from base to tip); s = -1 is the upper edge
+    (on a spread wing the front one), +1 the lower. colour: a field of the plumage or a name in `COLOURS`.
     """
 
     part: str
@@ -105,8 +106,8 @@ class Mark:
 class Species:
     """A kind of bird: its shape, its morphs, the marks all of them wear, and the poses it takes.
 
-    poses: from "perched", "standing", "swimming", "flying" (seen from the side) and "soaring" (wings spread out
-    to both sides).
+    poses: from "perched", "standing", "swimming", "flying" (seen from the side) and "soaring" (wings spread
+    out to both sides).
     """
 
     name: str

@@ -1,4 +1,5 @@
-"""Photographs without labels: found in files, folders and globs, named for the output tree, read in batches."""
+"""Photographs without labels: found in files, folders and globs, named for the output tree, read in
+batches."""
 
 import glob
 import os
@@ -26,8 +27,8 @@ class ImageFile:
     Args:
         path: absolute.
         relative: below the folder that all the arguments share; never has `..` in it.
-        output_stem: `relative` without its suffix, or with it where two photos would share the stem. Unique in its
-            list: add a suffix, and two photos never write the same file.
+        output_stem: `relative` without its suffix, or with it where two photos would share the stem. Unique
+            in its list: add a suffix, and two photos never write the same file.
     """
 
     path: Path
@@ -36,7 +37,8 @@ class ImageFile:
 
 
 def list_images(arguments: Sequence[str | os.PathLike[str]]) -> list[ImageFile]:
-    """The photos that files, folders (with all below them) and globs name, each once, in the arguments' order.
+    """The photos that files, folders (with all below them) and globs name, each once, in the arguments'
+    order.
 
     A named file is taken whatever it is; from folders and globs, what has the suffix of an image.
 
@@ -60,11 +62,14 @@ def list_images(arguments: Sequence[str | os.PathLike[str]]) -> list[ImageFile]:
     ]
 
 
-def find_images(folder: str | os.PathLike[str], elsewhere: Iterable[str | os.PathLike[str]] = ()) -> list[str]:
+def find_images(
+    folder: str | os.PathLike[str], elsewhere: Iterable[str | os.PathLike[str]] = ()
+) -> list[str]:
     """Absolute paths of all that has an image's suffix below `folder`, sorted by path.
 
-    Hidden names and the leavings of archives and notebooks are passed over. Links to folders are followed after the
-    real folders, each folder once, and never into a folder that holds `folder` or is in `elsewhere`.
+    Hidden names and the leavings of archives and notebooks are passed over. Links to folders are followed
+    after the real folders, each folder once, and never into a folder that holds `folder` or is in
+    `elsewhere`.
     """
     start = Path(folder).absolute()
     seen = {_identity(place) for place in (*start.resolve().parents, *elsewhere)}
@@ -83,7 +88,7 @@ def find_images(folder: str | os.PathLike[str], elsewhere: Iterable[str | os.Pat
                 found.append(entry.path)  # a folder of such a name too: it is skipped with a reason when read
             elif entry.is_dir(follow_symlinks=False):
                 pending.append(entry.path)
-            elif entry.is_dir():
+            elif os.path.isdir(entry.path):  # noqa: PTH112
                 links.append(entry.path)
     return sorted(found)
 
@@ -95,7 +100,7 @@ def is_ignored(name: str) -> bool:
 
 def has_image_suffix(name: str) -> bool:
     """Whether the name ends as an image's does, in either case."""
-    return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122: names by the million
+    return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122
 
 
 def refuse_heic(paths: Iterable[str]) -> None:
@@ -113,8 +118,9 @@ def refuse_heic(paths: Iterable[str]) -> None:
 class ImageFiles(Dataset):
     """Listed photos with the transform of evaluation.
 
-    An item is a dict of `image` float32 (3, h, w), `index` int, `size` (img_h, img_w) of the whole upright photo and,
-    where `photos`, `photo` uint8 (img_h, img_w, 3), upright; or Skipped, for a file that can't be read.
+    An item is a dict of `image` float32 (3, h, w), `index` int, `size` (img_h, img_w) of the whole upright
+    photo and, where `photos`, `photo` uint8 (img_h, img_w, 3), upright; or Skipped, for a file that can't be
+    read.
     """
 
     def __init__(
@@ -142,7 +148,8 @@ class ImageFiles(Dataset):
     def __getitem__(self, draw: Draw | int) -> dict[str, Any] | Skipped:
         index = draw.index if isinstance(draw, Draw) else draw
         try:
-            photo = read_photo(self.files[index].path, min_size=None if self.photos else self.transform.min_size)
+            min_size = None if self.photos else self.transform.min_size
+            photo = read_photo(self.files[index].path, min_size=min_size)
         except UnreadableImage as error:
             return Skipped(error.path, error.reason)
         item = {"image": self.transform(photo.image), "index": index, "size": photo.size, "note": photo.note}
@@ -151,16 +158,17 @@ class ImageFiles(Dataset):
         return item
 
     def loader(self, batch_size: int, num_workers: int = -1, *, strict: bool = False) -> SampleLoader:
-        """Batches in the order of the list; `strict` raises UserError at the first file that can't be read."""
-        empty: dict[str, Any] = {
-            "image": torch.empty(0, 3, *self.image_size), "index": torch.empty(0, dtype=torch.int64), "size": []
-        } | ({"photo": []} if self.photos else {})  # fmt: skip
-        return sample_loader(self, empty, batch_size=batch_size, num_workers=num_workers, strict=strict)
+        """Batches in the order of the list; `strict` raises UserError at the first unreadable file."""
+        empty = {"image": torch.empty(0, 3, *self.image_size), "index": torch.empty(0, dtype=torch.int64)}
+        lists: dict[str, Any] = {"size": [], "photo": []} if self.photos else {"size": []}
+        return sample_loader(
+            self, empty | lists, batch_size=batch_size, num_workers=num_workers, strict=strict
+        )
 
 
 def _expand(argument: str) -> tuple[str, list[str]]:
     """(base folder, absolute paths) of one argument. An existing name is never read as a glob."""
-    path = os.path.abspath(argument)  # noqa: PTH100: also takes `..` out
+    path = os.path.abspath(argument)  # noqa: PTH100
     if Path(path).is_dir():
         base, found = path, find_images(path)
     elif os.path.lexists(path):
@@ -181,7 +189,7 @@ def _expand_glob(pattern: str) -> tuple[str, list[str]]:
     while glob.has_magic(str(base)):
         base = base.parent
     found: dict[str, None] = {}
-    for match in sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207: takes non-UTF-8 names and absolute patterns
+    for match in sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207
         if any(is_ignored(part) for part in Path(match).relative_to(base).parts):
             continue
         if Path(match).is_dir():
@@ -192,11 +200,12 @@ def _expand_glob(pattern: str) -> tuple[str, list[str]]:
 
 
 def _missing(path: str) -> str:
-    """The message for a path that does not exist, with the nearest name beside the first part that is missing."""
+    """The message for a path that does not exist, with the nearest name beside the first part that is
+    missing."""
     missing = Path(path)
     while not missing.parent.is_dir():
         missing = missing.parent
-    hint = nearest(missing.name, [name for name in os.listdir(missing.parent)])  # noqa: PTH208
+    hint = nearest(missing.name, [place.name for place in missing.parent.iterdir()])
     return f"There is no {printable(path)}{hint}.\nGive files, folders or globs such as 'photos/*.jpg'."
 
 
@@ -205,15 +214,15 @@ def _unique_stems(relatives: list[str]) -> list[str]:
     stems = [os.path.splitext(relative)[0] for relative in relatives]  # noqa: PTH122
     while True:
         count = Counter(stems)
-        clashing = [number for number, stem in enumerate(stems) if count[stem] > 1 and stem != relatives[number]]
+        clashing = [n for n, stem in enumerate(stems) if count[stem] > 1 and stem != relatives[n]]
         if not clashing:
             return stems
-        for number in clashing:
-            stems[number] = relatives[number]
+        for n in clashing:
+            stems[n] = relatives[n]
 
 
 def _identity(place: str | os.PathLike[str]) -> tuple[int, int]:
-    status = os.stat(place)
+    status = Path(place).stat()
     return status.st_dev, status.st_ino
 
 

@@ -43,8 +43,8 @@ class UnreadableImage(Exception):
 
 
 class Photo(NamedTuple):
-    """`image` uint8 RGB (img_h, img_w, 3), upright, perhaps decoded smaller; `size` (img_h, img_w) of the whole
-    upright photo; `note` says what was left out, such as further frames, or is empty."""
+    """`image` uint8 RGB (img_h, img_w, 3), upright, perhaps decoded smaller; `size` (img_h, img_w) of the
+    whole upright photo; `note` says what was left out, such as further frames, or is empty."""
 
     image: np.ndarray
     size: tuple[int, int]
@@ -71,8 +71,8 @@ def read_photo(
     Args:
         path: a regular file in one of `FORMATS`; its suffix does not matter.
         max_pixels: larger images are refused before they are decoded.
-        min_size: (img_h, img_w). A JPEG may be decoded to 1/2, 1/4 or 1/8 of its size, which is several times as
-            fast, as long as both sides stay at least this long. None decodes the whole.
+        min_size: (img_h, img_w). A JPEG may be decoded to 1/2, 1/4 or 1/8 of its size, which is several times
+            as fast, as long as both sides stay at least this long. None decodes the whole.
 
     Raises:
         UnreadableImage: whatever is wrong with the file. Never hangs on a FIFO or a device.
@@ -80,9 +80,12 @@ def read_photo(
     try:
         _refuse_special(path)
         with Path(path).open("rb") as file, warnings.catch_warnings():
-            # Pillow warns of sizes and damaged metadata; sizes are judged below, and damage is raised or harmless.
+            # Pillow warns of sizes and damaged metadata; sizes are judged below, and damage is raised or
+            # harmless.
             warnings.simplefilter("ignore")
-            return _decode(file, max_pixels, min_size)
+            image, size, several = _decode(file, max_pixels, min_size)
+            note = f"{printable(path)} has several frames; only the first is used" if several else ""
+            return Photo(image, size, note)
     except _Refused as refusal:
         reason = str(refusal)
     except UnidentifiedImageError:
@@ -103,7 +106,7 @@ class _Refused(Exception):
 def _refuse_special(path: str | os.PathLike[str]) -> None:
     """Raises _Refused for what is not a regular file with something in it, without opening it."""
     try:
-        status = os.stat(path)
+        status = Path(path).stat()
     except FileNotFoundError:
         raise _Refused("a link to nothing" if Path(path).is_symlink() else "no such file") from None
     if stat.S_ISDIR(status.st_mode):
@@ -114,13 +117,17 @@ def _refuse_special(path: str | os.PathLike[str]) -> None:
         raise _Refused("the file is empty")
 
 
-def _decode(file: BinaryIO, max_pixels: int, min_size: tuple[int, int] | None) -> Photo:
+def _decode(
+    file: BinaryIO, max_pixels: int, min_size: tuple[int, int] | None
+) -> tuple[np.ndarray, tuple[int, int], bool]:
+    """The upright image, the size of the whole, and whether there are further frames."""
     photo = Image.open(file, formats=formats())
     width, height = photo.size
     if width * height > max_pixels:
         raise _Refused(f"{width} x {height} pixels, more than the {max_pixels:,} allowed")
     if photo.format == "PNG":
-        # The decoder skips the checksum of the pixels' chunks; verify() reads all of them and spends the object.
+        # The decoder skips the checksum of the pixels' chunks; verify() reads all of them and spends the
+        # object.
         photo.verify()
         file.seek(0)
         photo = Image.open(file, formats=("PNG",))
@@ -134,7 +141,7 @@ def _decode(file: BinaryIO, max_pixels: int, min_size: tuple[int, int] | None) -
         width, height = photo.size  # Pillow turns a TIFF upright while it loads
     orientation = _orientation(photo)
     size = (width, height) if _turned(orientation) else (height, width)
-    return Photo(_upright(_to_rgb(photo), orientation), size, "only its first frame is used" if several else "")
+    return _upright(_to_rgb(photo), orientation), size, several
 
 
 def _orientation(photo: Image.Image) -> int:
@@ -151,7 +158,8 @@ def _turned(orientation: int) -> bool:
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """(h, w, 3) as stored -> (img_h, img_w, 3) as seen. The standard's table says which way each is stored."""
+    """(h, w, 3) as stored -> (img_h, img_w, 3) as seen. The standard's table says which way each is
+    stored."""
     if orientation == 1:
         return image
     if _turned(orientation):

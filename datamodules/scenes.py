@@ -1,60 +1,51 @@
 """Synthetic scenes of birds: images with exact object masks, labels and captions, drawn by code.
 
 A scene is a pure function of (seed, index) and the options: it does not depend on the order of the calls, the
-process, the number of threads or the state of any global generator. Every aspect of it has random numbers of its
-own, so that changing one option (say `confound`) leaves the rest as it was; and everything is laid out in unit
-coordinates, so that the same scene can be drawn at any size.
+process, the number of threads or the state of any global generator.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.backgrounds import PAINTERS
-from datamodules.bird_bodies import bird_drawing, feet
-from datamodules.birds import COLOURS, Plumage, Pose, Species, draw_pose
-from datamodules.captions import bird_words, caption, with_article
-from datamodules.distractors import KINDS, KINDS_OVER, branch, foreground
-from datamodules.shapes import Drawing, Layer, blend, ellipse, paint
-from datamodules.species_demo import DEMO
-from datamodules.species_pretrain import PRETRAIN
+from datamodules.scene_plans import (
+    BACKGROUNDS,
+    DEMO_SPECIES,
+    PRETRAIN_SPECIES,
+    SPECIES,
+    ScenePlan,
+    Stream,
+    plan_scene,
+    stream_rng,
+)
+from datamodules.shapes import Layer, blend, paint, tinted, without_faint_ends
 from datamodules.textures import noise
 
-BACKGROUNDS: tuple[str, ...] = ("water", "forest", "field", "sky")
-SPECIES: dict[str, Species] = {species.name: species for species in DEMO + PRETRAIN}
-DEMO_SPECIES: tuple[str, ...] = tuple(species.name for species in DEMO)
-PRETRAIN_SPECIES: tuple[str, ...] = tuple(species.name for species in PRETRAIN)
+__all__ = [
+    "BACKGROUNDS",
+    "DEMO_SPECIES",
+    "MIN_SIZE",
+    "PRETRAIN_SPECIES",
+    "SPECIES",
+    "BirdInScene",
+    "Scene",
+    "draw_scene",
+    "plan_scene",
+    "render_plan",
+]
+
 MIN_SIZE = 32
-
-# Width of the thinnest parts of a bird (legs, bill) as a fraction of the frame: over one pixel of 64.
-_THINNEST = 0.021
-
-
-class _Stream(IntEnum):
-    """The independent sequences of random numbers of one scene."""
-
-    LABELS = 0
-    BACKGROUND = 1
-    TEXTURE = 2
-    FIRST_BIRD = 3
-    SECOND_BIRD = 4
-    THINGS = 5
-    FRONT = 6
-    LIGHT = 7
-    WORDS = 8
 
 
 @dataclass(frozen=True)
 class BirdInScene:
-    """One bird as it is seen. mask: (size, size) bool, its visible pixels; center: (x, y) of its bounding box in
-    unit coordinates, as drawn (before the frame's edge or a blade of grass hides a part of it)."""
+    """One bird as it is seen. mask: (size, size) bool, its visible pixels; center: (x, y) of its bounding box
+    in unit coordinates, as drawn (before the frame's edge or a blade of grass hides a part of it)."""
 
     species: str
     mask: NDArray[np.bool_]
@@ -79,50 +70,6 @@ class Scene:
     birds: tuple[BirdInScene, ...]
 
 
-@dataclass(frozen=True)
-class PlannedBird:
-    """A bird laid out in the frame's unit coordinates; bounds: (x0, y0, x1, y1)."""
-
-    species: str
-    word: str
-    pose: Pose
-    drawing: Drawing
-    bounds: tuple[float, float, float, float]
-    feet: tuple[float, float]
-    scale: float
-
-    @property
-    def center(self) -> tuple[float, float]:
-        """The middle of its bounds."""
-        x0, y0, x1, y1 = self.bounds
-        return (x0 + x1) / 2, (y0 + y1) / 2
-
-
-@dataclass(frozen=True)
-class PlannedThing:
-    """A distractor that the caption names, and where the bird is with respect to it."""
-
-    kind: str
-    colour: str
-    relation: str
-    center: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class ScenePlan:
-    """A scene before it is drawn: what `render_plan` needs, at any size."""
-
-    seed: int
-    index: int
-    label: int
-    background: str
-    caption: str
-    birds: tuple[PlannedBird, ...]
-    thing: PlannedThing | None
-    behind: Drawing
-    front: Drawing
-
-
 def draw_scene(
     seed: int,
     index: int,
@@ -134,62 +81,37 @@ def draw_scene(
 ) -> Scene:
     """Draw scene number `index` of the endless series that `seed` names.
 
-    size: height and width in pixels, at least 32. species: names in `SPECIES`; the label counts them from 0, and
-    every run of len(species) scenes holds each of them once. confound: probability that the background is the one
-    tied to the species (species i to BACKGROUNDS[i % 4]); otherwise it is drawn uniformly. two_birds: draw a bird
-    of another species as well, the first bird in the left half of the frame and the second in the right.
+    size: height and width in pixels, at least 32. species: names in `SPECIES`; the label counts them from 0,
+    and every run of len(species) scenes holds each of them once. confound: probability that the background is
+    the one tied to the species (species i to BACKGROUNDS[i % 4]); otherwise it is drawn uniformly. two_birds:
+    draw a bird of another species as well, the first bird in the left half of the frame and the second in the
+    right.
 
-    Raises ValueError for a negative seed or index, a size under 32, an empty list of species or an unknown one,
-    two birds of fewer than two species, and a confound outside [0, 1].
+    Raises ValueError for a negative seed or index, a size under 32, an empty list of species or an unknown
+    one, two birds of fewer than two species, and a confound outside [0, 1].
     """
     _check_size(size)
     plan = plan_scene(seed, index, species=species, confound=confound, two_birds=two_birds)
     return render_plan(plan, size)
 
 
-def plan_scene(
-    seed: int,
-    index: int,
-    *,
-    species: Sequence[str] = DEMO_SPECIES,
-    confound: float = 0.0,
-    two_birds: bool = False,
-) -> ScenePlan:
-    """Lay a scene out without drawing it; arguments and errors as of `draw_scene`."""
-    _check_request(seed, index, species, confound, two_birds)
-    label = _label(seed, index, len(species))
-    background = _background(_rng(seed, index, _Stream.BACKGROUND), label, confound)
-    first = _place_bird(_rng(seed, index, _Stream.FIRST_BIRD), SPECIES[species[label]], "left" if two_birds else "")
-    birds = (first,)
-    if two_birds:
-        rng = _rng(seed, index, _Stream.SECOND_BIRD)
-        other = (label + 1 + int(rng.integers(len(species) - 1))) % len(species)
-        birds = (first, _place_bird(rng, SPECIES[species[other]], "right"))
-    behind, thing = _things(_rng(seed, index, _Stream.THINGS), birds, background)
-    front = Drawing()
-    rng = _rng(seed, index, _Stream.FRONT)
-    if rng.random() < 0.22:
-        front = foreground(rng, background, first.center[0])
-    words = _caption(_rng(seed, index, _Stream.WORDS), birds, thing, background)
-    return ScenePlan(seed, index, label, background, words, birds, thing, behind, front)
-
-
 def render_plan(plan: ScenePlan, size: int, *, with_birds: bool = True) -> Scene:
     """Draw a plan at a size in pixels (ValueError under 32).
 
-    `with_birds=False` leaves the birds themselves out (not their perches and shadows): what stays the same in both
-    pictures is the background of the masks. The masks are those of the full scene in either case.
+    `with_birds=False` leaves the birds themselves out (not their perches and shadows): what stays the same in
+    both pictures is the background of the masks. The masks are those of the full scene in either case.
     """
     _check_size(size)
-    image = PAINTERS[plan.background](_rng(plan.seed, plan.index, _Stream.TEXTURE), size)
+    image = PAINTERS[plan.background](stream_rng(plan.seed, plan.index, Stream.TEXTURE), size)
     blend(image, paint(plan.behind, size, relief=0.5))
     front = paint(plan.front, size)
-    light = _rng(plan.seed, plan.index, _Stream.LIGHT)
+    light = stream_rng(plan.seed, plan.index, Stream.LIGHT)
     feathers = noise("feathers", light, (size, size), 300)
     shown = []
     for bird in plan.birds:
         layer = paint(bird.drawing, size, relief=0.75)
         assert layer is not None, "a bird is always placed in the frame"
+        layer = without_faint_ends(layer)
         if with_birds:
             blend(image, _feathered(layer, feathers))
         alpha = layer.full_alpha(size)
@@ -212,7 +134,7 @@ def render_plan(plan: ScenePlan, size: int, *, with_birds: bool = True) -> Scene
 def _feathered(layer: Layer, feathers: NDArray[np.float32]) -> Layer:
     """The layer with fine streaks, so that plumage is not smoother than what surrounds it."""
     gain = np.float32(0.84) + np.float32(0.32) * feathers[layer.rows, layer.columns]
-    colour = np.minimum(layer.colour * gain[..., None], np.float32(255) * layer.alpha[..., None])
+    colour = np.minimum(layer.colour * tinted(gain), tinted(layer.alpha, (255, 255, 255)))
     return Layer(colour, layer.alpha, layer.rows, layer.columns)
 
 
@@ -223,185 +145,13 @@ def _light(rng: np.random.Generator, image: NDArray[np.float32]) -> NDArray[np.u
     lift = rng.uniform(-8, 14)
     grain = noise("grain", rng, (size, size), size) - np.float32(0.5)
     # A warm evening lights one side more than the other.
-    slope = np.linspace(*(1 + rng.uniform(-0.1, 0.1, 2)), size, dtype=np.float32)
-    image = image * (slope[:, None] * tint.astype(np.float32))
-    image += (grain * np.float32(rng.uniform(6, 22)) + np.float32(lift))[..., None]
-    return np.clip(image, 0, 255).astype(np.uint8)
-
-
-def _rng(seed: int, index: int, stream: _Stream) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, index, int(stream)))))
-
-
-def _label(seed: int, index: int, count: int) -> int:
-    """A shuffled round-robin: every block of `count` indices holds each label once."""
-    block, place = divmod(index, count)
-    return int(_rng(seed, block, _Stream.LABELS).permutation(count)[place])
-
-
-def _background(rng: np.random.Generator, label: int, confound: float) -> str:
-    tied, anywhere = rng.random() < confound, int(rng.integers(len(BACKGROUNDS)))
-    return BACKGROUNDS[label % len(BACKGROUNDS)] if tied else BACKGROUNDS[anywhere]
-
-
-@lru_cache(maxsize=256)
-def _nominal_area(species: str, kind: str) -> float:
-    """Area of a bird in squared body lengths, measured on a raster in an average attitude."""
-    pose = Pose(kind, near_wing=-90, far_wing=90) if kind == "soaring" else Pose(kind)
-    drawing = bird_drawing(SPECIES[species], SPECIES[species].plumages[0], pose)
-    x0, y0, x1, y1 = drawing.bounds()
-    side = max(x1 - x0, y1 - y0)
-    layer = paint(drawing.moved(np.eye(2) / side, (-x0 / side, -y0 / side)), 128)
-    assert layer is not None
-    return float(layer.alpha.mean() * layer.alpha.size / 128**2 * side**2)
-
-
-def _place_bird(rng: np.random.Generator, species: Species, half: str) -> PlannedBird:
-    """An individual of the species somewhere in the frame, or wholly in its left or right half."""
-    plumage: Plumage = species.plumages[int(rng.integers(len(species.plumages)))]
-    pose = draw_pose(species.poses[int(rng.integers(len(species.poses)))], rng)
-    area = rng.uniform(0.07, 0.12) if half else rng.uniform(0.085, 0.2)
-    scale = float(np.sqrt(area / _nominal_area(species.name, pose.kind)))
-    red, green, blue = rng.uniform(0.92, 1.08, 3) * rng.uniform(0.84, 1.12)
-    mirror = -1.0 if rng.random() < 0.5 else 1.0
-    stretch = rng.uniform(0.95, 1.05)
-    edge = -0.05 if rng.random() < 0.15 and not half else 0.015
-    places = rng.random((4, 2))
-    drawing = bird_drawing(species, plumage, pose, gain=(red, green, blue), thinnest=_THINNEST / scale)
-    x0, y0, x1, y1 = drawing.bounds()
-    widest = 0.45 if half else 0.94
-    scale = min(scale, widest / (x1 - x0), 0.94 / (y1 - y0) / stretch)
-    matrix = np.diag((mirror * scale, stretch * scale))
-    low, high = {"": (edge, 1 - edge), "left": (0.015, 0.485), "right": (0.515, 0.985)}[half]
-    left, right = sorted((mirror * scale * x0, mirror * scale * x1))
-    top, bottom = stretch * scale * y0, stretch * scale * y1
-    corners = np.array([(low - left, edge - top), (high - right, 1 - edge - bottom)])
-    # A bird that covers the frame's centre is moved, else a spot in the middle would be a fair guess at where the
-    # birds are.
-    for place in places:
-        offset = corners[0] + place * (corners[1] - corners[0])
-        middle = (np.array([0.5, 0.5]) - offset) / (mirror * scale, stretch * scale)
-        if half or not drawing.covers(float(middle[0]), float(middle[1])):
-            break
-    foot = matrix @ feet(species, pose) + offset
-    return PlannedBird(
-        species=species.name,
-        word=plumage.word,
-        pose=pose,
-        drawing=drawing.moved(matrix, offset),
-        bounds=(left + offset[0], top + offset[1], right + offset[0], bottom + offset[1]),
-        feet=(float(foot[0]), float(foot[1])),
-        scale=scale,
-    )
-
-
-def _things(
-    rng: np.random.Generator, birds: Sequence[PlannedBird], background: str
-) -> tuple[Drawing, PlannedThing | None]:
-    """What stands behind the birds: their perches and shadows, clutter, and one thing fit for the caption."""
-    behind = Drawing()
-    for bird in birds:
-        behind.extend(_support(rng, bird, background))
-    kinds = rng.permutation(np.array(KINDS_OVER[background]))
-    named = None
-    if len(birds) == 1 and rng.random() < 0.75:
-        named, drawing = _named_thing(rng, str(kinds[0]), birds[0])
-        behind.extend(drawing)
-    for kind in kinds[1 : 1 + int(rng.integers(0, 3))]:
-        _, drawing, half_width, half_height = _thing(rng, str(kind))
-        x = rng.uniform(0.6 * half_width, 1 - 0.6 * half_width)
-        y = rng.uniform(0.45 if KINDS[str(kind)].grounded else 0.1, 1 - 0.8 * half_height)
-        behind.extend(drawing.moved(np.eye(2), (x, y)))
-    return behind, named
-
-
-def _support(rng: np.random.Generator, bird: PlannedBird, background: str) -> Drawing:
-    """The branch of a perched bird, the shadow of a standing one, the wake of a swimming one."""
-    if bird.pose.kind == "perched":
-        return branch(rng, bird.feet, float(rng.uniform(0.014, 0.03)))
-    drawing = Drawing()
-    x, y = bird.feet
-    width = 0.5 * (bird.bounds[2] - bird.bounds[0])
-    if bird.pose.kind == "standing" and background != "sky":
-        drawing.add(ellipse((x, y), 0.8 * width, 0.16 * width), (20.0, 24.0, 20.0), 0.35)
-    elif bird.pose.kind == "swimming" and background == "water":
-        x, y = bird.center[0], bird.bounds[3]
-        drawing.add(ellipse((x, y), 1.15 * width, 0.14 * width), (225.0, 236.0, 240.0), 0.4)
-        drawing.add(ellipse((x, y), 0.95 * width, 0.1 * width), (30.0, 44.0, 52.0), 0.45)
-    return drawing
-
-
-def _thing(rng: np.random.Generator, kind: str) -> tuple[str, Drawing, float, float]:
-    """A thing of the kind around (0, 0), with the name of its colour and its half width and half height."""
-    made = KINDS[kind]
-    colour = made.colours[int(rng.integers(len(made.colours)))]
-    red, green, blue = COLOURS[colour]
-    gains = rng.uniform(0.85, 1.1, 3)
-    drawing = made.draw(rng, (red * gains[0], green * gains[1], blue * gains[2]))
-    x0, y0, x1, y1 = drawing.bounds()
-    scale = rng.uniform(made.smallest, made.largest)
-    middle = np.array([x0 + x1, y0 + y1]) / 2
-    moved = drawing.moved(np.eye(2) * scale, -scale * middle)
-    return colour, moved, scale * (x1 - x0) / 2, scale * (y1 - y0) / 2
-
-
-def _named_thing(
-    rng: np.random.Generator, kind: str, bird: PlannedBird
-) -> tuple[PlannedThing | None, Drawing]:
-    """A thing clear of the bird, to one side of it, above or below; nothing if no free place turns up."""
-    colour, drawing, half_width, half_height = _thing(rng, kind)
-    x0, y0, x1, y1 = bird.bounds
-    relation = ""
-    for x, y in rng.random((14, 2)):
-        x = 0.8 * half_width + x * (1 - 1.6 * half_width)
-        top = max(0.8 * half_height, 0.42 if KINDS[kind].grounded else 0.0)
-        y = top + y * (1 - 0.8 * half_height - top)
-        dx, dy = x - bird.center[0], y - bird.center[1]
-        gap_x = max(x - half_width - x1, x0 - x - half_width)
-        gap_y = max(y - half_height - y1, y0 - y - half_height)
-        if abs(dx) > abs(dy) and gap_x > 0:
-            relation = "left of" if dx > 0 else "right of"
-        elif abs(dy) > abs(dx) and gap_y > 0:
-            relation = "above" if dy > 0 else "below"
-        if relation:
-            break
-    if not relation:
-        return None, Drawing()
-    if relation in ("left of", "right of") and rng.random() < 0.2:
-        relation = "beside"
-    return PlannedThing(kind, colour, relation, (float(x), float(y))), drawing.moved(np.eye(2), (x, y))
-
-
-def _caption(
-    rng: np.random.Generator, birds: Sequence[PlannedBird], thing: PlannedThing | None, background: str
-) -> str:
-    """The words for the plan."""
-    first, *others = (bird_words(bird.word, bird.species, bird.pose.kind, background, rng) for bird in birds)
-    if others:
-        return caption(first, "left of", others[0], background, rng)
-    if thing is None:
-        return caption(first, "", "", background, rng)
-    name = f"{thing.colour} {thing.kind}" if rng.random() < 0.7 else thing.kind
-    return caption(first, thing.relation, with_article(name), background, rng)
+    first, last = (1 + rng.uniform(-0.1, 0.1, 2)).tolist()
+    slope = np.linspace(first, last, size, dtype=np.float32)
+    lit = image * tinted(np.broadcast_to(slope[:, None], (size, size)), tint)
+    lit += tinted(grain * np.float32(rng.uniform(6, 22)) + np.float32(lift))
+    return np.clip(lit, 0, 255).astype(np.uint8)
 
 
 def _check_size(size: int) -> None:
     if size < MIN_SIZE:
         raise ValueError(f"size is {size} pixels; it must be at least {MIN_SIZE}")
-
-
-def _check_request(
-    seed: int, index: int, species: Sequence[str], confound: float, two_birds: bool
-) -> None:
-    if seed < 0 or index < 0:
-        raise ValueError(f"seed is {seed} and index {index}; both must be 0 or more")
-    if isinstance(species, str) or not species:
-        raise ValueError(f"species is {species!r}; it must be a list of one or more names of {sorted(SPECIES)}")
-    for name in species:
-        if name not in SPECIES:
-            near = difflib.get_close_matches(name, SPECIES, n=1, cutoff=0.0)[0]
-            raise ValueError(f"unknown species {name!r}; did you mean {near!r}? Known are {sorted(SPECIES)}")
-    if two_birds and len(set(species)) < 2:
-        raise ValueError(f"two birds need two different species; species is {list(species)}")
-    if not 0.0 <= confound <= 1.0:
-        raise ValueError(f"confound is {confound}; it must be in [0, 1]")

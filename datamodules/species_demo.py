@@ -36,7 +36,8 @@ DEMO: tuple[Species, ...] = (
                     legs="golden", eye="golden"),
             Plumage("grey", "silver", wing="grey", head="grey", tail="slate", accent="white", bill="slate",
                     legs="slate", eye="orange"),
-            Plumage("white", "white", wing="silver", head="white", tail="white", accent="silver", bill="black",
+            Plumage("white", "white", wing="silver", head="white", tail="white", accent="silver",
+                    bill="black",
                     legs="slate", eye="yellow"),
         ),
         (
@@ -94,7 +95,8 @@ DEMO: tuple[Species, ...] = (
         (
             Plumage("grey", "grey", "silver", head="silver", wing="slate", tail="grey", accent="black",
                     bill="orange", legs="tan", eye="yellow"),
-            Plumage("white", "white", head="white", wing="silver", tail="white", accent="cream", bill="golden",
+            Plumage("white", "white", head="white", wing="silver", tail="white", accent="cream",
+                    bill="golden",
                     legs="black", eye="yellow"),
             Plumage("blue", "slate", head="violet", wing="navy", tail="navy", accent="silver", bill="grey",
                     legs="olive", eye="yellow"),
@@ -154,7 +156,8 @@ DEMO: tuple[Species, ...] = (
         (
             Plumage("brown", "brown", wing="brown", head="white", tail="white", accent="tan", bill="yellow",
                     legs="yellow", eye="yellow"),
-            Plumage("black", "black", wing="black", head="golden", tail="silver", accent="grey", bill="yellow",
+            Plumage("black", "black", wing="black", head="golden", tail="silver", accent="grey",
+                    bill="yellow",
                     legs="yellow", eye="golden"),
         ),
         (Mark("wing", 0.2, 0.5, -0.95, -0.3, "accent"),),

@@ -1,7 +1,7 @@
 """The species a small checkpoint is pretrained on.
 
-None is in the demo. Shapes and plumages of the demo return here in other combinations, so that no colour and no
-silhouette by itself tells a species.
+None is in the demo. Shapes and plumages of the demo return here in other combinations, so that no colour and
+no silhouette by itself tells a species.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ PRETRAIN: tuple[Species, ...] = (
         ),
         (
             Plumage("white", "white", wing="silver", tail="white", bill="yellow", legs="coral"),
-            Plumage("black-headed", "white", head="brown", wing="silver", tail="white", bill="red", legs="red"),
+            Plumage("black-headed", "white", head="brown", wing="silver", tail="white", bill="red",
+                    legs="red"),
         ),
         (Mark("wing", 0.72, 1.0, -1, 1, "black"), Mark("bill", 0.65, 0.9, 0, 1, "red")),
         ("soaring", "flying", "standing"),
@@ -227,7 +228,8 @@ PRETRAIN: tuple[Species, ...] = (
         ),
         (
             Plumage("white", "white", wing="white", accent="black", bill="red", legs="red"),
-            Plumage("black", "black", "white", wing="black", accent="emerald", bill="crimson", legs="crimson"),
+            Plumage("black", "black", "white", wing="black", accent="emerald", bill="crimson",
+                    legs="crimson"),
         ),
         (Mark("wing", 0.45, 1.0, -0.2, 1, "accent"), Mark("wing", 0.75, 1.0, -1, 1, "accent")),
         ("standing", "standing", "soaring", "flying"),

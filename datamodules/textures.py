@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 TILE = 512
 _BANK_SEED = 20240607
 
-# name: (slope of the amplitude over frequency, squeeze along x, squeeze along y, lowest frequency in cycles per
-# tile). A squeeze above 1 makes the texture vary slowly along that axis, so it forms streaks there.
+# name: (slope of the amplitude over frequency, squeeze along x, squeeze along y, lowest frequency in cycles
+# per tile). A squeeze above 1 makes the texture vary slowly along that axis, so it forms streaks there.
 _SPECTRA: dict[str, tuple[float, float, float, float]] = {
     "cloud": (1.7, 0.75, 1.25, 2.0),
     "foliage": (1.15, 1.0, 1.0, 6.0),
     "soil": (0.9, 1.0, 0.8, 4.0),
     "ripple": (1.5, 4.5, 0.8, 12.0),
-    "blades": (1.1, 0.7, 5.0, 10.0),
     "bark": (1.1, 0.6, 6.0, 6.0),
     "feathers": (0.8, 2.5, 1.0, 24.0),
     "grain": (0.0, 1.0, 1.0, 1.0),
@@ -38,13 +37,49 @@ def _noise(seed: int, slope: float, squeeze_x: float, squeeze_y: float, lowest: 
     return np.clip(np.rint(128 + 50 * field / field.std()), 0, 255).astype(np.uint8)
 
 
+def _repeats(place: int, reach: int) -> list[int]:
+    """Where along one axis something must be drawn for its parts beyond the tile to come in again."""
+    return [x for x in (place - TILE, place, place + TILE) if -reach < x < TILE + reach]
+
+
+def _strokes(seed: int, count: int, length: float, width: float, upright: bool) -> NDArray[np.uint8]:
+    """Overlapping leaves (or blades of grass, if upright) from dark ones at the back to light ones in
+    front."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    tile = np.full((TILE, TILE), 60, np.uint8)
+    middles = rng.integers(0, TILE, (count, 2))
+    turns = rng.normal(90, 14, count) if upright else rng.uniform(0, 360, count)
+    sizes = rng.uniform(0.6, 1.4, count)
+    tones = np.clip(np.linspace(20, 205, count) + rng.normal(0, 30, count), 0, 255)
+    for middle, turn, size, tone in zip(middles, turns, sizes, tones, strict=True):
+        axes = (round(length * size), max(1, round(width * size)))
+        # A stroke over the border comes back on the other side, for the tile to repeat without a seam.
+        for x in _repeats(int(middle[0]), axes[0]):
+            for y in _repeats(int(middle[1]), axes[0]):
+                cv2.ellipse(tile, (x, y), axes, float(turn), 0, 360, float(tone), -1)
+    return tile
+
+
+def _levels(tile: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], ...]:
+    """The tile and its halvings, each repeated twice along each axis so that a crop up to its width is a
+    slice."""
+    tiles = [tile]
+    for _ in range(3):
+        half = tiles[-1].shape[0] // 2
+        tiles.append(cv2.resize(tiles[-1], (half, half), interpolation=cv2.INTER_AREA))
+    return tuple(np.tile(each, (2, 2)) for each in tiles)
+
+
 @lru_cache(maxsize=1)
-def _bank() -> dict[str, NDArray[np.uint8]]:
-    """Every texture, repeated twice along each axis so that any crop up to TILE wide is one slice."""
-    return {
-        name: np.tile(_noise(_BANK_SEED + number, *spectrum), (2, 2))
+def _bank() -> dict[str, tuple[NDArray[np.uint8], ...]]:
+    """Every texture, at full size and halved up to three times."""
+    tiles = {
+        name: _noise(_BANK_SEED + number, *spectrum)
         for number, (name, spectrum) in enumerate(_SPECTRA.items())
     }
+    tiles["leaves"] = _strokes(_BANK_SEED + 100, 5200, 9, 4, upright=False)
+    tiles["grass"] = _strokes(_BANK_SEED + 101, 6000, 17, 1.6, upright=True)
+    return {name: _levels(tile) for name, tile in tiles.items()}
 
 
 def noise(
@@ -55,15 +90,18 @@ def noise(
     `side` (and `side_y`, if the piece is to be squeezed) is its width (height) in texels, at most TILE: the
     larger, the finer the pattern. It does not depend on the image size, so neither does what is seen.
     """
-    x, y = (int(value) for value in rng.integers(0, TILE, 2))
+    side_y = side_y or side
+    x, y = rng.integers(0, TILE, 2).tolist()
     mirror = rng.random() < 0.5
-    piece = _bank()[name][y : y + (side_y or side), x : x + side]
-    shrinks = piece.shape[0] >= shape[0] and piece.shape[1] >= shape[1]
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized = cv2.resize(piece, (shape[1], shape[0]), interpolation=how)
+    # From the halving that is just finer than what is asked for, a bilinear look-up is enough.
+    levels = _bank()[name]
+    fineness = min(side // shape[1], side_y // shape[0])
+    level = min(max(fineness, 1).bit_length() - 1, len(levels) - 1)
+    x, y, width, height = x >> level, y >> level, side >> level, max(1, side_y >> level)
+    piece = cv2.resize(levels[level][y : y + height, x : x + width], (shape[1], shape[0]))
     if mirror:
-        resized = resized[:, ::-1]
-    return resized * np.float32(1 / 255)
+        piece = piece[:, ::-1]
+    return piece * np.float32(1 / 255)
 
 
 @lru_cache(maxsize=8)
@@ -84,7 +122,8 @@ def ground_noise(
     offset_x, offset_y = rng.integers(0, TILE, 2)
     near = np.maximum((y - np.float32(horizon)) / np.float32(1 - horizon), 0)
     distance = 1 / (near + np.float32(0.16))
-    map_x = ((x - 0.5) * distance * np.float32(density) + np.float32(offset_x + 4 * TILE)) % TILE
-    map_y = np.broadcast_to((distance * np.float32(density) + np.float32(offset_y)) % TILE, (size, size))
-    sampled: NDArray[Any] = cv2.remap(_bank()[name], map_x, np.ascontiguousarray(map_y), cv2.INTER_LINEAR)
+    map_x = (x - 0.5) * distance * np.float32(density) + np.float32(offset_x)
+    map_y = np.repeat(distance * np.float32(density) + np.float32(offset_y), size, axis=1)
+    tile = _bank()[name][0][:TILE, :TILE]
+    sampled: NDArray[Any] = cv2.remap(tile, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
     return sampled * np.float32(1 / 255)

@@ -1,8 +1,8 @@
 """Photos to normalised tensors: albumentations pipelines for training and for evaluation.
 
-Random numbers come from a seed given with each photo, because albumentations by itself gives every worker of a
-loader, and every epoch, the same stream. Resizing is Pillow's, antialiased, in training as in evaluation: it is
-what most published checkpoints were trained and measured with, and OpenCV's is not antialiased.
+Random numbers come from a seed given with each photo, because albumentations by itself gives every worker of
+a loader, and every epoch, the same stream. Resizing is Pillow's, antialiased, in training as in evaluation:
+it is what most published checkpoints were trained and measured with, and OpenCV's is not antialiased.
 
     img_h, img_w    pixels of the photo
     h, w            pixels of the model's input
@@ -43,7 +43,11 @@ class Pipeline:
     """
 
     def __init__(
-        self, steps: Sequence[A.BasicTransform], mean: Sequence[float], std: Sequence[float], min_size: tuple[int, int]
+        self,
+        steps: Sequence[A.BasicTransform],
+        mean: Sequence[float],
+        std: Sequence[float],
+        min_size: tuple[int, int],
     ) -> None:
         self.steps = A.Compose(list(steps))
         self.min_size = min_size
@@ -54,13 +58,15 @@ class Pipeline:
     def __call__(self, image: np.ndarray, seed: Sequence[int] = ()) -> Tensor:
         """uint8 RGB (img_h, img_w, 3) -> float32 (3, h, w), normalised.
 
-        What is random is a pure function of `seed`, non-negative numbers such as (seed, epoch, index). Without one,
-        a random pipeline gives something else each time; one for evaluation is not random.
+        What is random is a pure function of `seed`, non-negative numbers such as (seed, epoch, index).
+        Without one, a random pipeline gives something else each time; one for evaluation is not random.
         """
         self._reseed(seed)
         return self._normalise(self.steps(image=image)["image"])
 
-    def with_mask(self, image: np.ndarray, mask: np.ndarray, seed: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+    def with_mask(
+        self, image: np.ndarray, mask: np.ndarray, seed: Sequence[int] = ()
+    ) -> tuple[Tensor, Tensor]:
         """The same for a photo and its bool mask (img_h, img_w), which stay aligned -> also bool (h, w)."""
         self._reseed(seed)
         done = self.steps(image=image, mask=mask.astype(np.uint8))
@@ -70,8 +76,8 @@ class Pipeline:
         if not seed:
             return
         generator = np.random.default_rng(np.random.SeedSequence(tuple(seed)))
-        # One pair of generators for all the steps: Compose.set_random_seed would start each step's own at the same
-        # number, so that whether a photo is flipped would decide where it is cropped.
+        # One pair of generators for all the steps: Compose.set_random_seed would start each step's own at the
+        # same number, so that whether a photo is flipped would decide where it is cropped.
         self.steps.set_random_state(generator, random.Random(int(generator.integers(2**63))))
 
     def _normalise(self, image: np.ndarray) -> Tensor:
@@ -97,7 +103,8 @@ def train_transform(
     Args:
         image_size: (h, w).
         mean, std: of the three channels, of values 0 to 1.
-        crop_scale: smallest share of the photo's area that a crop keeps, sides 3:4 to 4:3; 1 keeps the photo whole.
+        crop_scale: smallest share of the photo's area that a crop keeps, sides 3:4 to 4:3; 1 keeps the photo
+            whole.
         hflip: chance of a left-right flip.
         color_jitter: brightness, contrast and saturation are multiplied by up to 1 +- this; 0 to 1.
         erase: chance of replacing a rectangle, each side 10 to 40% of the image's, by the mean colour.
@@ -136,8 +143,8 @@ def eval_transform(
         image_size: (h, w).
         mean, std: of the three channels, of values 0 to 1.
         crop_pct: with `crop`, the share of the shorter side that is kept; no effect with `squash`.
-        resize_mode: `squash` resizes the whole photo to `image_size`, so that a saliency map covers all of it;
-            `crop` resizes the shorter side to image_size / crop_pct and takes the centre, as timm does.
+        resize_mode: `squash` resizes the whole photo to `image_size`, so that a saliency map covers all of
+            it; `crop` resizes the shorter side to image_size / crop_pct and takes the centre, as timm does.
         interpolation: the filter of resizing.
     """
     kernel = _FILTERS[interpolation]
@@ -202,10 +209,14 @@ class _RandomResizedCrop(A.RandomResizedCrop):
     """Albumentations' choice of the crop, resized with the antialiased filter of evaluation."""
 
     def __init__(self, size: tuple[int, int], crop_scale: float, kernel: Image.Resampling) -> None:
-        super().__init__(size, scale=(crop_scale, 1.0), ratio=_RATIO, mask_interpolation=cv2.INTER_NEAREST_EXACT)
+        super().__init__(
+            size, scale=(crop_scale, 1.0), ratio=_RATIO, mask_interpolation=cv2.INTER_NEAREST_EXACT
+        )
         self.kernel = kernel
 
-    def apply(self, img: np.ndarray, crop_coords: tuple[int, int, int, int], *args: Any, **params: Any) -> np.ndarray:
+    def apply(
+        self, img: np.ndarray, crop_coords: tuple[int, int, int, int], *args: Any, **params: Any
+    ) -> np.ndarray:
         left, top, right, bottom = crop_coords
         return _resize(img[top:bottom, left:right], self.size, self.kernel)
 

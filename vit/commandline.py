@@ -4,15 +4,12 @@ A verb is a plain function, and its signature is its command line:
 
     def explain(model: str, images: list[str], data: DataOptions, *, out: str, method: str = "rollout")
 
-- positional parameters are words without a name (`vit explain MODEL IMAGES...`); a list, which must be
-  the last of them, takes the rest;
+- positional parameters are words without a name (`MODEL IMAGES...`); a list, as the last, takes the rest;
 - keyword-only parameters are options (`--out DIR`), required when they have no default;
 - a dataclass, wherever it stands, is a group of options, one for each field (`--data.root DIR`).
 
-The first paragraph of its docstring stands in `vit --help`; all of it above "Args:" opens `vit VERB --help`;
-"Args:", there and in the dataclasses, describes the options.
-
-A value goes the same way whether it is a word or stands in a recipe:
+Its docstring above "Args:" opens `vit VERB --help` (the first paragraph stands in `vit --help`, too);
+"Args:", there and in the dataclasses, describes the options. A value, word or in a recipe, goes this way:
 
 1. words are sorted into options and positionals. Names are exact, and the environment sets nothing;
 2. recipes (`--config`) are read as YAML in which all scalars stay text, without tags, anchors, class paths;
@@ -29,8 +26,7 @@ import shutil
 import sys
 import textwrap
 import traceback
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -49,18 +45,11 @@ from vit.foundation import UserError, nearest
 ABOUT = "Fine-tune a Vision Transformer on photographs, learn how far to trust it, and see where it looked."
 WIDTH = min(100, shutil.get_terminal_size((100, 24)).columns)  # of the help
 FLAGS = {"-h", "--help", "--debug", "--print_config"}  # count wherever they stand
-
-# A wheel carries the recipes inside the package; in a checkout they lie beside it.
-RECIPE_FOLDERS = [Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs"]
-LARGEST_RECIPE = 1_000_000  # bytes
+RECIPE_FOLDERS = [folder / "configs" for folder in Path(__file__).parents[:2]]  # in a wheel; in a checkout
 CODE_KEYS = {"class_path", "init_args"}  # with these, jsonargparse and Lightning name code to import
-
-# What helps when memory runs out, by the last part of an option's name.
-MEMORY_SAVERS = {"batch_size": "a smaller --{}", "accumulate": "a larger --{}", "precision": "--{} bf16"}
 
 Verb = Callable[..., None]
 Given = dict[str, tuple[Any, str]]  # name of an option: value before it has its type, origin for errors
-
 _config: ContextVar[str | None] = ContextVar("config", default=None)
 
 
@@ -112,8 +101,8 @@ def run_command(verbs: dict[str, Verb], arguments: list[str]) -> int:
         elif words == ["--version"]:
             print(f"vit {_version()}")
         elif words:
-            hint = nearest(words[0], verbs)
-            raise UsageError(f"unknown verb {_shown(words[0])}{hint}\nThe verbs are {', '.join(verbs)}")
+            known = f"{nearest(words[0], verbs)}\nThe verbs are: {', '.join(verbs)}"
+            raise UsageError(f"unknown verb {_shown(words[0])}{known}")
         else:
             print(_overview(verbs))
         sys.stdout.flush()  # a closed pipe shows here; when Python flushes at its exit, nobody can catch it
@@ -127,16 +116,14 @@ def run_command(verbs: dict[str, Verb], arguments: list[str]) -> int:
     except Exception as error:
         if "--debug" in flags:
             traceback.print_exc()
-        text = "\n".join(_message(error, name, verb).splitlines()[:5])
-        print(f"{name}: {text}", file=sys.stderr)
+        print(f"{name}:", "\n".join(_message(error, name).splitlines()[:5]), file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
 
 
 def _run_verb(verb: Verb, given: Given, print_config: bool) -> None:
-    options = verb_options(verb)
     nested: dict[str, Any] = {}  # {"data": {"root": ...}, "seed": ...}
     missing = []
-    for option in options:
+    for option in verb_options(verb):
         value = _typed(option, *given[option.name]) if option.name in given else option.default
         if value is MISSING:
             missing.append(option.label)
@@ -162,7 +149,7 @@ def _run_verb(verb: Verb, given: Given, print_config: bool) -> None:
         _config.reset(token)
 
 
-def _message(error: Exception, name: str, verb: Verb | None) -> str:
+def _message(error: Exception, name: str) -> str:
     """What users read of an error: their mistake as it was worded, how to need less memory, or a plea."""
     if isinstance(error, UserError):
         return f"{error}\nSee {name} --help." if isinstance(error, UsageError) else str(error)
@@ -170,9 +157,7 @@ def _message(error: Exception, name: str, verb: Verb | None) -> str:
     # By name and message, because torch, which has an error of its own for this, is slow to import.
     full = isinstance(error, RuntimeError) and re.search("not enough memory|out of memory", str(error))
     if full or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        leaves = {_leaf(option.name): option.name for option in verb_options(verb)} if verb else {}
-        advice = [text.format(leaves[leaf]) for leaf, text in MEMORY_SAVERS.items() if leaf in leaves]
-        return f"out of memory.\n{what}\nTry {', '.join([*advice, 'fewer or smaller images'])}."
+        return f"out of memory.\n{what}\nTry a smaller batch size, --trainer.accumulate, or precision bf16."
     return f"{what}\nThis is a bug or an unusual input; run again with --debug for the traceback."
 
 
@@ -196,7 +181,8 @@ def verb_options(verb: Verb) -> list[Option]:
 
 
 def _argument_helps(documented: object) -> dict[str, str]:
-    arguments = docstring_parser.parse(inspect.getdoc(documented) or "").params
+    owners = reversed(getattr(documented, "__mro__", [documented]))  # a dataclass inherits options
+    arguments = [each for owner in owners for each in docstring_parser.parse(owner.__doc__ or "").params]
     return {each.arg_name: " ".join((each.description or "").split()).rstrip(".") for each in arguments}
 
 
@@ -204,17 +190,17 @@ def _read_words(words: list[str], verb: Verb) -> Given:
     """Sorts words, in any order, into options and positionals, and lays them over the recipes."""
     for word in words:
         value = word.partition("=")[2] if word.startswith("--") else word
-        if re.search("[!:]", value):  # every tag and every key has one; saves time on thousands of file names
+        if re.search("[!:]", value):  # every tag and key has one; saves time on thousands of file names
             with suppress(yaml.YAMLError):  # then the word is only text
-                _refuse_code(value, f"in {_shown(word)}")
+                _refuse_code(value, f"{_shown(word)} (if that is a file, write ./ before it)")
     options = {option.name: option for option in verb_options(verb)}
     named = {option.label: option for option in [*options.values(), *COMMON] if not option.positional}
     recipes: Given = {}
     given: Given = {}
     free = []
-    queue = deque(words)
+    queue = list(words)
     while queue:
-        word = queue.popleft()
+        word = queue.pop(0)
         label, equals, value = word.partition("=")
         if not word.startswith("-"):
             free.append(word)
@@ -228,31 +214,30 @@ def _read_words(words: list[str], verb: Verb) -> Given:
                 given[named[label].name] = (value, label)
     for option in options.values():
         if option.positional and free:
-            if get_origin(option.type) is list:
-                given[option.name], free = (free, option.label), []
-            else:
-                given[option.name] = (free.pop(0), option.label)
+            takes_rest = get_origin(option.type) is list
+            given[option.name] = (free if takes_rest else free[0], option.label)
+            free = [] if takes_rest else free[1:]
     if free:
         raise UsageError(f"unexpected word {_shown(free[0])}; a value follows the --option it is for")
     return recipes | given
 
 
-def _next_value(option: Option, queue: deque[str]) -> str:
+def _next_value(option: Option, queue: list[str]) -> str:
     """The value of an option without `=`. A flag needs none, and takes a next word only if true or false."""
     if option.type is bool:
-        return queue.popleft() if queue and queue[0].lower() in ("true", "false") else "true"
+        return queue.pop(0) if queue and queue[0].lower() in ("true", "false") else "true"
     if not queue or queue[0].startswith("--"):
         raise UsageError(f"{option.label} needs a value: {_type_name(option.type)}")
-    return queue.popleft()
+    return queue.pop(0)
 
 
-def _suggestion(name: str, allowed: Iterable[str]) -> str:
+def _suggestion(name: str, allowed: Collection[str]) -> str:
     """The nearest name. `--lr` is meant to be `--optim.lr`: an equal last part counts before the whole."""
     leaves = {_leaf(item): item for item in allowed}
-    same = [leaves[_leaf(name)]] if _leaf(name) in leaves else []
-    whole = get_close_matches(name, leaves.values(), n=1)
+    same = [item for item in allowed if _leaf(item) == _leaf(name)]
     parts = [leaves[leaf] for leaf in get_close_matches(_leaf(name), leaves, n=1)]
-    return f"; did you mean {close[0]!r}?" if (close := same or whole or parts) else ""
+    close = same or get_close_matches(name, list(allowed), n=1) or parts
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _leaf(name: str) -> str:
@@ -279,31 +264,29 @@ _TextLoader.add_constructor("tag:yaml.org,2002:null", lambda loader, node: None)
 def shipped_recipes() -> dict[str, Path]:
     """The recipes that come with the program, by their short names, such as classify/finetune."""
     folder = next((folder for folder in RECIPE_FOLDERS if folder.is_dir()), RECIPE_FOLDERS[0])
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+    paths = sorted(folder.rglob("*.yaml"))
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
 
 
 def _read_recipe(name: str, options: dict[str, Option]) -> Given:
-    path, recipes = Path(name), shipped_recipes()
-    if not path.is_file() and name not in recipes:
-        hint, known = nearest(name, recipes), textwrap.shorten(", ".join(recipes), 300) or "none"
-        raise UsageError(f"--config: no file or recipe {_shown(name)}{hint}\nThe recipes are: {known}")
-    path = path if path.is_file() else recipes[name]
+    recipes = shipped_recipes()
     try:
-        if path.stat().st_size > LARGEST_RECIPE:
-            raise UsageError(f"{path} is larger than {LARGEST_RECIPE} bytes: not a recipe")
-        text = path.read_text(encoding="utf-8-sig")
+        path = Path(name) if Path(name).is_file() else recipes.get(name)
+        if path is None:
+            known = f"{nearest(name, recipes)}\nThe recipes are: {', '.join(recipes)}"
+            raise UsageError(f"--config: no file or recipe {_shown(name)}{known}")
+        if path.stat().st_size > 1_000_000:
+            raise UsageError(f"{path} is larger than a megabyte: not a recipe")
+        text = path.read_text(encoding="utf-8")
         _refuse_code(text, str(path))
         tree = yaml.load(text, Loader=_TextLoader)
     except OSError as error:
-        raise UsageError(f"can't read {path}: {error.strerror}") from None
+        raise UsageError(f"can't read {_shown(name)}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise UsageError(f"{path} is not text in UTF-8") from None
-    except RecursionError:
-        raise UsageError(f"{path} is nested too deeply") from None
+        raise UsageError(f"{path} is no recipe: not text in UTF-8") from None
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UsageError(f"{path}{line}: {getattr(error, 'problem', None) or 'not YAML'}") from None
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", "not YAML")
+        raise UsageError(f"{path}{f', line {mark.line + 1}' if mark else ''}: {problem}") from None
     if not isinstance(tree, dict | None):
         raise UsageError(f"{path} holds no options; lines such as `seed: 0` are wanted")
     return dict(_flatten(tree or {}, options, path))
@@ -313,12 +296,10 @@ def _flatten(tree: dict[Any, Any], options: dict[str, Option], path: Path) -> It
     """{"data": {"root": x}} becomes data.root: x. An empty group changes nothing."""
     groups = {name.partition(".")[0] for name in options if "." in name}
     for key, value in tree.items():
-        if key not in groups:
-            entries = {str(key): value}
-        elif isinstance(value, dict | None):
+        if key in groups and isinstance(value, dict | None):
             entries = {f"{key}.{field}": item for field, item in (value or {}).items()}
         else:
-            raise UsageError(f"{path}: {key} is a group of options; got {_shown(str(value))}")
+            entries = {str(key): value}
         for name, item in entries.items():
             if name not in options:
                 raise UsageError(f"{path}: unknown key {_shown(name)}{_suggestion(name, options)}")
@@ -326,12 +307,15 @@ def _flatten(tree: dict[Any, Any], options: dict[str, Option], path: Path) -> It
 
 
 def _refuse_code(text: str, where: str) -> None:
-    """Refuses YAML that could name code. Raises YAMLError for text that is no YAML, or could grow when read."""
-    anchor = None
+    """Refuses YAML that could name code, or exhaust its reader. Raises YAMLError for text that is no YAML."""
+    depth, anchor = 0, None
     for event in yaml.parse(text, Loader=yaml.BaseLoader):
         tag, value = getattr(event, "tag", None), getattr(event, "value", "")
         if tag or _leaf(value) in CODE_KEYS:
-            raise UsageError(f"{where}: {_shown(tag or value)} is refused; options are plain values, never code")
+            raise UsageError(f"{where}: {_shown(tag or value)} is refused, because it could name code")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > 20:  # PyYAML's time grows with the square of the depth
+            raise UsageError(f"{where}: nested too deeply")
         anchor = event if getattr(event, "anchor", None) else anchor
     if anchor:
         raise yaml.composer.ComposerError(None, None, "anchors and aliases are refused", anchor.start_mark)
@@ -339,17 +323,13 @@ def _refuse_code(text: str, where: str) -> None:
 
 def _typed(option: Option, value: Any, where: str) -> Any:
     """The value in the type of its option."""
-    problem = UsageError(f"{where} takes {_type_name(option.type)}; got {_shown(str(value))}")
-    if value is None:
-        if NoneType not in get_args(option.type):
-            raise problem
-        return None
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=option.type)
-    try:
-        return parser.parse_object({"value": value}, env=False).value
-    except ArgumentError:
-        raise problem from None
+    if value is not None or NoneType in get_args(option.type):  # a lone None would pass as "not given"
+        with suppress(ArgumentError):
+            return parser.parse_object({"value": value}, env=False).value
+    got = _shown("null" if value is None else str(value))
+    raise UsageError(f"{where} takes {_type_name(option.type)}; got {got}")
 
 
 def _type_name(hint: Any) -> str:
@@ -357,14 +337,13 @@ def _type_name(hint: Any) -> str:
     if get_origin(hint) in (Union, UnionType):
         return " or ".join(_type_name(item) for item in get_args(hint))
     if get_origin(hint) is Literal:
-        return "|".join(get_args(hint))
+        return "|".join(map(str, get_args(hint)))
     if get_origin(hint) is list:
         return f"[{_type_name(get_args(hint)[0])}, ...]"
     return {str: "TEXT", int: "INTEGER", float: "NUMBER", bool: "true|false", NoneType: "null"}[hint]
 
 
 def _shown(text: str) -> str:
-    """What the user gave, on one short line."""
     return repr(text) if len(text) <= 80 else f"{text[:80]!r}..."
 
 
@@ -398,7 +377,7 @@ def _verb_help(name: str, verb: Verb) -> str:
 
 
 def _option_row(option: Option) -> str:
-    plain = option.positional or option.default in (None, False, "")
+    plain = option.positional or str(option.default) in ("None", "False", "")  # but not 0
     note = "" if plain else " (required)" if option.default is MISSING else f" (default: {option.default})"
     is_flag = option.type is bool and plain
     types = "" if option.positional or is_flag else _type_name(option.type).removesuffix(" or null")
@@ -414,9 +393,7 @@ def _row(left: str, right: str) -> str:
 
 def _paragraphs(verb: Verb) -> list[str]:
     """The docstring above "Args:", wrapped so that a long example can be pasted into a shell."""
-    paragraphs = re.split(r"\n\s*\n", re.split(r"\nArgs:", inspect.getdoc(verb) or "")[0].strip())
-    wrapped = []
-    for text in paragraphs:
-        lines = textwrap.wrap(text, WIDTH - 6, break_long_words=False, break_on_hyphens=False)
-        wrapped.append((" \\\n    " if text.startswith("Example:") else "\n").join(lines))
-    return wrapped
+    above = re.split(r"\nArgs:", inspect.getdoc(verb) or "")[0].strip()
+    wrap = textwrap.TextWrapper(WIDTH - 6, break_long_words=False, break_on_hyphens=False).wrap
+    breaks = {True: " \\\n    ", False: "\n"}
+    return [breaks[text.startswith("Example:")].join(wrap(text)) for text in re.split(r"\n\s*\n", above)]

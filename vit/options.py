@@ -13,7 +13,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 
 @dataclass(frozen=True)
 class DataOptions:
-    """The photographs to learn from.
+    """The photographs.
 
     Args:
         root: a folder with train/, val/ (and test/), each with one folder a class; or one folder of class
@@ -21,28 +21,37 @@ class DataOptions:
         val_fraction: share of each class kept for validation, when the root has no val/.
         batch_size: images a step.
         num_workers: processes that read images; -1 picks the number of cores less one, at most 8.
-        crop_scale: smallest share of the photo's area that a random training crop keeps; 1 keeps it whole.
-        hflip: chance of a left-right flip in training.
-        color_jitter: strength of brightness, contrast and saturation changes in training, 0 to 1.
-        erase: chance of erasing a random rectangle in training.
-        train_scenes: scenes an epoch, for birdscenes.
-        val_scenes: scenes held out, for birdscenes.
-        confound: share of training scenes whose background is tied to the species, for birdscenes.
         strict: stop at the first unreadable image; otherwise it is skipped, counted and listed in skipped.csv.
+        train_scenes: scenes to learn from, for birdscenes.
+        val_scenes: scenes held out, for birdscenes.
     """
 
     root: str = ""
     val_fraction: float = 0.2
     batch_size: int = 32
     num_workers: int = -1
+    strict: bool = False
+    train_scenes: int = 4096
+    val_scenes: int = 512
+
+
+@dataclass(frozen=True)
+class TrainingDataOptions(DataOptions):
+    """The photographs to learn from, and how they are varied.
+
+    Args:
+        crop_scale: smallest share of the photo's area that a random training crop keeps; 1 keeps it whole.
+        hflip: chance of a left-right flip in training.
+        color_jitter: strength of brightness, contrast and saturation changes in training, 0 to 1.
+        erase: chance of erasing a random rectangle in training.
+        confound: share of training scenes whose background is tied to the species, for birdscenes.
+    """
+
     crop_scale: float = 0.35
     hflip: float = 0.5
     color_jitter: float = 0.2
     erase: float = 0.0
-    train_scenes: int = 4096
-    val_scenes: int = 512
     confound: float = 0.0
-    strict: bool = False
 
 
 @dataclass(frozen=True)

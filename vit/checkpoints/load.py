@@ -1,19 +1,18 @@
 """Load anything: read, recognise, rename, resize, merge strictly, report every key."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vit.checkpoints import folder, hub, timm
 from vit.checkpoints.read import read_tensors
 from vit.foundation import UserError
 from vit.layers.positions import resize_positions
 from vit.models.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, Preprocessing
-from vit.models.encoder import image_encoder, init_weights
+from vit.models.encoder import image_encoder
 
 
 @dataclass
@@ -23,14 +22,13 @@ class LoadReport:
     source: str
     matched: int = 0
     resized: list[str] = field(default_factory=list)
-    new: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """The report for people, a line a subject."""
         lines = [f"{self.source}: {self.matched} tensors loaded"]
-        subjects = {"resized": self.resized, "new": self.new, "left out": self.dropped, "assumed": self.assumed}
+        subjects = {"resized": self.resized, "left out": self.dropped, "assumed": self.assumed}
         return lines + [f"  {name}: {', '.join(items)}" for name, items in subjects.items() if items]
 
 
@@ -60,7 +58,6 @@ def load(source: str | Path, **options: Any) -> Classifier:
 def load_with_report(
     source: str | Path,
     *,
-    labels: Sequence[str] | None = None,
     image_size: tuple[int, int] | None = None,
     pool: str | None = None,
     drop_path: float = 0.0,
@@ -69,19 +66,14 @@ def load_with_report(
     """As `load`.
 
     Args:
-        labels: names of the classes wanted; a new head is made when they are not the checkpoint's.
         image_size: pixels (height, width) that the positions are resized to; None keeps the checkpoint's.
-        pool: see `Classifier`; None keeps the checkpoint's, "class" when it does not say.
+        pool: see `Classifier`; None keeps the checkpoint's, or takes "class" where there is a class token. The
+            head of another pooling is left out.
         drop_path: see `Encoder`.
         architecture: `num_heads`, `act`, `norm_eps`, `pos_interpolation`, where the checkpoint does not say.
     """
     content = read(source)
-    if not timm.recognises(content.tensors):
-        some = ", ".join(list(content.tensors)[:3])
-        raise UserError(
-            f"{source} is no Vision Transformer that is known here: none of its {len(content.tensors)} tensors fit.\n"
-            f"Its first names are {some}.\nAllowed are weights under timm's names, and model folders."
-        )
+    _refuse_unknown(content)
     _refuse_nonfinite(content)
     known = {**content.known, **{name: value for name, value in architecture.items() if value is not None}}
     keywords, assumed = timm.architecture(content.tensors, known)
@@ -89,16 +81,21 @@ def load_with_report(
     patch_size = keywords["patch_size"]
     grid = (keywords["image_size"][0] // patch_size[0], keywords["image_size"][1] // patch_size[1])
     state = timm.to_ours(content.tensors, grid)
-    if image_size is not None:
-        keywords["image_size"] = image_size
-    pool = pool or content.pool or ("class" if keywords["class_token"] else "mean")
-    labels, state = _fit_head(state, content, labels, pool, report)
+    keywords["image_size"] = image_size or keywords["image_size"]
+    given_pool = content.pool or ("class" if keywords["class_token"] else "mean")
+    if pool not in (None, given_pool):
+        report.dropped += [name for name in state if name.startswith("head.")]
+        state = {name: value for name, value in state.items() if not name.startswith("head.")}
+    has_head = "head.weight" in state
     with torch.device("meta"):  # no time and memory for random weights that are replaced at once
-        encoder = image_encoder(**keywords, drop_path=drop_path)
-        num_classes = state["head.weight"].shape[0] if "head.weight" in state else 0
-        preprocessing = Preprocessing(**{**content.preprocessing, "image_size": tuple(keywords["image_size"])})
-        model = Classifier(encoder, num_classes, pool=pool, labels=labels, preprocessing=preprocessing)
-    _fit_positions(state, grid, encoder.embed.grid, keywords["pos_interpolation"], report)
+        model = Classifier(
+            image_encoder(**keywords, drop_path=drop_path),
+            state["head.weight"].shape[0] if has_head else 0,
+            pool=pool or given_pool,
+            labels=content.labels if has_head else (),
+            preprocessing=Preprocessing(**{**content.preprocessing, "image_size": tuple(keywords["image_size"])}),
+        )
+    _fit_positions(state, grid, model.encoder.embed.grid, keywords["pos_interpolation"], report)
     _merge_strictly(model, state, report)
     return model, report
 
@@ -132,6 +129,15 @@ def _timm_preprocessing(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _refuse_unknown(content: Content) -> None:
+    if not timm.recognises(content.tensors):
+        raise UserError(
+            f"{content.source} is no Vision Transformer that is known here; it has {len(content.tensors)} tensors.\n"
+            f"Its first names are {', '.join(list(content.tensors)[:3])}.\n"
+            "Allowed are weights under timm's names, and model folders."
+        )
+
+
 def _refuse_nonfinite(content: Content) -> None:
     bad = [name for name, value in content.tensors.items() if not torch.isfinite(value).all()]
     if bad:
@@ -139,26 +145,6 @@ def _refuse_nonfinite(content: Content) -> None:
             f"{content.source} has NaN or infinite weights in {len(bad)} of {len(content.tensors)} tensors.\n"
             f"The first is {bad[0]}. Take an earlier checkpoint of the run that wrote it."
         )
-
-
-def _fit_head(
-    state: dict[str, Tensor], content: Content, labels: Sequence[str] | None, pool: str, report: LoadReport
-) -> tuple[tuple[str, ...], dict[str, Tensor]]:
-    """The labels of the model, and the state with a head for them: the checkpoint's where it fits, else a new one."""
-    if labels is None:
-        return content.labels, state
-    wanted = tuple(labels)
-    width = state["encoder.embed.pos_embed"].shape[2] * (2 if pool == "class+mean" else 1)
-    same_labels = wanted == content.labels if content.labels else "head.weight" in state
-    if same_labels and state["head.weight"].shape == (len(wanted), width):
-        return wanted, state
-    if "head.weight" in state:
-        report.dropped.append(f"head of {state['head.weight'].shape[0]} classes")
-    report.new.append(f"head of {len(wanted)} classes")
-    head = nn.Linear(width, len(wanted))
-    init_weights(head)
-    rest = {name: value for name, value in state.items() if not name.startswith("head.")}
-    return wanted, {**rest, "head.weight": head.weight.detach(), "head.bias": head.bias.detach()}
 
 
 def _fit_positions(
@@ -190,4 +176,4 @@ def _merge_strictly(model: Classifier, state: dict[str, Tensor], report: LoadRep
     model.load_state_dict({name: value.float().clone() for name, value in state.items()}, assign=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-    report.matched = len(shared) - 2 * sum("head of" in item for item in report.new)
+    report.matched = len(shared)

@@ -68,8 +68,17 @@ class Classifier(nn.Module):
         self.labels = tuple(labels)
         self.preprocessing = preprocessing or Preprocessing(encoder.architecture["image_size"])
         self.num_features = encoder.embed_dim * (2 if pool == "class+mean" else 1)
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-        self.head.apply(init_weights)
+        self.head = self._new_head(num_classes)
+
+    def reset_head(self, labels: Sequence[str]) -> None:
+        """Gives the model a new head, of random weights, for these classes."""
+        self.labels, self.num_classes = tuple(labels), len(labels)
+        self.head = self._new_head(len(labels))
+
+    def _new_head(self, num_classes: int) -> nn.Module:
+        head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        init_weights(head)
+        return head
 
     @property
     def read(self) -> int | None:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from vit.foundation import UserError, nearest
+
 # Tiny to huge: Touvron et al. 2021 (DeiT) and Dosovitskiy et al. 2021, table 1; giant: Zhai et al. 2022, table 2.
 # Pico and nano are ours, for images of 64 pixels and a processor without a GPU.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -14,3 +16,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "huge": {"embed_dim": 1280, "depth": 32, "num_heads": 16},
     "giant": {"embed_dim": 1408, "depth": 40, "num_heads": 16, "mlp_ratio": 48 / 11},
 }
+
+
+def variant(name: str) -> dict[str, Any]:
+    """The keywords of `image_encoder` for a size.
+
+    Raises:
+        UserError: for a name that the table does not have.
+    """
+    if name not in VARIANTS:
+        raise UserError(f"There is no variant {name!r}{nearest(name, VARIANTS)}; allowed are {', '.join(VARIANTS)}.")
+    return dict(VARIANTS[name])

@@ -78,9 +78,8 @@ def iou_at_equal_area(maps: Tensor, masks: Tensor) -> Tensor:
     area = inside.sum(1, keepdim=True)
     ranked = values.sort(dim=1, descending=True).values
     threshold = ranked.gather(1, area - 1)
-    # When the map covers fewer pixels than the object has, all that it covers are chosen.
-    lowest = torch.where(values.isfinite(), values, torch.inf).amin(dim=1, keepdim=True)
-    threshold = torch.maximum(threshold, lowest)
+    # When the map covers fewer pixels than the object has, the threshold is -inf: all that it covers tie
+    # there, and all are chosen.
     tied = _tied(values, threshold)
     above = (values > threshold) & ~tied
     wanted = (area.squeeze(1) - above.sum(1)).to(values.dtype)

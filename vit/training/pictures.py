@@ -16,6 +16,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from numpy.typing import NDArray
@@ -56,9 +57,8 @@ def draw_curves(metrics_csv: str | os.PathLike[str], out: str | os.PathLike[str]
             f"{metrics_csv} has no column of losses, accuracies or learning rates with a number in it."
         )
     figure = Figure(figsize=(5.2 * len(panels), 4), layout="constrained")
-    for axes, (title, label, words, columns) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-    ):
+    row = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, label, words, columns) in zip(row, panels, strict=True):
         for column in columns:
             _draw_curve(axes, column, curves[column], smooth=words != LEARNING_RATE)
         axes.set_title(title)
@@ -92,9 +92,8 @@ def draw_confusion(counts: NDArray[Any], labels: Sequence[str], out: str | os.Pa
     shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
     side = 8 if classes > MAX_TICKS else float(np.clip(1.5 + 0.42 * classes, 4, 14))
     listed = classes > MAX_CELLS
-    figure = Figure(
-        figsize=(side + (5.5 if listed else 1.5), max(side, 6) if listed else side), layout="constrained"
-    )
+    size = (side + 5.5, max(side, 6)) if listed else (side + 1.5, side)
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(1, 2, width_ratios=(side, 4.5)) if listed else [figure.subplots()]
     _draw_matrix(axes[0], shares, names)
     if listed:
@@ -197,9 +196,8 @@ def _draw_curve(axes: Axes, column: str, curve: dict[float, float], *, smooth: b
 def _draw_matrix(axes: Axes, shares: NDArray[np.float64], names: Sequence[str]) -> None:
     classes = len(names)
     colours = matplotlib.colormaps["Blues"].with_extremes(bad="0.85")
-    image = axes.imshow(
-        shares, cmap=colours, vmin=0, vmax=1, interpolation="nearest" if classes <= 300 else "antialiased"
-    )
+    # By the square root of the share, so that a rare confusion can be seen at all.
+    image = axes.imshow(shares, cmap=colours, norm=PowerNorm(0.5, vmin=0, vmax=1), interpolation="auto")
     axes.figure.colorbar(image, ax=axes, label="share of the true class", fraction=0.046, pad=0.02)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
@@ -233,7 +231,7 @@ def _list_pairs(axes: Axes, counts: NDArray[Any], names: Sequence[str]) -> None:
 
 
 def _drawable(label: str, otherwise: str, longest: int = 24) -> str:
-    """The label on one line, its middle cut out above `longest` letters; `otherwise`, when the font lacks one."""
+    """The label on one line, cut in its middle to `longest` letters; `otherwise`, when the font lacks one."""
     line = " ".join(label.split())
     if not line or not {ord(letter) for letter in line} <= _letters():
         # Matplotlib would draw a row of equal boxes, and warn.

@@ -1,0 +1,172 @@
+"""Generated bird scenes as a data set: endless, offline, with the exact mask of the bird.
+
+The scenes of a split are numbers of the endless series that the seed names:
+
+    train    epoch * train_scenes + index: each epoch brings new scenes, which teach more than repeated ones
+    val      from 2**40 on
+    test     from 2**41 on
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+from torch.utils.data import Dataset
+
+from datamodules.sampling import Draw, SampleLoader, labelled_batch, sample_loader
+from datamodules.scenes import DEMO_SPECIES, MIN_SIZE, PRETRAIN_SPECIES, draw_scene
+from datamodules.transforms import Interpolation, Pipeline, eval_transform, train_transform
+from vit.foundation import UserError, nearest
+
+_SPECIES = {"demo": DEMO_SPECIES, "pretrain": PRETRAIN_SPECIES}
+_FIRST = {"train": 0, "val": 2**40, "test": 2**41}
+
+
+class SceneImages(Dataset):
+    """`length` scenes an epoch, from scene `first` of the series on.
+
+    An item is a dict of `image` float32 (3, h, w), `target`, `index` and, where `masks`, `mask` bool (h, w),
+    True on the bird. Scene and augmentation are pure functions of (seed, epoch, index).
+    """
+
+    def __init__(
+        self,
+        species: Sequence[str],
+        length: int,
+        transform: Pipeline,
+        *,
+        size: int,
+        first: int = 0,
+        targets: Sequence[int] | None = None,
+        confound: float = 0.0,
+        masks: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.species = tuple(species)
+        self.length = length
+        self.transform = transform
+        self.size = size
+        self.first = first
+        self.targets = list(targets) if targets is not None else list(range(len(self.species)))
+        self.confound = confound
+        self.masks = masks
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, draw: Draw | int) -> dict[str, Any]:
+        epoch, index = draw if isinstance(draw, Draw) else Draw(0, draw)
+        number = self.first + epoch * self.length + index
+        scene = draw_scene(self.seed, number, size=self.size, species=self.species, confound=self.confound)
+        item = {"target": self.targets[scene.label], "index": index}
+        key = (self.seed, epoch, index)
+        if not self.masks:
+            return item | {"image": self.transform(scene.image, key)}
+        image, mask = self.transform.with_mask(scene.image, scene.mask, key)
+        return item | {"image": image, "mask": mask}
+
+
+class BirdScenes(pl.LightningDataModule):
+    """Generated scenes, for training and evaluation.
+
+    Args:
+        which: `demo` or `pretrain`: two sets of species that share none.
+        image_size: (h, w) of the model; scenes are square, of the longer side, before the transform.
+        mean, std: of the three channels, of values 0 to 1.
+        train_scenes: scenes an epoch.
+        val_scenes: scenes in val, and as many in test.
+        confound: share of the training scenes whose background is tied to the species; none in val and test.
+        batch_size, num_workers, crop_scale, hflip, color_jitter, erase, interpolation: as of `ImageFolder`.
+        labels: a checkpoint's labels in its order. Targets then index these, by name.
+        seed: what the scenes, their order and the augmentations follow from.
+
+    Raises:
+        UserError: `which` or a count makes no sense, or the checkpoint does not know a species.
+    """
+
+    def __init__(
+        self,
+        which: Literal["demo", "pretrain"],
+        *,
+        image_size: tuple[int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        train_scenes: int = 4096,
+        val_scenes: int = 512,
+        confound: float = 0.0,
+        batch_size: int = 32,
+        num_workers: int = -1,
+        crop_scale: float = 0.35,
+        hflip: float = 0.5,
+        color_jitter: float = 0.2,
+        erase: float = 0.0,
+        interpolation: Interpolation = "bicubic",
+        labels: Sequence[str] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if which not in _SPECIES:
+            hint = nearest(which, _SPECIES)
+            raise UserError(f"There are no bird scenes {which!r}; there are demo and pretrain{hint}.")
+        if min(train_scenes, val_scenes) < 1 or not 0 <= confound <= 1:
+            raise UserError(
+                f"train_scenes {train_scenes} and val_scenes {val_scenes} must be 1 or more, "
+                f"and confound {confound} from 0 to 1."
+            )
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.confound = confound
+        self.seed = seed
+        self.species = _SPECIES[which]
+        self.labels = tuple(labels) if labels is not None else self.species
+        if unknown := sorted(set(self.species) - set(self.labels)):
+            raise UserError(
+                f"The checkpoint has no label for {len(unknown)} of the {len(self.species)} species of these "
+                f"scenes, such as {unknown[0]!r}.\nGive scenes or photographs of its own classes."
+            )
+        self.lengths = {"train": train_scenes, "val": val_scenes, "test": val_scenes}
+        self.train_transform = train_transform(
+            image_size, mean, std, crop_scale=crop_scale, hflip=hflip, color_jitter=color_jitter, erase=erase,
+            interpolation=interpolation,
+        )  # fmt: skip
+        self.eval_transform = eval_transform(image_size, mean, std, interpolation=interpolation)
+
+    def dataset(self, split: str, *, augment: bool = False) -> SceneImages:
+        """The scenes of `train`, `val` or `test`, with masks and the transform of evaluation unless
+        `augment`."""
+        if split not in self.lengths:
+            raise UserError(f"The data has no split {split!r}; it has: {', '.join(self.lengths)}.")
+        return SceneImages(
+            self.species,
+            self.lengths[split],
+            self.train_transform if augment else self.eval_transform,
+            size=max(*self.image_size, MIN_SIZE),
+            first=_FIRST[split],
+            targets=[self.labels.index(species) for species in self.species],
+            confound=self.confound if split == "train" else 0.0,
+            masks=not augment,
+            seed=self.seed,
+        )
+
+    def dataloader(self, split: str) -> SampleLoader:
+        """Batches of a split in order, with the transform of evaluation; a batch has `mask` bool (B, h,
+        w)."""
+        return self._loader(split)
+
+    def train_dataloader(self) -> SampleLoader:
+        """Augmented batches in random order."""
+        return self._loader("train", augment=True)
+
+    def val_dataloader(self) -> SampleLoader:
+        return self._loader("val")
+
+    def test_dataloader(self) -> SampleLoader:
+        return self._loader("test")
+
+    def _loader(self, split: str, *, augment: bool = False) -> SampleLoader:
+        return sample_loader(
+            self.dataset(split, augment=augment), labelled_batch(self.image_size), batch_size=self.batch_size,
+            num_workers=self.num_workers, shuffle=augment, seed=self.seed,
+        )  # fmt: skip

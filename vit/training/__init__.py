@@ -1,0 +1,1 @@
+"""Training: one LightningModule a task, its optimiser, and what watches it."""

@@ -1,0 +1,56 @@
+"""Which weights move how fast: parameter groups, layer-wise decay of the learning rate, warm-up and cosine."""
+
+import math
+from typing import Any
+
+from torch import nn
+
+from vit.models.classifier import Classifier
+
+# Learned vectors that stand for a place or a token: shrinking them towards zero would only forget them.
+UNDECAYED = ("pos_embed", "cls_token", "dist_token", "reg_token")
+
+
+def parameter_groups(
+    model: Classifier, *, lr: float, weight_decay: float, layer_decay: float = 1.0
+) -> list[dict[str, Any]]:
+    """AdamW's groups of the weights that learn (`requires_grad`), a group a depth and kind.
+
+    The learning rate of a weight is lr · layer_decay^(depth + 1 - layer), where the embedding is layer 0, block i
+    is layer i + 1, and the final norm and the head are layer depth + 1 (Clark et al. 2020, ELECTRA; Bao et al.
+    2022, BEiT). Biases, norms, layer scales, positions and tokens are not decayed.
+    """
+    top = len(model.encoder.blocks) + 1
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        layer = _layer_of(name, top)
+        decayed = parameter.ndim > 1 and not name.endswith(UNDECAYED)
+        group = {"params": [], "lr": lr * layer_decay ** (top - layer), "weight_decay": weight_decay if decayed else 0.0}
+        groups.setdefault((layer, decayed), group)["params"].append(parameter)
+    return list(groups.values())
+
+
+def _layer_of(name: str, top: int) -> int:
+    if name.startswith("encoder.embed."):
+        return 0
+    if name.startswith("encoder.blocks."):
+        return int(name.split(".")[2]) + 1
+    return top
+
+
+def warmup_cosine(step: int, *, warmup_steps: int, total_steps: int, min_lr: float) -> float:
+    """The factor on the learning rate at an optimizer step: linear up to 1, then half a cosine down to `min_lr`
+    (Loshchilov & Hutter 2017, without restarts)."""
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    return min_lr + (1.0 - min_lr) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def choose_trained(model: Classifier, trained: str) -> None:
+    """Sets what learns: "all", or "head" (a linear probe: no gradient is computed below the head)."""
+    everything: nn.Module = model
+    everything.requires_grad_(trained == "all")
+    model.head.requires_grad_(True)
