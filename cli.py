@@ -5,17 +5,33 @@ What is slow to import (torch, lightning, timm) is imported inside the verb, so 
 
 from __future__ import annotations
 
+import csv
 import sys
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import vit
 from vit.commandline import current_config, run_command
-from vit.foundation import UserError, atomic_write, claim_folder
-from vit.options import DataOptions, Device, ModelOptions, OptimOptions, TrainerOptions, TrainingDataOptions
+from vit.foundation import UserError, atomic_write, claim_folder, nearest
+from vit.options import (
+    DataOptions,
+    Device,
+    ModelOptions,
+    OptimOptions,
+    Precision,
+    RolloutOptions,
+    TrainerOptions,
+    TrainingDataOptions,
+)
 
 if TYPE_CHECKING:
-    from vit.models.classifier import Classifier
+    from datamodules.image_files import ImageFile, ImageFiles
+    from vit.models.classifier import Classifier, Preprocessing
+
+T = TypeVar("T")
+DEMO_CHECKPOINT = Path(vit.__file__).parent / "assets" / "birdscenes"
 
 
 def train(
@@ -65,6 +81,256 @@ def train(
     say(f"model: {folder / 'model'}   curves: {folder / 'curves.png'}")
 
 
+def evaluate(
+    model: str,
+    data: DataOptions,
+    *,
+    out: str,
+    split: Literal["train", "val", "test"] = "val",
+    seed: int = 0,
+    precision: Precision = "fp32",
+    device: Device = "auto",
+    overwrite: bool = False,
+) -> None:
+    """Accuracy, calibration and confusions of a model on a split.
+
+    Example: vit evaluate runs/birds/model --data.root photos --split val --out runs/birds/val
+
+    Args:
+        model: a model folder or checkpoint.
+        data: the photographs.
+        out: folder for metrics.json, predictions.csv, confusion.png and reliability.png.
+        split: which photographs.
+        seed: of the run that trained the model; it decides the split of a root without val/.
+        precision: arithmetic of the forward pass.
+        device: auto takes a GPU when there is one.
+        overwrite: write into a folder that already holds files.
+    """
+    from vit.checkpoints.load import load
+    from vit.inference import choose_device
+    from vit.training.evaluation import evaluate as run_evaluation
+    from vit.training.evaluation import write_evaluation
+
+    network = load(model)
+    require_head(network, model)
+    module = data_module(data, network, seed=seed, labels=network.labels)
+    names = module.names(split)
+    folder = claim_folder(out, overwrite=overwrite)
+    batches = progress(module.dataloader(split), "evaluating", len(names), lambda batch: len(batch["target"]))
+    found = run_evaluation(network, batches, names, device=choose_device(device), precision=precision)
+    metrics = write_evaluation(found, folder)
+    tell_skipped(found.skipped, folder)
+    for name in ("top1", "top5", "balanced_accuracy", "ece"):
+        print(f"{name:18} {metrics[name]:.4f}")
+    print(f"{'images':18} {metrics['images']}  ({metrics['skipped']} skipped)")
+    print_classes(metrics["per_class"])
+    say(f"written to {folder}: metrics.json, predictions.csv, confusion.png, reliability.png")
+
+
+def predict(
+    model: str,
+    images: list[str],
+    *,
+    out: str,
+    topk: int = 5,
+    batch_size: int = 32,
+    num_workers: int = -1,
+    crop: bool = False,
+    precision: Precision = "fp32",
+    device: Device = "auto",
+    strict: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Labels and probabilities for new images, as a CSV.
+
+    Example: vit predict runs/birds/model photos/new --out labels.csv
+
+    Args:
+        model: a model folder or checkpoint.
+        images: files, folders or globs.
+        out: the CSV to write: image, label, probability, and the next likely ones.
+        topk: how many labels an image.
+        batch_size: images a forward pass.
+        num_workers: processes that read images; -1 picks the number of cores less one, at most 8.
+        crop: crop as the checkpoint was trained, where it says so; otherwise the whole photo is resized.
+        precision: arithmetic of the forward pass.
+        device: auto takes a GPU when there is one.
+        strict: stop at the first unreadable image.
+        overwrite: write over a file that is there.
+    """
+    from datamodules.image_files import list_images
+    from vit.checkpoints.load import load
+    from vit.inference import choose_device, predict_batches, write_predictions
+
+    network = load(model)
+    require_head(network, model)
+    path = Path(out)
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} is there already.\nGive another name, or --overwrite.")
+    files = list_images(images)
+    dataset = image_files(files, prepared_for(network, crop=crop))
+    batches = progress(
+        dataset.loader(batch_size, num_workers, strict=strict),
+        "predicting",
+        len(files),
+        lambda b: len(b["index"]),
+    )
+    found = predict_batches(network, batches, device=choose_device(device), precision=precision)
+    names = [str(file.relative) for file in files]
+    skipped = write_predictions(found, names, network.labels, path, topk=topk)
+    tell_skipped(skipped, path.parent)
+    say(f"{len(files) - len(skipped)} images: {path}")
+
+
+def explain(
+    model: str,
+    images: list[str],
+    *,
+    out: str,
+    method: Literal["rollout", "attribution"] = "rollout",
+    target: str = "predicted",
+    rollout: RolloutOptions = RolloutOptions(),  # noqa: B008 (frozen)
+    start_block: int = 0,
+    full: bool = False,
+    crop: bool = False,
+    image_size: int | list[int] | None = None,
+    batch_size: int = 16,
+    num_workers: int = -1,
+    precision: Precision = "fp32",
+    device: Device = "auto",
+    strict: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Saliency maps of images: raw arrays, overlays, an index and a contact sheet.
+
+    Example: vit explain runs/birds/model photos/new --out maps
+
+    Args:
+        model: a model folder or checkpoint.
+        images: files, folders or globs.
+        out: folder for the maps; it mirrors the tree of the images.
+        method: rollout (knows no class) or attribution (of a class, by its gradient).
+        target: what is explained: predicted, a label, or the index of a class.
+        rollout: settings of rollout.
+        start_block: blocks before this one are left out of the walk.
+        full: also write each map at its photo's own resolution, as NAME.full.npy.
+        crop: crop as the checkpoint was trained, where it says so; otherwise the whole photo is resized.
+        image_size: pixels that the model sees, one number or [height, width]; default: the checkpoint's.
+        batch_size: images a forward pass.
+        num_workers: processes that read images; -1 picks the number of cores less one, at most 8.
+        precision: arithmetic of the forward pass.
+        device: auto takes a GPU when there is one.
+        strict: stop at the first unreadable image.
+        overwrite: write into a folder that already holds files.
+    """
+    from datamodules.image_files import list_images
+    from vit.checkpoints.load import load
+    from vit.inference import choose_device
+    from vit.saliency.export import PHOTO_SIDE, ExportOptions, export_maps
+
+    network = load(model, image_size=pair(image_size))
+    options = ExportOptions(
+        method=method,
+        target=target_index(target, network),
+        start_block=start_block,
+        full=full,
+        precision=precision,
+        method_options=asdict(rollout) if method == "rollout" else {},
+    )
+    files = list_images(images)
+    folder = claim_folder(out, overwrite=overwrite)
+    prepared = prepared_for(network, crop=crop)
+    loader = image_files(files, prepared, photo_side=PHOTO_SIDE).loader(batch_size, num_workers, strict=strict)
+    skipped: dict[str, str] = {}
+    steps = export_maps(
+        network,
+        loader,
+        [str(file.relative) for file in files],
+        [file.output_stem for file in files],
+        folder,
+        options=options,
+        prepared=prepared,
+        device=choose_device(device),
+    )
+    for _, unread in progress(steps, "explaining", len(files), lambda step: step[0]):
+        skipped |= unread
+    tell_skipped(skipped, folder)
+    say(f"{len(files) - len(skipped)} maps in {folder}; first look at {folder / 'contact_sheet.png'}")
+
+
+def info(model: str, *, image_size: int | list[int] | None = None) -> None:
+    """What is in a checkpoint, and whether it can be loaded, key by key.
+
+    Example: vit info vit.safetensors --image_size 112
+
+    Args:
+        model: a model folder or checkpoint.
+        image_size: pixels to load it for, one number or [height, width]; default: the checkpoint's own.
+    """
+    from vit.checkpoints.load import load_with_report
+
+    network, report = load_with_report(model, image_size=pair(image_size))
+    prepared = network.preprocessing
+    print("\n".join(report.lines()))
+    for name, value in network.encoder.architecture.items():
+        print(f"{name:18} {value}")
+    print(f"{'parameters':18} {sum(weight.numel() for weight in network.parameters()):,}")
+    print(f"{'pool':18} {network.pool}")
+    print(f"{'classes':18} {network.num_classes}  {', '.join(network.labels[:8])}{' ...' * (len(network.labels) > 8)}")
+    print(
+        f"{'preprocessing':18} mean {prepared.mean} std {prepared.std} {prepared.interpolation} {prepared.resize_mode}"
+    )
+
+
+def demo(*, out: str = "demo", seed: int = 0, device: Device = "auto", overwrite: bool = False) -> None:
+    """All of it on generated scenes of birds, offline, in a few minutes.
+
+    Example: vit demo --out demo
+
+    Args:
+        out: folder for the run, the scenes and the maps.
+        seed: everything random follows from it.
+        device: auto takes a GPU when there is one.
+        overwrite: write into a folder that already holds files.
+    """
+    from datamodules.birdscenes import write_scenes
+    from vit.checkpoints.load import load
+    from vit.inference import choose_device
+    from vit.saliency.score import score_localization
+
+    folder = claim_folder(out, overwrite=overwrite)
+    model, common = str(folder / "run" / "model"), ["--seed", str(seed), "--device", device, "--overwrite"]
+    data = ["--data.root", "birdscenes:demo"]
+    step("Fine-tune a small Vision Transformer, pretrained on other species, on eight new ones.")
+    type_command("train", "--config", "demo/finetune", "--model.pretrained", str(DEMO_CHECKPOINT),
+                 "--run", str(folder / "run"), *common)  # fmt: skip
+    step("How good is it on scenes that it has never seen?")
+    type_command("evaluate", model, *data, "--split", "test", "--out", str(folder / "test"), *common)
+    step("Where did it look?")
+    write_scenes(folder / "scenes", 24, seed=seed + 1)
+    type_command(
+        "explain",
+        model,
+        str(folder / "scenes"),
+        "--out",
+        str(folder / "maps"),
+        "--device",
+        device,
+        "--overwrite",
+    )
+    step("Do the maps hit the birds? Means over the unseen scenes:")
+    network = load(model)
+    module = data_module(DataOptions(root="birdscenes:demo"), network, seed=seed, labels=network.labels)
+    scores = score_localization(network, module.dataloader("test"), device=choose_device(device))
+    print_scores(scores)
+    say(
+        "",
+        f"curves             {folder / 'run' / 'curves.png'}",
+        f"confusions         {folder / 'test' / 'confusion.png'}",
+        f"where it looked    {folder / 'maps' / 'contact_sheet.png'}",
+    )
+
+
 def build_model(options: ModelOptions, seed: int) -> Classifier:
     """The model that the options describe: a checkpoint's, or a new one."""
     import torch
@@ -72,7 +338,7 @@ def build_model(options: ModelOptions, seed: int) -> Classifier:
     from vit.checkpoints.load import load_with_report
     from vit.models.classifier import Classifier
     from vit.models.encoder import image_encoder
-    from vit.models.variants import VARIANTS, variant
+    from vit.models.variants import variant
 
     torch.manual_seed(seed)
     size = pair(options.image_size)
@@ -113,7 +379,9 @@ def data_module(options: DataOptions, model: Classifier, *, seed: int, labels: t
             keywords.pop(unused)
         return BirdScenes(root.removeprefix("birdscenes:"), **scenes, **keywords)
     keywords |= {
-        "interpolation": prepared.interpolation, "resize_mode": prepared.resize_mode, "crop_pct": prepared.crop_pct
+        "interpolation": prepared.interpolation,
+        "resize_mode": prepared.resize_mode,
+        "crop_pct": prepared.crop_pct,
     }
     return ImageFolder(root, **keywords)
 
@@ -139,16 +407,108 @@ def tell_skipped(skipped: dict[str, str], folder: Path) -> None:
     """Counts the images that could not be read, and lists them in skipped.csv."""
     if not skipped:
         return
-    import csv
-
-    with atomic_write(folder / "skipped.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        atomic_write(folder / "skipped.csv") as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         rows = csv.writer(file)
         rows.writerow(["path", "reason"])
         rows.writerows(sorted(skipped.items()))
     say(f"{len(skipped)} images could not be read; they are listed in {folder / 'skipped.csv'}")
 
 
-VERBS = {"train": train}
+def require_head(model: Classifier, source: str) -> None:
+    """Raises UserError for a model that can't name classes."""
+    if not model.labels:
+        raise UserError(
+            f"{source} has no labelled head, so it names no classes.\nGive the model folder of a trained run."
+        )
+
+
+def prepared_for(model: Classifier, *, crop: bool) -> Preprocessing:
+    """What new images go through: the whole photo squashed, so that every pixel has a value, unless `crop`."""
+    if crop and model.preprocessing.resize_mode != "crop":
+        return replace(model.preprocessing, resize_mode="crop", crop_pct=1.0)
+    return model.preprocessing if crop else replace(model.preprocessing, resize_mode="squash")
+
+
+def image_files(files: list[ImageFile], prepared: Preprocessing, *, photo_side: int | None = None) -> ImageFiles:
+    """The data set of listed photographs, prepared for a model."""
+    from datamodules.image_files import ImageFiles
+
+    keywords = asdict(prepared)
+    return ImageFiles(files, keywords.pop("image_size"), keywords.pop("mean"), keywords.pop("std"),
+                      photo_side=photo_side, **keywords)  # fmt: skip
+
+
+def target_index(target: str, model: Classifier) -> int | None:
+    """The class that `--target` names: None for the predicted one."""
+    if target == "predicted":
+        return None
+    if target in model.labels:
+        return model.labels.index(target)
+    if target.isdecimal() and int(target) < model.num_classes:
+        return int(target)
+    raise UserError(
+        f"--target {target!r} is no label of the model{nearest(target, model.labels)}.\n"
+        f"Allowed are predicted, its {model.num_classes} labels, or an index below that."
+    )
+
+
+def progress(items: Iterable[T], what: str, total: int, advance: Callable[[T], int]) -> Iterator[T]:
+    """The items, with a progress bar on the error stream. `advance` tells the images of an item."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("images, left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        line = bar.add_task(what, total=total)
+        for item in items:
+            yield item
+            bar.update(line, advance=advance(item))
+
+
+def print_classes(per_class: dict[str, dict[str, float]]) -> None:
+    """A table of the classes on the output stream."""
+    width = max(len(label) for label in per_class)
+    print(f"{'':{width}}  images  precision  recall")
+    for label, row in per_class.items():
+        print(f"{label:{width}}  {row['images']:6}  {row['precision']:9.3f}  {row['recall']:6.3f}")
+
+
+def print_scores(scores: dict[str, dict[str, float]]) -> None:
+    """A table of methods and metrics on the output stream."""
+    print(f"{'':10}" + "".join(f"{metric.replace('_', ' '):>20}" for metric in next(iter(scores.values()))))
+    for name, row in scores.items():
+        print(f"{name:10}" + "".join(f"{value:20.3f}" for value in row.values()))
+
+
+def step(text: str) -> None:
+    """A heading of the demo."""
+    say("", text)
+
+
+def type_command(*words: str) -> None:
+    """Runs a command as if it had been typed, and shows it."""
+    say("  $ vit " + " ".join(words), "")
+    if code := run_command(VERBS, list(words)):
+        raise UserError(f"The demo stops: `vit {words[0]}` ended with exit code {code}.")
+
+
+VERBS: dict[str, Callable[..., None]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "explain": explain,
+    "info": info,
+    "demo": demo,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

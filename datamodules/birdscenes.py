@@ -8,15 +8,17 @@ The scenes of a split are numbers of the endless series that the seed names:
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import lightning.pytorch as pl
 from torch.utils.data import Dataset
 
 from datamodules.sampling import Draw, SampleLoader, labelled_batch, sample_loader
 from datamodules.scenes import DEMO_SPECIES, MIN_SIZE, PRETRAIN_SPECIES, draw_scene
 from datamodules.transforms import Interpolation, Pipeline, eval_transform, train_transform
-from vit.foundation import UserError, nearest
+from vit.foundation import UserError, atomic_write, nearest
 
 _SPECIES = {"demo": DEMO_SPECIES, "pretrain": PRETRAIN_SPECIES}
 _FIRST = {"train": 0, "val": 2**40, "test": 2**41}
@@ -150,6 +152,10 @@ class BirdScenes(pl.LightningDataModule):
             seed=self.seed,
         )
 
+    def names(self, split: str) -> list[str]:
+        """What the scenes of a split are called, by index."""
+        return [f"{split} scene {index}" for index in range(self.lengths[split])]
+
     def dataloader(self, split: str) -> SampleLoader:
         """Batches of a split in order, with the transform of evaluation; a batch has `mask` bool (B, h,
         w)."""
@@ -170,3 +176,12 @@ class BirdScenes(pl.LightningDataModule):
             self.dataset(split, augment=augment), labelled_batch(self.image_size), batch_size=self.batch_size,
             num_workers=self.num_workers, shuffle=augment, seed=self.seed,
         )  # fmt: skip
+
+
+def write_scenes(folder: Path, count: int, *, seed: int, size: int = 224) -> None:
+    """Draws scenes of the demo species as PNG files, each called by its number and species, to look at."""
+    for index in range(count):
+        scene = draw_scene(seed, index, size=size, species=DEMO_SPECIES)
+        _, encoded = cv2.imencode(".png", scene.image[:, :, ::-1])
+        with atomic_write(folder / f"{index:03}_{scene.species}.png") as temporary:
+            temporary.write_bytes(encoded.tobytes())

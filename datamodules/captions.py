@@ -11,15 +11,6 @@ PHRASES: dict[str, tuple[str, ...]] = {
     "sky": ("in front of the sky", "in the sky", "against the sky", "under a wide sky"),
 }
 
-# What a pose is called; a swimming bird is called so on water only.
-_ATTITUDES = {
-    "perched": "perched",
-    "standing": "standing",
-    "flying": "flying",
-    "soaring": "soaring",
-    "swimming": "swimming",
-}
-
 
 def with_article(words: str) -> str:
     """ "a robin", "an owl"."""
@@ -27,9 +18,9 @@ def with_article(words: str) -> str:
 
 
 def bird_words(word: str, species: str, pose: str, background: str, rng: np.random.Generator) -> str:
-    """ "a flying blue kingfisher": the attitude is named half of the time, and only when it is true."""
+    """ "a flying blue kingfisher": the pose is named half of the time; swimming only on water."""
     named = rng.random() < 0.5 and (pose != "swimming" or background == "water")
-    return with_article(f"{_ATTITUDES[pose]} {word} {species}" if named else f"{word} {species}")
+    return with_article(f"{pose} {word} {species}" if named else f"{word} {species}")
 
 
 def caption(bird: str, relation: str, other: str, background: str, rng: np.random.Generator) -> str:

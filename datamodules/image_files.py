@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -119,8 +121,8 @@ class ImageFiles(Dataset):
     """Listed photos with the transform of evaluation.
 
     An item is a dict of `image` float32 (3, h, w), `index` int, `size` (img_h, img_w) of the whole upright
-    photo and, where `photos`, `photo` uint8 (img_h, img_w, 3), upright; or Skipped, for a file that can't be
-    read.
+    photo and, where there is a `photo_side`, `photo` uint8 (h, w, 3), upright and shrunk to have no longer
+    side; or Skipped, for a file that can't be read.
     """
 
     def __init__(
@@ -133,11 +135,11 @@ class ImageFiles(Dataset):
         crop_pct: float = 1.0,
         resize_mode: ResizeMode = "squash",
         interpolation: Interpolation = "bicubic",
-        photos: bool = False,
+        photo_side: int | None = None,
     ) -> None:
         self.files = list(files)
         self.image_size = image_size
-        self.photos = photos
+        self.photo_side = photo_side
         self.transform = eval_transform(
             image_size, mean, std, crop_pct=crop_pct, resize_mode=resize_mode, interpolation=interpolation
         )
@@ -148,22 +150,36 @@ class ImageFiles(Dataset):
     def __getitem__(self, draw: Draw | int) -> dict[str, Any] | Skipped:
         index = draw.index if isinstance(draw, Draw) else draw
         try:
-            min_size = None if self.photos else self.transform.min_size
-            photo = read_photo(self.files[index].path, min_size=min_size)
+            photo = read_photo(self.files[index].path, min_size=self._min_size)
         except UnreadableImage as error:
             return Skipped(error.path, error.reason)
         item = {"image": self.transform(photo.image), "index": index, "size": photo.size, "note": photo.note}
-        if self.photos:
-            item["photo"] = torch.from_numpy(photo.image)
+        if self.photo_side is not None:
+            item["photo"] = torch.from_numpy(_shrunk(photo.image, self.photo_side))
         return item
+
+    @property
+    def _min_size(self) -> tuple[int, int]:
+        height, width = self.transform.min_size
+        side = self.photo_side or 0
+        return max(height, side), max(width, side)
 
     def loader(self, batch_size: int, num_workers: int = -1, *, strict: bool = False) -> SampleLoader:
         """Batches in the order of the list; `strict` raises UserError at the first unreadable file."""
         empty = {"image": torch.empty(0, 3, *self.image_size), "index": torch.empty(0, dtype=torch.int64)}
-        lists: dict[str, Any] = {"size": [], "photo": []} if self.photos else {"size": []}
+        lists: dict[str, Any] = {"size": [], "photo": []} if self.photo_side is not None else {"size": []}
         return sample_loader(
             self, empty | lists, batch_size=batch_size, num_workers=num_workers, strict=strict
         )
+
+
+def _shrunk(image: np.ndarray, longest: int) -> np.ndarray:
+    """The image, its longer side `longest` at most: what a picture of it needs, and cheap to hand on."""
+    scale = longest / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _expand(argument: str) -> tuple[str, list[str]]:

@@ -99,6 +99,7 @@ class ImageFolder(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        self.root = Path(root).absolute()
         self.image_size = image_size
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -111,7 +112,7 @@ class ImageFolder(pl.LightningDataModule):
         self.eval_transform = eval_transform(
             image_size, mean, std, crop_pct=crop_pct, resize_mode=resize_mode, interpolation=interpolation
         )
-        found = find_splits(Path(root), val_fraction=val_fraction, seed=seed)
+        found = find_splits(self.root, val_fraction=val_fraction, seed=seed)
         self.labels = tuple(labels) if labels is not None else tuple(sorted(found.get("train", {})))
         _check_classes(found, self.labels, trained=labels is not None)
         self.files = {split: _flatten(classes, self.labels) for split, classes in found.items()}
@@ -124,6 +125,10 @@ class ImageFolder(pl.LightningDataModule):
         return LabelledImages(
             paths, targets, self.train_transform if augment else self.eval_transform, self.seed
         )
+
+    def names(self, split: str) -> list[str]:
+        """The photos of a split below the root, by index."""
+        return [printable(path.relative_to(self.root)) for path in self.dataset(split).paths]
 
     def dataloader(self, split: str) -> SampleLoader:
         """Batches of a split in order, with the transform of evaluation."""
@@ -157,7 +162,10 @@ Classes = dict[str, list[str]]  # label -> absolute paths, sorted
 
 
 def find_splits(root: Path, *, val_fraction: float, seed: int) -> dict[str, Classes]:
-    """The photos of each split by class. Without a val/ of its own, val is taken out of train."""
+    """The photos of each split of `root`, an absolute path, by class.
+
+    Without a val/ of its own, val is taken out of train.
+    """
     if not root.is_dir():
         raise UserError(_no_root(root))
     ignored: list[str] = []

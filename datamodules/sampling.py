@@ -135,6 +135,9 @@ class SampleLoader(DataLoader):
             _kill_workers(batches)
             raise worker_failure(error) or error from None
 
+    def check_worker_number_rationality(self) -> None:
+        """Says nothing: more workers than cores make no wrong batches, and are asked for knowingly."""
+
     def _checked(self, batch: dict[str, Any]) -> dict[str, Any]:
         notes = batch.pop("notes")
         if notes and not self._noted:

@@ -56,7 +56,6 @@ class PlannedBird:
     drawing: Drawing
     bounds: tuple[float, float, float, float]
     feet: tuple[float, float]
-    scale: float
 
     @property
     def center(self) -> tuple[float, float]:
@@ -105,11 +104,11 @@ def plan_scene(
     first = _place_bird(
         stream_rng(seed, index, Stream.FIRST_BIRD), SPECIES[species[label]], "left" if two_birds else ""
     )
-    birds = (first,)
+    birds: tuple[PlannedBird, ...] = (first,)
     if two_birds:
         rng = stream_rng(seed, index, Stream.SECOND_BIRD)
-        other = (label + 1 + int(rng.integers(len(species) - 1))) % len(species)
-        birds = (first, _place_bird(rng, SPECIES[species[other]], "right"))
+        others = [name for name in species if name != first.species]
+        birds = (first, _place_bird(rng, SPECIES[others[int(rng.integers(len(others)))]], "right"))
     behind, thing = _things(stream_rng(seed, index, Stream.THINGS), birds, background)
     front = Drawing()
     rng = stream_rng(seed, index, Stream.FRONT)
@@ -162,8 +161,7 @@ def _place_bird(rng: np.random.Generator, species: Species, half: str) -> Planne
     mirror = -1.0 if rng.random() < 0.5 else 1.0
     stretch = rng.uniform(0.95, 1.05)
     edge = -0.05 if rng.random() < 0.15 and not half else 0.015
-    # Towards the edges, where the room is, rather than evenly: the middle is within reach of every large
-    # bird.
+    # Rather towards the edges: the frame's middle is within reach of every large bird.
     places = 0.5 - 0.5 * np.cos(np.pi * rng.random((5, 2)))
     drawing = bird_drawing(species, plumage, pose, gain=(red, green, blue), thinnest=_THINNEST / scale)
     x0, y0, x1, y1 = drawing.bounds()
@@ -189,7 +187,6 @@ def _place_bird(rng: np.random.Generator, species: Species, half: str) -> Planne
         drawing=drawing.moved(matrix, offset),
         bounds=(left + offset[0], top + offset[1], right + offset[0], bottom + offset[1]),
         feet=(float(foot[0]), float(foot[1])),
-        scale=scale,
     )
 
 

@@ -63,7 +63,7 @@ def _strokes(seed: int, count: int, length: float, width: float, upright: bool) 
 def _levels(tile: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], ...]:
     """The tile and its halvings, each repeated twice along each axis so that a crop up to its width is a
     slice."""
-    tiles = [tile]
+    tiles: list[NDArray[Any]] = [tile]
     for _ in range(3):
         half = tiles[-1].shape[0] // 2
         tiles.append(cv2.resize(tiles[-1], (half, half), interpolation=cv2.INTER_AREA))

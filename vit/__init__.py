@@ -15,7 +15,7 @@ _HOMES = {
     "load": "vit.checkpoints.load",
     "record": "vit.saliency.record",
 }
-__all__ = ["Classifier", "Encoder", "__version__", "explain", "load", "record"]  # noqa: F822 (resolved lazily)
+__all__ = ["Classifier", "Encoder", "__version__", "explain", "load", "record"]
 
 
 def __getattr__(name: str) -> Any:

@@ -158,7 +158,15 @@ def _message(error: Exception, name: str) -> str:
     full = isinstance(error, RuntimeError) and re.search("not enough memory|out of memory", str(error))
     if full or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return f"out of memory.\n{what}\nTry a smaller batch size, --trainer.accumulate, or precision bf16."
+    if isinstance(error, ValueError) and _raised_by_us(error):
+        return str(error)
     return f"{what}\nThis is a bug or an unusual input; run again with --debug for the traceback."
+
+
+def _raised_by_us(error: Exception) -> bool:
+    """Whether the line that raised is the project's own: its ValueErrors are worded for users."""
+    *_, last = traceback.walk_tb(error.__traceback__)
+    return last[0].f_globals["__name__"].split(".")[0] in {"vit", "datamodules", "cli", "__main__"}
 
 
 def verb_options(verb: Verb) -> list[Option]:

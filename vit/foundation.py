@@ -54,8 +54,7 @@ def claim_folder(folder: str | os.PathLike[str], *, overwrite: bool = False, res
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()) and not (overwrite or resume):
         raise UserError(
-            f"The output folder {folder} already holds files.\n"
-            "Give another folder, or --overwrite to write over them."
+            f"The output folder {folder} already holds files.\nGive another folder, or --overwrite to write over them."
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)

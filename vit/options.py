@@ -123,3 +123,18 @@ class TrainerOptions:
     max_epochs: int = 10
     precision: Precision = "auto"
     accumulate: int = 1
+
+
+@dataclass(frozen=True)
+class RolloutOptions:
+    """Settings of attention rollout; the defaults are those of Abnar & Zuidema 2020.
+
+    Args:
+        head_fusion: how a block's heads become one map.
+        discard_ratio: share of each image's fused map, its lowest entries, that is set to zero, 0 to below 1.
+        residual: weight of attention against the identity, 0 to 1.
+    """
+
+    head_fusion: Literal["mean", "max", "min"] = "mean"
+    discard_ratio: float = 0.0
+    residual: float = 0.5

@@ -89,7 +89,8 @@ def test_outputs_never_collide(tmp_path):
         photo(tmp_path / name)
     stems = {str(f.relative): str(f.output_stem) for f in list_images([tmp_path / "a", tmp_path / "b"])}
     assert stems == {
-        "a/x.jpg": "a/x.jpg", "a/x.png": "a/x.png", "a/x.jpg.jpg": "a/x.jpg.jpg", "a/y.jpg": "a/y", "b/x.jpg": "b/x"
+        "a/x.jpg": "a/x.jpg", "a/x.png": "a/x.png", "a/x.jpg.jpg": "a/x.jpg.jpg", "a/y.jpg": "a/y",
+        "b/x.jpg": "b/x",
     }  # fmt: skip
     files = list_images([tmp_path / "a/x.jpg", tmp_path / "b" / ".." / "b/x.jpg", tmp_path / "a/x.jpg"])
     assert [str(file.output_stem) for file in files] == ["a/x", "b/x"]
@@ -149,16 +150,27 @@ def test_batches(tmp_path, workers):
     paths = [photo(tmp_path / f"{number}.png", number) for number in range(5)]
     paths[1].write_bytes(paths[1].read_bytes()[:90])
     paths[4].write_bytes(b"")
-    dataset = ImageFiles(list_images([tmp_path]), (7, 11), MEAN, STD, photos=True)
+    dataset = ImageFiles(list_images([tmp_path]), (7, 11), MEAN, STD, photo_side=100)
     batches = list(dataset.loader(2, workers))
     assert [batch["index"].tolist() for batch in batches] == [[0], [2, 3], []]
-    assert [[Path(path).name for path, _ in batch["skipped"]] for batch in batches] == [["1.png"], [], ["4.png"]]
+    skipped = [[Path(path).name for path, _ in batch["skipped"]] for batch in batches]
+    assert skipped == [["1.png"], [], ["4.png"]]
     assert batches[2]["image"].shape == (0, 3, 7, 11)
     assert batches[2]["photo"] == batches[2]["size"] == []
     assert batches[1]["size"] == [(31, 41), (31, 41)]
     np.testing.assert_array_equal(batches[1]["photo"][0].numpy(), read_image(paths[2]))
     expected = eval_transform((7, 11), MEAN, STD)(read_image(paths[2]))
     assert torch.equal(batches[1]["image"][0], expected)
+
+
+def test_photos_to_draw_on_are_shrunk_and_their_size_is_told(tmp_path):
+    for name in ("small.png", "large.jpg"):
+        Image.new("RGB", (400, 300) if name == "large.jpg" else (40, 30), "teal").save(tmp_path / name)
+    large, small = (ImageFiles(list_images([tmp_path]), (7, 11), MEAN, STD, photo_side=60)[n] for n in (0, 1))
+    assert large["photo"].shape == (45, 60, 3)
+    assert large["size"] == (300, 400)
+    assert small["photo"].shape == (30, 40, 3)
+    assert (large["photo"][0, 0] - torch.tensor([0, 128, 128])).abs().max() < 4
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -1,7 +1,7 @@
 """The model folder: what `vit train` leaves, and all that it takes to use the model.
 
-    model.safetensors   the weights, under timm's names
-    config.json         architecture, preprocessing, pooling, labels in order, the sha256 of the weights
+model.safetensors   the weights, under timm's names
+config.json         architecture, preprocessing, pooling, labels in order, the sha256 of the weights
 """
 
 import hashlib

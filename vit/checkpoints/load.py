@@ -95,7 +95,7 @@ def load_with_report(
             labels=content.labels if has_head else (),
             preprocessing=Preprocessing(**{**content.preprocessing, "image_size": tuple(keywords["image_size"])}),
         )
-    _fit_positions(state, grid, model.encoder.embed.grid, keywords["pos_interpolation"], report)
+    _fit_positions(state, grid, model.encoder.grid, keywords["pos_interpolation"], report)
     _merge_strictly(model, state, report)
     return model, report
 
@@ -115,7 +115,12 @@ def read(source: str | Path) -> Content:
         key: tuple(value) if isinstance(value, list) else value for key, value in config["preprocessing"].items()
     }
     return Content(
-        name, read_tensors(path / folder.WEIGHTS), known, config["pool"], tuple(config["labels"]), preprocessing
+        name,
+        read_tensors(path / folder.WEIGHTS),
+        known,
+        config["pool"],
+        tuple(config["labels"]),
+        preprocessing,
     )
 
 
@@ -148,7 +153,11 @@ def _refuse_nonfinite(content: Content) -> None:
 
 
 def _fit_positions(
-    state: dict[str, Tensor], grid: tuple[int, int], new_grid: tuple[int, int], interpolation: str, report: LoadReport
+    state: dict[str, Tensor],
+    grid: tuple[int, int],
+    new_grid: tuple[int, int],
+    interpolation: str,
+    report: LoadReport,
 ) -> None:
     if grid == new_grid:
         return
@@ -168,7 +177,11 @@ def _merge_strictly(model: Classifier, state: dict[str, Tensor], report: LoadRep
             f"{report.source} does not fit: {len(shared) - len(wrong)} tensors match.\n"
             + "\n".join(
                 f"{len(names)} {what}: {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}"
-                for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong))
+                for what, names in (
+                    ("missing", missing),
+                    ("unexpected", unexpected),
+                    ("of another shape", wrong),
+                )
                 if names
             )
         )

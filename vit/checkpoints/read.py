@@ -40,7 +40,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ) from None
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{path} can't be read as a checkpoint: {reason[0][:200]}\n{_what_it_looks_like(path)}") from None
+        raise UserError(
+            f"{path} can't be read as a checkpoint: {reason[0][:200]}\n{_what_it_looks_like(path)}"
+        ) from None
     return _unwrap(content, path)
 
 

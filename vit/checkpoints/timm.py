@@ -101,7 +101,11 @@ def architecture(tensors: dict[str, Tensor], known: dict[str, Any]) -> tuple[dic
             "Give the number with --model.num_heads."
         )
     told = [f"{name}={value}" for name, value in assumed.items() if name not in known]
-    return {**found, **assumed, **{name: value for name, value in known.items() if name != "image_size"}}, told
+    return {
+        **found,
+        **assumed,
+        **{name: value for name, value in known.items() if name != "image_size"},
+    }, told
 
 
 def _grid(

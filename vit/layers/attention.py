@@ -1,6 +1,6 @@
 """Attention: every query asks all keys, and gets the mix of values that the answers weigh.
 
-    B batch, N query tokens, M context tokens, D embed_dim, H heads, Dh head_dim = D / H
+B batch, N query tokens, M context tokens, D embed_dim, H heads, Dh head_dim = D / H
 """
 
 from typing import NamedTuple
@@ -61,7 +61,13 @@ class Attention(nn.Module):
     recorded: Recorded | None = None
 
     def __init__(
-        self, embed_dim: int, num_heads: int, *, qkv_bias: bool = True, qk_norm: bool = False, norm_eps: float = 1e-6
+        self,
+        embed_dim: int,
+        num_heads: int,
+        *,
+        qkv_bias: bool = True,
+        qk_norm: bool = False,
+        norm_eps: float = 1e-6,
     ):
         super().__init__()
         if embed_dim % num_heads:

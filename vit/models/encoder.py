@@ -1,6 +1,6 @@
 """The one shared encoder: an embedding makes tokens, a stack of blocks lets them look at each other.
 
-    B batch, N tokens = prefix + patches, D embed_dim; prefix tokens = class, distillation, registers, in this order
+B batch, N tokens = prefix + patches, D embed_dim; prefix tokens = class, distillation, registers, in this order
 """
 
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vit.layers.attention import Attention
 from vit.layers.blocks import Block
 from vit.layers.patches import PatchEmbed
 from vit.layers.positions import INTERPOLATIONS, resize_positions
@@ -103,6 +104,19 @@ class Encoder(nn.Module):
     def num_prefix_tokens(self) -> int:
         """How many tokens stand before those of the patches."""
         return int(self.embed.num_prefix_tokens)  # type: ignore[arg-type]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(grid_h, grid_w) that the positions are learned for."""
+        return self.embed.grid  # type: ignore[return-value]
+
+    def grid_of(self, images: Tensor) -> tuple[int, int]:
+        """(grid_h, grid_w) of images (B, C, img_h, img_w)."""
+        return self.embed.patch_embed.grid(*images.shape[-2:])  # type: ignore[operator, union-attr]
+
+    def attentions(self) -> list[Attention]:
+        """The attention of each block, first block first."""
+        return [block.attn for block in self.blocks]  # type: ignore[misc]
 
     def forward(self, inputs: Tensor, *, mask: Tensor | None = None, read: int | None = None) -> Tensor:
         """Tokens of the inputs.

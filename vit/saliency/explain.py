@@ -30,7 +30,9 @@ class Explanation:
 
 
 @torch.inference_mode()
-def rollout_maps(model: Classifier, images: Tensor, target: Tensor | None, start_block: int, **options: Any) -> Explanation:
+def rollout_maps(
+    model: Classifier, images: Tensor, target: Tensor | None, start_block: int, **options: Any
+) -> Explanation:
     """Attention rollout; it knows no class, and `target` changes nothing."""
     settings = RolloutOptions(**options)
     settings = replace(settings, kept_columns=0 if model.encoder.embed.cls_token is None else 1)
@@ -114,8 +116,7 @@ def explain_batch(
 
 def to_grid(model: Classifier, images: Tensor, relevance: Tensor) -> Tensor:
     """(B, N) relevance of tokens -> (B, grid_h, grid_w) of patches; the prefix tokens have no place on the image."""
-    grid = model.encoder.embed.patch_embed.grid(*images.shape[-2:])
-    return relevance[:, model.encoder.num_prefix_tokens :].unflatten(1, grid)
+    return relevance[:, model.encoder.num_prefix_tokens :].unflatten(1, model.encoder.grid_of(images))
 
 
 @contextmanager

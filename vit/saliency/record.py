@@ -1,7 +1,8 @@
 """Recording: what the fused attention of each block was given, with no slower path and no N x N map."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,7 @@ def record(model: nn.Module, *, gradients: bool = False) -> Iterator[Trace]:
             graph then begins at the first block's attention and holds no gradient of any encoder weight.
     """
     encoder = find_encoder(model)
-    attentions = [block.attn for block in encoder.blocks]
+    attentions = encoder.attentions()
     before = [(a.recording, a.recording_gradients, a.recorded) for a in attentions]
     frozen = [weight for weight in encoder.parameters() if gradients and weight.requires_grad]
     trace = Trace(attentions)
@@ -78,9 +79,8 @@ def record(model: nn.Module, *, gradients: bool = False) -> Iterator[Trace]:
     for weight in frozen:
         weight.requires_grad_(False)
     try:
-        with torch.inference_mode(False) if gradients else _as_it_is():
-            with torch.enable_grad() if gradients else _as_it_is():
-                yield trace
+        with torch.inference_mode(False) if gradients else nullcontext(), _grad_enabled(gradients):
+            yield trace
     finally:
         trace._close()
         for weight in frozen:
@@ -91,9 +91,8 @@ def record(model: nn.Module, *, gradients: bool = False) -> Iterator[Trace]:
             attention.recording, attention.recording_gradients = recording, with_gradients
 
 
-@contextmanager
-def _as_it_is() -> Iterator[None]:
-    yield
+def _grad_enabled(gradients: bool) -> AbstractContextManager[Any]:
+    return torch.enable_grad() if gradients else nullcontext()
 
 
 def find_encoder(model: nn.Module) -> Encoder:

@@ -6,7 +6,14 @@ from typing import Any
 
 import lightning as L
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from vit.checkpoints.folder import write_folder
 from vit.foundation import atomic_write
@@ -24,7 +31,13 @@ class TrainingProgress(L.Callback):
         self._batch_began = 0.0
 
     def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        columns = (
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         self.bar = Progress(TextColumn("{task.description}"), *columns, console=self.console, transient=True)
         total = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
         done = int(trainer.num_training_batches) * trainer.current_epoch

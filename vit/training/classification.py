@@ -51,10 +51,10 @@ class ClassificationTask(L.LightningModule):
         self.seed = seed
         self.skipped: dict[str, str] = {}
         choose_trained(model, trained)
-        classes = {"num_classes": model.num_classes, "average": "micro"}
-        self.train_top1 = MulticlassAccuracy(**classes)
-        self.val_top1 = MulticlassAccuracy(**classes)
-        self.val_top5 = MulticlassAccuracy(top_k=min(5, model.num_classes), **classes)
+        classes = model.num_classes
+        self.train_top1 = MulticlassAccuracy(classes, average="micro")
+        self.val_top1 = MulticlassAccuracy(classes, average="micro")
+        self.val_top5 = MulticlassAccuracy(classes, average="micro", top_k=min(5, classes))
 
     def on_train_epoch_start(self) -> None:
         if self.trained == "head":
@@ -90,9 +90,7 @@ class ClassificationTask(L.LightningModule):
         self.log("val_top5", self.val_top5, batch_size=len(images))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, **self.groups), betas=(0.9, self.beta2), fused=True
-        )
+        optimizer = torch.optim.AdamW(parameter_groups(self.model, **self.groups), betas=(0.9, self.beta2), fused=True)
         total_steps = int(self.trainer.estimated_stepping_batches)
         warmup_steps = round(self.warmup_epochs * total_steps / max(1, self.trainer.max_epochs or 1))
 

@@ -1,13 +1,15 @@
 """A whole training run: from a model and its data to the run folder."""
 
+import logging
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
-import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from vit.foundation import UserError
+from vit.inference import choose_device, choose_precision
 from vit.training.callbacks import CheckpointWriter, TrainingProgress
 from vit.training.classification import ClassificationTask
 from vit.training.pictures import draw_curves
@@ -46,7 +48,7 @@ def fit(
 
     Args:
         run: the run folder.
-        precision: "auto", "fp32" or "bf16", see `choose_precision`.
+        precision: "auto", "fp32" or "bf16", see `vit.inference.choose_precision`.
         accumulate: batches a step.
         clip_grad: largest gradient norm; 0 for no limit.
         resume: goes on from checkpoints/last.ckpt.
@@ -56,13 +58,19 @@ def fit(
     """
     last = run / "checkpoints" / "last.ckpt"
     if resume and not last.is_file():
-        raise UserError(f"There is nothing to resume in {run}: it has no checkpoints/last.ckpt.\nStart it without --resume.")
+        raise UserError(
+            f"There is nothing to resume in {run}: it has no checkpoints/last.ckpt.\nStart it without --resume."
+        )
+    arithmetic = choose_precision(precision, choose_device(device))
     writer = CheckpointWriter(run)
     csv = CSVLogger(save_dir=run, name="", version="")
+    # Lightning's own notices (devices, tips, folders that are there) would bury what the user waits for.
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
     trainer = L.Trainer(
         accelerator="gpu" if device == "cuda" else device,
         devices=1,
-        precision="bf16-mixed" if choose_precision(precision, device) == "bf16" else "32-true",
+        precision="bf16-mixed" if arithmetic == "bf16" else "32-true",
         max_epochs=max_epochs,
         accumulate_grad_batches=accumulate,
         gradient_clip_val=clip_grad or None,
@@ -79,18 +87,3 @@ def fit(
     draw_curves(run / "metrics.csv", run / "curves.png")
     last_top1 = float(trainer.callback_metrics.get("val_top1", float("nan")))
     return FitResult(writer.best[0], writer.best_epoch + 1, last_top1, task.skipped)
-
-
-def choose_precision(precision: str, device: str) -> str:
-    """"fp32" or "bf16" for "auto": bf16 where the processor has matrix units for it.
-
-    AVX512_BF16 alone does not count: without AMX's tiles, bf16 products were measured at half the speed of fp32
-    (benchmarks/results).
-    """
-    if precision != "auto":
-        return precision
-    if device in ("auto", "cuda") and torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if device in ("auto", "cpu"):
-        return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
-    return "fp32"

@@ -27,7 +27,11 @@ def parameter_groups(
             continue
         layer = _layer_of(name, top)
         decayed = parameter.ndim > 1 and not name.endswith(UNDECAYED)
-        group = {"params": [], "lr": lr * layer_decay ** (top - layer), "weight_decay": weight_decay if decayed else 0.0}
+        group = {
+            "params": [],
+            "lr": lr * layer_decay ** (top - layer),
+            "weight_decay": weight_decay if decayed else 0.0,
+        }
         groups.setdefault((layer, decayed), group)["params"].append(parameter)
     return list(groups.values())
 

@@ -1,0 +1,38 @@
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: help setup demo test check stress bench clean
+
+help:            ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 12
+
+setup: .venv/.ready  ## make .venv with everything in it
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt torch torchvision
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: setup      ## train on generated birds, evaluate, explain: pictures in demo/
+	$(BIN)/vit demo --out demo --overwrite
+
+test: setup      ## the test suite, in minutes
+	$(BIN)/pytest -m 'not stress'
+
+check: setup     ## ruff, types, import directions, tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -m 'not stress'
+
+stress: setup    ## what takes longer: numbers of training runs
+	$(BIN)/pytest -m stress
+
+bench: setup     ## side by side with peers
+	$(BIN)/python -m benchmarks.encoder
+	$(BIN)/python -m benchmarks.saliency
+	$(BIN)/python -m benchmarks.explain
+
+clean:           ## remove what the commands above made
+	rm -rf .venv demo runs maps

@@ -1,0 +1,148 @@
+"""The pipelines against timm and torchvision, and their determinism."""
+
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data.transforms_factory import transforms_imagenet_eval
+
+from datamodules.reading import read_image
+from datamodules.transforms import eval_transform, train_transform
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def picture(img_h, img_w, seed=0):
+    """Smooth shapes with noise: something whose resizing can go wrong."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (7, 5, 3), dtype=np.uint8)).resize((img_w, img_h))
+    noisy = np.asarray(coarse).astype(int) + rng.integers(-40, 40, (img_h, img_w, 3))
+    return noisy.clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("size", [(17, 17), (17, 29), (224, 224)])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos"])
+@pytest.mark.parametrize("img", [(97, 131), (131, 98), (20, 20), (17, 301)])
+def test_evaluation_equals_timm(size, interpolation, img):
+    image = picture(*img)
+    for mode, crop_pct in (("squash", 1.0), ("crop", 0.875), ("crop", 1.0)):
+        options = {"crop_pct": crop_pct, "interpolation": interpolation}
+        theirs = transforms_imagenet_eval(size, crop_mode={"squash": "squash", "crop": "center"}[mode], mean=MEAN, std=STD, **options)
+        ours = eval_transform(size, MEAN, STD, resize_mode=mode, **options)(image)
+        assert ours.shape == (3, *size)
+        assert ours.dtype == torch.float32
+        assert ours.is_contiguous()
+        torch.testing.assert_close(ours, theirs(Image.fromarray(image)), atol=2e-6, rtol=1e-6)
+
+
+def test_a_mask_stays_aligned():
+    image = np.zeros((60, 90, 3), np.uint8)
+    mask = np.zeros((60, 90), bool)
+    mask[12:36, 30:72] = True
+    image[mask] = 255
+    plain = ((23, 31), (0, 0, 0), (1, 1, 1))
+    for transform in (
+        eval_transform(*plain, interpolation="nearest"),
+        eval_transform(*plain, interpolation="nearest", resize_mode="crop", crop_pct=0.9),
+        train_transform(*plain, color_jitter=0),
+    ):
+        for index in range(5):
+            tensor, moved = transform.with_mask(image, mask, (0, 0, index))
+            assert moved.dtype == torch.bool
+            assert moved.shape == (23, 31)
+            # only pixels at the rim of the shape may differ: bicubic is grey there
+            assert ((tensor[1] > 0.5) != moved).float().mean() < 0.1
+            assert moved.any()
+
+
+def test_training_is_a_function_of_the_seed_only():
+    image = picture(60, 80)
+    transform = train_transform((23, 31), MEAN, STD, erase=0.5)
+    first = [transform(image, (1, 0, index)) for index in range(6)]
+    np.random.seed(3)  # noqa: NPY002
+    random.seed(4)
+    torch.manual_seed(5)
+    other = train_transform((23, 31), MEAN, STD, erase=0.5)
+    for index in reversed(range(6)):  # another object, another order
+        assert torch.equal(other(image, (1, 0, index)), first[index])
+    assert not any(torch.equal(first[0], one) for one in first[1:])
+    for seed in ((1, 1, 0), (2, 0, 0), (0, 1, 0)):
+        assert not torch.equal(first[0], transform(image, seed))
+
+
+def test_training_leaves_the_global_generators_alone():
+    state = np.random.get_state()[1].tolist(), random.getstate(), torch.get_rng_state().tolist()  # noqa: NPY002
+    train_transform((23, 31), MEAN, STD, erase=1.0)(picture(60, 80), (0, 0, 0))
+    assert state == (
+        np.random.get_state()[1].tolist(), random.getstate(), torch.get_rng_state().tolist()  # noqa: NPY002
+    )  # fmt: skip
+
+
+def test_steps_are_independent_of_each_other():
+    """With one stream for each step, all started alike, a flip would tell the place of the crop."""
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[:, :, 0] = np.arange(64) * 4  # red tells the column, green the row
+    image[:, :, 1] = np.arange(64)[:, None] * 4
+    transform = train_transform((16, 16), (0, 0, 0), (1, 1, 1), crop_scale=0.2, color_jitter=0)
+    made = torch.stack([transform(image, (0, 0, index)) for index in range(400)])
+    flipped = made[:, 0, 8, 0] > made[:, 0, 8, -1]
+    assert 0.42 < flipped.float().mean() < 0.58
+    row, column = made[:, 1].mean((1, 2)), made[:, 0].mean((1, 2))
+    for place in (row, column):
+        assert abs(place[flipped].mean() - place[~flipped].mean()) < 0.04
+        assert place.max() - place.min() > 0.3
+
+
+def test_options_switch_their_steps_off_and_on():
+    image = picture(60, 80)
+    options = {"crop_scale": 1.0, "hflip": 0.0, "color_jitter": 0.0}
+    plain = train_transform((23, 31), MEAN, STD, **options)
+    expected = eval_transform((23, 31), MEAN, STD)(image)
+    assert torch.equal(plain(image, (0, 0, 0)), expected)  # nothing random is left, and the photo is whole
+    flip = train_transform((23, 31), MEAN, STD, **(options | {"hflip": 1.0}))(image, (0, 0, 0))
+    torch.testing.assert_close(flip, expected.flip(2), atol=0.02, rtol=0)
+    erase = train_transform((23, 31), MEAN, STD, **options, erase=1.0)(image, (0, 0, 0))
+    share = (erase != expected).any(0).float().mean()
+    assert 0.005 < share < 0.2
+    assert erase[:, (erase != expected).any(0)].abs().max() < 0.02  # the mean colour
+    jitter = train_transform((23, 31), MEAN, STD, **(options | {"color_jitter": 0.4}))(image, (0, 0, 0))
+    assert 0.01 < (jitter - expected).abs().mean() < 1
+
+
+def test_a_crop_never_enlarges_a_photo_decoded_at_min_size():
+    transform = train_transform((50, 50), (0, 0, 0), (1, 1, 1), crop_scale=0.3, hflip=0, color_jitter=0)
+    side = transform.min_size[0]
+    image = np.zeros((side, side, 3), np.uint8)
+    image[:, :, 0] = np.arange(side)[None]
+    image[:, :, 1] = np.arange(side)[:, None]
+    for index in range(200):
+        made = transform(image, (0, 0, index)) * 255
+        assert made[0].max() - made[0].min() >= 48  # columns seen, of at least 50
+        assert made[1].max() - made[1].min() >= 48
+
+
+def test_smaller_decoding_changes_little(tmp_path):
+    image = np.asarray(Image.fromarray(picture(40, 60)).resize((1200, 800), Image.Resampling.BICUBIC))
+    Image.fromarray(image).save(tmp_path / "x.jpg", quality=92)
+    transform = eval_transform((64, 64), (0, 0, 0), (1, 1, 1))
+    whole, small = read_image(tmp_path / "x.jpg"), read_image(tmp_path / "x.jpg", min_size=transform.min_size)
+    assert small.shape[0] < whole.shape[0] / 3
+    difference = (transform(whole) - transform(small)).abs()
+    assert difference.mean() < 1 / 255
+    assert difference.max() < 12 / 255
+
+
+def test_importing_opens_no_socket():
+    code = """
+import sys
+calls = []
+sys.addaudithook(lambda event, args: calls.append(event) if event.startswith("socket.") else None)
+import datamodules.transforms, datamodules.image_files
+sys.exit(str(calls) if calls else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
