@@ -12,9 +12,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import yaml
+
 import vit
 from vit.commandline import current_config, run_command
-from vit.foundation import UserError, atomic_write, claim_folder, nearest
+from vit.foundation import UserError, atomic_write, claim_folder, nearest, none_read
 from vit.options import (
     DataOptions,
     Device,
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DEMO_CHECKPOINT = Path(vit.__file__).parent / "assets" / "birdscenes"
+
+# Options of a run that may differ when it is resumed. The others would be ignored, or mix two runs.
+FREE_TO_CHANGE = ("run", "device", "overwrite", "resume", "data.root", "data.num_workers", "data.strict")
 
 
 def train(
@@ -62,16 +67,23 @@ def train(
         resume: go on from the run folder's last checkpoint.
     """
     from vit.training.classification import ClassificationTask
-    from vit.training.fit import fit
+    from vit.training.fit import fit, last_checkpoint
 
-    network = build_model(model, seed)
+    config = current_config() or ""
+    if resume:
+        last_checkpoint(Path(run))
+        refuse_changes(Path(run) / "config.yaml", config)
+    network, report = build_model(model, seed)
     module = data_module(data, network, seed=seed)
+    if not module.names("val"):
+        raise UserError(f"{data.root} has one image a class, and none is left for validation.\nGive two or more.")
     if network.labels != module.labels:
         network.reset_head(module.labels)
-        say(f"new head for {len(module.labels)} classes")
+        report.append(f"new head for {len(module.labels)} classes")
     folder = claim_folder(run, overwrite=overwrite, resume=resume)
+    say(*report)
     with atomic_write(folder / "config.yaml") as temporary:
-        temporary.write_text(current_config() or "", encoding="utf-8")
+        temporary.write_text(config, encoding="utf-8")
     moves = asdict(optim)
     clip_grad = moves.pop("clip_grad")
     task = ClassificationTask(network, seed=seed, **moves)
@@ -159,6 +171,7 @@ def predict(
         overwrite: write over a file that is there.
     """
     from datamodules.image_files import list_images
+    from datamodules.reading import printable
     from vit.checkpoints.load import load
     from vit.inference import choose_device, predict_batches, write_predictions
 
@@ -176,9 +189,11 @@ def predict(
         lambda b: len(b["index"]),
     )
     found = predict_batches(network, batches, device=choose_device(device), precision=precision)
-    names = [str(file.relative) for file in files]
+    names = [printable(file.relative) for file in files]
     skipped = write_predictions(found, names, network.labels, path, topk=topk)
     tell_skipped(skipped, path.parent)
+    if len(skipped) == len(files):
+        raise none_read(f"{len(files)} images", skipped)
     say(f"{len(files) - len(skipped)} images: {path}")
 
 
@@ -224,11 +239,17 @@ def explain(
         overwrite: write into a folder that already holds files.
     """
     from datamodules.image_files import list_images
+    from datamodules.reading import printable
     from vit.checkpoints.load import load
     from vit.inference import choose_device
     from vit.saliency.export import PHOTO_SIDE, ExportOptions, export_maps
 
     network = load(model, image_size=pair(image_size))
+    last_block = len(network.encoder.blocks) - 1
+    if not 0 <= start_block <= last_block:
+        raise UserError(f"--start_block is {start_block}; the model has blocks 0 to {last_block}.")
+    if method == "attribution" and network.num_classes == 0:
+        raise UserError(f"{model} has no head, and attribution explains a class of it.\nTry --method rollout.")
     options = ExportOptions(
         method=method,
         target=target_index(target, network),
@@ -245,7 +266,7 @@ def explain(
     steps = export_maps(
         network,
         loader,
-        [str(file.relative) for file in files],
+        [printable(file.relative) for file in files],
         [file.output_stem for file in files],
         folder,
         options=options,
@@ -255,6 +276,8 @@ def explain(
     for _, unread in progress(steps, "explaining", len(files), lambda step: step[0]):
         skipped |= unread
     tell_skipped(skipped, folder)
+    if len(skipped) == len(files):
+        raise none_read(f"{len(files)} images", skipped)
     say(f"{len(files) - len(skipped)} maps in {folder}; first look at {folder / 'contact_sheet.png'}")
 
 
@@ -331,8 +354,37 @@ def demo(*, out: str = "demo", seed: int = 0, device: Device = "auto", overwrite
     )
 
 
-def build_model(options: ModelOptions, seed: int) -> Classifier:
-    """The model that the options describe: a checkpoint's, or a new one."""
+def refuse_changes(config: Path, now: str) -> None:
+    """Raises UserError when a run is to go on with other options than it began with.
+
+    Args:
+        config: the config.yaml of the run.
+        now: the YAML of the options that it is resumed with.
+    """
+    began = flat(yaml.safe_load(config.read_text(encoding="utf-8"))) if config.is_file() else {}
+    changed = [
+        f"{name}: {began[name]}, now {value}"
+        for name, value in flat(yaml.safe_load(now)).items()
+        if name in began and began[name] != value and name not in FREE_TO_CHANGE
+    ]
+    if changed:
+        raise UserError(
+            f"The run began with other options: {'; '.join(changed[:6])}.\n"
+            f"Resume with --config {config} --resume, or start a new run."
+        )
+
+
+def flat(options: dict[str, Any] | None) -> dict[str, Any]:
+    """{"data": {"root": x}, "seed": 0} -> {"data.root": x, "seed": 0}."""
+    found: dict[str, Any] = {}
+    for name, value in (options or {}).items():
+        group = {f"{name}.{field}": item for field, item in value.items()} if isinstance(value, dict) else {name: value}
+        found |= group
+    return found
+
+
+def build_model(options: ModelOptions, seed: int) -> tuple[Classifier, list[str]]:
+    """The model that the options describe, a checkpoint's or a new one, and what to tell of it."""
     import torch
 
     from vit.checkpoints.load import load_with_report
@@ -347,14 +399,13 @@ def build_model(options: ModelOptions, seed: int) -> Classifier:
         model, report = load_with_report(
             options.pretrained, image_size=size, pool=options.pool, drop_path=options.drop_path, **known
         )
-        say(*report.lines())
-        return model
+        return model, report.lines()
     keywords = variant(options.variant) | {name: value for name, value in known.items() if value is not None}
     size = size or (224, 224)
     encoder = image_encoder(
         image_size=size, patch_size=(options.patch_size,) * 2, drop_path=options.drop_path, **keywords
     )
-    return Classifier(encoder, 0, pool=options.pool or "class")
+    return Classifier(encoder, 0, pool=options.pool or "class"), []
 
 
 def data_module(options: DataOptions, model: Classifier, *, seed: int, labels: tuple[str, ...] | None = None) -> Any:
@@ -467,7 +518,8 @@ def progress(items: Iterable[T], what: str, total: int, advance: Callable[[T], i
         TextColumn("images, left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         line = bar.add_task(what, total=total)
         for item in items:
             yield item

@@ -155,7 +155,7 @@ def _place_bird(rng: np.random.Generator, species: Species, half: str) -> Planne
     """An individual of the species somewhere in the frame, or wholly in its left or right half."""
     plumage = species.plumages[int(rng.integers(len(species.plumages)))]
     pose = draw_pose(species.poses[int(rng.integers(len(species.poses)))], rng)
-    area = rng.uniform(0.07, 0.12) if half else rng.uniform(0.075, 0.19)
+    area = rng.uniform(0.07, 0.12) if half else rng.uniform(0.11, 0.235)
     scale = float(np.sqrt(area / _nominal_area(species.name, pose.kind)))
     red, green, blue = rng.uniform(0.92, 1.08, 3) * rng.uniform(0.84, 1.12)
     mirror = -1.0 if rng.random() < 0.5 else 1.0

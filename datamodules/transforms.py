@@ -21,6 +21,8 @@ from albumentations.core.type_definitions import Targets
 from PIL import Image
 from torch import Tensor
 
+from vit.foundation import UserError, nearest
+
 Interpolation = Literal["bicubic", "bilinear", "lanczos", "nearest"]
 ResizeMode = Literal["squash", "crop"]
 
@@ -77,7 +79,7 @@ class Pipeline:
             return
         generator = np.random.default_rng(np.random.SeedSequence(tuple(seed)))
         # One pair of generators for all the steps: Compose.set_random_seed would start each step's own at the
-        # same number, so that whether a photo is flipped would decide where it is cropped.
+        # same number, so that the size of a photo's crop would decide whether it is flipped.
         self.steps.set_random_state(generator, random.Random(int(generator.integers(2**63))))
 
     def _normalise(self, image: np.ndarray) -> Tensor:
@@ -110,7 +112,7 @@ def train_transform(
         erase: chance of replacing a rectangle, each side 10 to 40% of the image's, by the mean colour.
         interpolation: the filter of resizing.
     """
-    kernel = _FILTERS[interpolation]
+    kernel = _filter(interpolation)
     steps: list[A.BasicTransform]
     if crop_scale < 1:
         shrink = 1 / math.sqrt(crop_scale * _RATIO[0])  # of the smallest crop's shorter side
@@ -147,7 +149,7 @@ def eval_transform(
             it; `crop` resizes the shorter side to image_size / crop_pct and takes the centre, as timm does.
         interpolation: the filter of resizing.
     """
-    kernel = _FILTERS[interpolation]
+    kernel = _filter(interpolation)
     if resize_mode == "squash":
         # A JPEG decoded to twice the size or more loses nothing that the filter would have kept.
         return Pipeline([_Squash(image_size, kernel)], mean, std, (2 * image_size[0], 2 * image_size[1]))
@@ -219,6 +221,13 @@ class _RandomResizedCrop(A.RandomResizedCrop):
     ) -> np.ndarray:
         left, top, right, bottom = crop_coords
         return _resize(img[top:bottom, left:right], self.size, self.kernel)
+
+
+def _filter(interpolation: str) -> Image.Resampling:
+    if interpolation not in _FILTERS:
+        hint = nearest(interpolation, _FILTERS)
+        raise UserError(f"interpolation is {interpolation!r}; it must be one of: {', '.join(_FILTERS)}{hint}.")
+    return _FILTERS[interpolation]
 
 
 def _resize(image: np.ndarray, size: tuple[int, int], kernel: Image.Resampling) -> np.ndarray:

@@ -1,8 +1,8 @@
 """What every module may import: the error that users read, and the writer that leaves whole files or none."""
 
 import os
-import tempfile
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,6 +19,12 @@ def nearest(name: str, allowed: object) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def none_read(what: str, skipped: Mapping[str, str]) -> UserError:
+    """The error for images of which not one could be read; `skipped` is path to reason."""
+    first = "".join(f"\nThe first is {path}: {reason}." for path, reason in list(skipped.items())[:1])
+    return UserError(f"None of the {what} could be read.{first}")
+
+
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on a clean exit that file takes the name `path`, whole.
@@ -29,24 +35,17 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(8)}{path.suffix}")
+    temporary.touch(0o666, exist_ok=False)  # less the umask, which can't be read without setting it for all threads
+    rights = temporary.stat().st_mode
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        # mkstemp makes files private; give the file the rights that a plain open() would have given it.
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(rights)  # a library may have put a private file of its own in its place
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def claim_folder(folder: str | os.PathLike[str], *, overwrite: bool = False, resume: bool = False) -> Path:

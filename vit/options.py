@@ -5,10 +5,20 @@ the constructor that it reaches.
 """
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
+
+from vit.foundation import UserError
 
 Precision = Literal["auto", "fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+def _check(option: str, value: float, low: float, high: float = inf) -> None:
+    """Raises UserError for a value outside low to high, both allowed."""
+    if not low <= value <= high:
+        allowed = f"{low} or more" if high == inf else f"{low} to {high}"
+        raise UserError(f"--{option} is {value}; allowed are {allowed}.")
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,10 @@ class DataOptions:
     strict: bool = False
     train_scenes: int = 4096
     val_scenes: int = 512
+
+    def __post_init__(self) -> None:
+        _check("data.batch_size", self.batch_size, 1)
+        _check("data.num_workers", self.num_workers, -1)
 
 
 @dataclass(frozen=True)
@@ -109,6 +123,12 @@ class OptimOptions:
     beta2: float = 0.999
     trained: Literal["all", "head"] = "all"
 
+    def __post_init__(self) -> None:
+        for name in ("lr", "weight_decay", "warmup_epochs", "clip_grad"):
+            _check(f"optim.{name}", getattr(self, name), 0)
+        for name in ("layer_decay", "min_lr", "label_smoothing", "beta2"):
+            _check(f"optim.{name}", getattr(self, name), 0, 1)
+
 
 @dataclass(frozen=True)
 class TrainerOptions:
@@ -124,6 +144,10 @@ class TrainerOptions:
     precision: Precision = "auto"
     accumulate: int = 1
 
+    def __post_init__(self) -> None:
+        _check("trainer.max_epochs", self.max_epochs, 1)
+        _check("trainer.accumulate", self.accumulate, 1)
+
 
 @dataclass(frozen=True)
 class RolloutOptions:
@@ -138,3 +162,7 @@ class RolloutOptions:
     head_fusion: Literal["mean", "max", "min"] = "mean"
     discard_ratio: float = 0.0
     residual: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check("rollout.discard_ratio", self.discard_ratio, 0, 0.999)
+        _check("rollout.residual", self.residual, 0, 1)

@@ -70,7 +70,7 @@ class Attention(nn.Module):
         norm_eps: float = 1e-6,
     ):
         super().__init__()
-        if embed_dim % num_heads:
+        if num_heads < 1 or embed_dim % num_heads:
             raise ValueError(
                 f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}; try {_divisors(embed_dim)} heads"
             )

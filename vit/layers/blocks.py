@@ -90,7 +90,12 @@ class Block(nn.Module):
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
     def _attend(self, x: Tensor, mask: Tensor | None, read: int | None) -> Tensor:
-        attended = self.attn(x, mask=mask) if read is None else self.attn(x[:, :read], x, mask=mask)
+        if read is None:
+            attended = self.attn(x, mask=mask)
+        else:
+            if mask is not None and mask.shape[-2] > 1:  # it has a row for each query
+                mask = mask[..., :read, :]
+            attended = self.attn(x[:, :read], x, mask=mask)
         return self.drop_path(self.ls1(attended))
 
 

@@ -73,7 +73,7 @@ class Classifier(nn.Module):
     def reset_head(self, labels: Sequence[str]) -> None:
         """Gives the model a new head, of random weights, for these classes."""
         self.labels, self.num_classes = tuple(labels), len(labels)
-        self.head = self._new_head(len(labels))
+        self.head = self._new_head(len(labels)).to(next(self.encoder.parameters()))  # its device and precision
 
     def _new_head(self, num_classes: int) -> nn.Module:
         head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()

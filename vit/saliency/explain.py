@@ -49,6 +49,8 @@ def attribution_maps(model: Classifier, images: Tensor, target: Tensor | None, s
     """Generic attention attribution of the target's logit; of the predicted class when there is no target."""
     if model.num_classes == 0:
         raise ValueError("attribution explains a class, but the model has no head; try method='rollout'")
+    if target is not None and not ((target >= 0) & (target < model.num_classes)).all():
+        raise ValueError(f"target is {target.tolist()}; the model has the classes 0 to {model.num_classes - 1}")
     with record(model, gradients=True) as trace:
         logits = model(images)
         # A target made inside inference_mode can't be saved for the backward pass; its clone can.
@@ -105,6 +107,11 @@ def explain_batch(
         raise ValueError(f"method is {method!r}; allowed are {', '.join(METHODS)}{nearest(method, METHODS)}")
     if isinstance(target, int):
         target = torch.full((len(images),), target, device=images.device)
+    if target is not None and target.shape != (len(images),):
+        raise ValueError(
+            f"target has the shape {tuple(target.shape)}; give one class for all, or one for each of the "
+            f"{len(images)} images"
+        )
     with evaluating(model):
         try:
             return METHODS[method](model, images, target, start_block, **options)

@@ -1,8 +1,8 @@
 """Recording: what the fused attention of each block was given, with no slower path and no N x N map."""
 
+import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,8 @@ def record(model: nn.Module, *, gradients: bool = False) -> Iterator[Trace]:
     Args:
         model: an Encoder, or a model that wraps one as `.encoder`.
         gradients: makes `trace.gradients` work, also when the caller is inside `torch.inference_mode`. The
-            graph then begins at the first block's attention and holds no gradient of any encoder weight.
+            graph then begins at the first block's attention and holds no gradient of any encoder weight. A
+            compiled model runs uncompiled, with numbers that may differ from the compiled ones by rounding.
     """
     encoder = find_encoder(model)
     attentions = encoder.attentions()
@@ -79,7 +80,7 @@ def record(model: nn.Module, *, gradients: bool = False) -> Iterator[Trace]:
     for weight in frozen:
         weight.requires_grad_(False)
     try:
-        with torch.inference_mode(False) if gradients else nullcontext(), _grad_enabled(gradients):
+        with _differentiable() if gradients else nullcontext():
             yield trace
     finally:
         trace._close()
@@ -91,8 +92,14 @@ def record(model: nn.Module, *, gradients: bool = False) -> Iterator[Trace]:
             attention.recording, attention.recording_gradients = recording, with_gradients
 
 
-def _grad_enabled(gradients: bool) -> AbstractContextManager[Any]:
-    return torch.enable_grad() if gradients else nullcontext()
+@contextmanager
+def _differentiable() -> Iterator[None]:
+    """Gradients of intermediate results, wherever the caller is. A compiled graph has none: to autograd it is one
+    step, from its inputs to its outputs. So compiled models run uncompiled here."""
+    compiler_is_loaded = "torch._dynamo" in sys.modules  # which takes a second, for nothing where nobody compiles
+    stance = torch.compiler.set_stance("force_eager") if compiler_is_loaded else nullcontext()
+    with torch.inference_mode(False), torch.enable_grad(), stance:
+        yield
 
 
 def find_encoder(model: nn.Module) -> Encoder:

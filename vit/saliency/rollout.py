@@ -79,7 +79,7 @@ def _step(relevance: Tensor, recorded: Recorded, options: RolloutOptions) -> Ten
             before += (relevance[:, None, None, rows] @ attention).mean(dim=1).squeeze(1)
         else:
             fused = _fuse(attention, options.head_fusion)
-            weights[:, rows] /= (1 - a) + a * fused.sum(dim=-1)
+            weights[:, rows] /= _row_sums(fused, a)
             before += (weights[:, None, rows] @ fused).squeeze(1)
     before *= a
     before[:, :num_queries] += (1 - a) * weights
@@ -96,8 +96,13 @@ def _step_with_discard(relevance: Tensor, recorded: Recorded, options: RolloutOp
         discarded = fused <= threshold[:, None, None]
         discarded[:, :, : options.kept_columns] = False
         fused.masked_fill_(discarded, 0.0)
-    weights = relevance / ((1 - a) + a * fused.sum(dim=-1))
+    weights = relevance / _row_sums(fused, a)
     return (1 - a) * weights + a * (weights[:, None] @ fused).squeeze(1)
+
+
+def _row_sums(fused: Tensor, a: float) -> Tensor:
+    """(B, rows) sums of (1 - a) I + a W, above zero: with a = 1 a row can be empty, and then passes nothing on."""
+    return ((1 - a) + a * fused.sum(dim=-1)).clamp_min(torch.finfo(fused.dtype).tiny)
 
 
 def _fuse(attention: Tensor, head_fusion: str) -> Tensor:

@@ -48,8 +48,9 @@ def walk(blocks: Sequence[Recorded], readout: Tensor, step: Step, *, start_block
             f"the readout reads all {num_tokens} tokens, but the last block computed the first {num_queries}; "
             "record encoder(images) in place of model(images)"
         )
-    for recorded in reversed(blocks[start_block:]):
-        relevance = step(relevance, recorded)
+    with torch.autocast(last.q.device.type, enabled=False):  # float32, also where the caller runs the model in less
+        for recorded in reversed(blocks[start_block:]):
+            relevance = step(relevance, recorded)
     return relevance
 
 

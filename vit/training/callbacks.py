@@ -1,5 +1,7 @@
-"""What watches a run: the progress bar, and the writer of checkpoints and the model folder."""
+"""What watches a run: the progress bar, and the writers of metrics.csv, checkpoints and the model folder."""
 
+import csv
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,13 @@ class TrainingProgress(L.Callback):
             TextColumn("left"),
             TimeRemainingColumn(),
         )
-        self.bar = Progress(TextColumn("{task.description}"), *columns, console=self.console, transient=True)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            *columns,
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
         total = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
         done = int(trainer.num_training_batches) * trainer.current_epoch
         self._bar_id = self.bar.add_task("training", total=total, completed=done)
@@ -70,40 +78,98 @@ class TrainingProgress(L.Callback):
             f" accuracy {metrics.get('val_top1', float('nan')):.1%}"
             f"  {self.images / max(self.seconds, 1e-9):.0f} images/s",
             highlight=False,
+            soft_wrap=True,
         )
 
+    def on_exception(self, trainer: L.Trainer, task: L.LightningModule, exception: BaseException) -> None:
+        self._stop()
+
     def teardown(self, trainer: L.Trainer, task: L.LightningModule, stage: str) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
         if self.bar is not None:
             self.bar.stop()
+
+
+class MetricsFile(L.Callback):
+    """Writes metrics.csv: a row every `every` steps, and one after each epoch.
+
+    The file only grows, and each checkpoint says how long it was. A resumed run cuts it there and goes on: no row
+    of an earlier epoch is lost, and the steps that are run again don't stand in it twice.
+    """
+
+    COLUMNS = (
+        "epoch", "step", "lr", "train_loss_step", "train_loss_epoch", "train_top1", "val_loss", "val_top1", "val_top5",
+    )  # fmt: skip
+
+    def __init__(self, path: Path, *, every: int):
+        self.path = path
+        self.every = every
+        self.length = 0  # bytes
+        self._last_step = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"length": self.length}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.length = state["length"]
+
+    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        self._last_step = trainer.global_step
+        if self.length and self.path.is_file():
+            os.truncate(self.path, min(self.length, self.path.stat().st_size))
+        else:
+            self.path.write_text(",".join(self.COLUMNS) + "\n", encoding="utf-8")
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step > self._last_step and trainer.global_step % self.every == 0:
+            self._append(trainer, ("lr", "train_loss_step"))
+        self._last_step = trainer.global_step
+
+    def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        self._append(trainer, ("lr", "train_loss_epoch", "train_top1", "val_loss", "val_top1", "val_top5"))
+
+    def _append(self, trainer: L.Trainer, names: tuple[str, ...]) -> None:
+        found = {name: float(trainer.callback_metrics[name]) for name in names if name in trainer.callback_metrics}
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            rows = csv.DictWriter(file, self.COLUMNS, lineterminator="\n")
+            rows.writerow({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **found})
+        self.length = self.path.stat().st_size
 
 
 class CheckpointWriter(L.Callback):
     """Writes last.ckpt after every epoch, and best.ckpt and the model folder when the epoch is the best so far.
 
     Best is by top-1 on the validation images, the lower loss deciding between equals. Files are whole or not there.
+    last.ckpt is written after all else: it knows of a best epoch only when that epoch's files are there, and a run
+    that is killed before does the epoch again.
     """
 
     def __init__(self, run: Path):
         self.run = run
         self.best: tuple[float, float] = (-1.0, 0.0)
         self.best_epoch = -1
+        self.last_top1 = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": list(self.best), "best_epoch": self.best_epoch}
+        return {"best": list(self.best), "best_epoch": self.best_epoch, "last_top1": self.last_top1}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best = (state["best"][0], state["best"][1])
         self.best_epoch = state["best_epoch"]
+        self.last_top1 = state["last_top1"]
 
     def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         assert isinstance(task, ClassificationTask)
         metrics = trainer.callback_metrics
-        score = (float(metrics.get("val_top1", 0.0)), -float(metrics.get("val_loss", 0.0)))
+        self.last_top1 = float(metrics.get("val_top1", 0.0))
+        score = (self.last_top1, -float(metrics.get("val_loss", 0.0)))
         if is_best := score > self.best:
             self.best, self.best_epoch = score, trainer.current_epoch
-        names = ["last.ckpt", "best.ckpt"] if is_best else ["last.ckpt"]
-        for name in names:
+            write_folder(task.model, self.run / "model")
+        for name in ("best.ckpt", "last.ckpt") if is_best else ("last.ckpt",):
             with atomic_write(self.run / "checkpoints" / name) as temporary:
                 trainer.save_checkpoint(temporary)
-        if is_best:
-            write_folder(task.model, self.run / "model")

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
+from vit.foundation import none_read
 from vit.models.classifier import Classifier
 from vit.training.optim import choose_trained, parameter_groups, warmup_cosine
 
@@ -88,6 +89,12 @@ class ClassificationTask(L.LightningModule):
         self.log("val_loss", F.cross_entropy(logits, targets), batch_size=len(images))
         self.log("val_top1", self.val_top1, batch_size=len(images))
         self.log("val_top5", self.val_top5, batch_size=len(images))
+
+    def on_validation_epoch_end(self) -> None:
+        # Validation comes before the end of the epoch, so that no checkpoint of such an epoch is written.
+        for what, metric in (("training", self.train_top1), ("validation", self.val_top1)):
+            if not metric.update_called:
+                raise none_read(f"{what} images", self.skipped)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.AdamW(parameter_groups(self.model, **self.groups), betas=(0.9, self.beta2), fused=True)

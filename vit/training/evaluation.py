@@ -17,7 +17,7 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from vit.foundation import atomic_write
+from vit.foundation import atomic_write, none_read
 from vit.inference import predict_batches
 from vit.models.classifier import Classifier
 
@@ -81,6 +81,9 @@ def evaluate(
     Args:
         batches: dicts of image, target, index and skipped.
         names: of the images, by index.
+
+    Raises:
+        UserError: when no image could be read.
     """
     probabilities, targets, found, skipped = [], [], [], {}
     for batch, probability in predict_batches(model, batches, device=device, precision=precision):
@@ -88,6 +91,8 @@ def evaluate(
         probabilities.append(probability)
         targets.append(batch["target"])
         found += [names[index] for index in batch["index"].tolist()]
+    if not found:
+        raise none_read(f"{len(names)} images", skipped)
     return Evaluation(torch.cat(probabilities), torch.cat(targets), found, model.labels, skipped)
 
 

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from vit.foundation import UserError
 from vit.inference import choose_device, choose_precision
-from vit.training.callbacks import CheckpointWriter, TrainingProgress
+from vit.training.callbacks import CheckpointWriter, MetricsFile, TrainingProgress
 from vit.training.classification import ClassificationTask
 from vit.training.pictures import draw_curves
+
+STEPS_A_ROW = 10  # of metrics.csv, and of the TensorBoard events
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,9 @@ def fit(
     Raises:
         UserError: when there is nothing to resume from.
     """
-    last = run / "checkpoints" / "last.ckpt"
-    if resume and not last.is_file():
-        raise UserError(
-            f"There is nothing to resume in {run}: it has no checkpoints/last.ckpt.\nStart it without --resume."
-        )
+    last = last_checkpoint(run) if resume else None
     arithmetic = choose_precision(precision, choose_device(device))
     writer = CheckpointWriter(run)
-    csv = CSVLogger(save_dir=run, name="", version="")
     # Lightning's own notices (devices, tips, folders that are there) would bury what the user waits for.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
@@ -74,16 +71,30 @@ def fit(
         max_epochs=max_epochs,
         accumulate_grad_batches=accumulate,
         gradient_clip_val=clip_grad or None,
-        logger=[csv, TensorBoardLogger(save_dir=run, name="", version="tensorboard")],
-        callbacks=[writer, TrainingProgress()],
-        log_every_n_steps=10,
+        logger=TensorBoardLogger(save_dir=run, name="", version="tensorboard"),
+        # In this order: the checkpoint counts the epoch's row of metrics.csv in.
+        callbacks=[MetricsFile(run / "metrics.csv", every=STEPS_A_ROW), writer, TrainingProgress()],
+        log_every_n_steps=STEPS_A_ROW,
         num_sanity_val_steps=0,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    trainer.fit(task, datamodule=data, ckpt_path=last if resume else None, weights_only=True)
+    trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
     draw_curves(run / "metrics.csv", run / "curves.png")
-    last_top1 = float(trainer.callback_metrics.get("val_top1", float("nan")))
-    return FitResult(writer.best[0], writer.best_epoch + 1, last_top1, task.skipped)
+    return FitResult(writer.best[0], writer.best_epoch + 1, writer.last_top1, task.skipped)
+
+
+def last_checkpoint(run: Path) -> Path:
+    """The checkpoint that a run goes on from.
+
+    Raises:
+        UserError: when there is none.
+    """
+    last = run / "checkpoints" / "last.ckpt"
+    if not last.is_file():
+        raise UserError(
+            f"There is nothing to resume in {run}: it has no checkpoints/last.ckpt.\nStart it without --resume."
+        )
+    return last

@@ -1,0 +1,200 @@
+"""What saliency maps cost beside a plain forward pass: time, memory, and whether they are right.
+
+Time, in turns in one process, fp32:
+    forward           our model(images), fused
+    timm's forward    timm's model with the same weights, fused
+    rollout           our explain_batch: recorded forward, walk, map on the grid of patches, logits
+    textbook          matrices of N x N of timm's unfused attention, every map kept, as in vit-explain
+    textbook, lean    the same, each block's map multiplied in its hook and dropped
+
+Memory: each variant makes one call in a process of its own, which imports what that variant needs and no more. One
+ratio is that of the whole processes' peaks, their imports included; the other that of what the call itself added.
+timm's imports are larger than ours, so beside the textbook the second is the fair one.
+
+Agreement: our map (fp32) against the textbook's in float64, for weights that are made to attend sharply.
+
+Attribution: our explain_batch(method="attribution") against one forward and backward pass of the predicted class's
+logit, to all weights as in training, and to the image alone with frozen weights, which is the least.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import NamedTuple
+
+import timm
+import torch
+
+from benchmarks.harness import Table, Timings, begin, measure, options, ratio, report, spread
+from benchmarks.memory import AS_IT_GOES, FORWARD, KEPT, ROLLOUT, in_new_process
+from benchmarks.ours import classifier
+from benchmarks.peers import timm_twin
+from benchmarks.textbook import rollout_as_it_goes, rollout_of_kept_maps
+from vit.models.classifier import Classifier
+from vit.saliency.explain import explain_batch
+
+TIMM = "timm's forward"
+ATTRIBUTION, TO_WEIGHTS, TO_IMAGE = "attribution", "forward + backward", "forward + backward to the image"
+LARGE = 512  # pixels from which a round takes so long that fewer must do
+
+
+class Case(NamedTuple):
+    """An image size in pixels, and how many images a call."""
+
+    image_size: int
+    batch: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Case":
+        """From "224x8"."""
+        image_size, batch = text.split("x")
+        return cls(int(image_size), int(batch))
+
+    def __str__(self) -> str:
+        return f"{self.image_size} px, batch {self.batch} ({(self.image_size // 16) ** 2 + 1:,} tokens)"
+
+
+def time_rollout(case: Case, chosen: argparse.Namespace) -> Timings:
+    """Seconds of the plain forward passes and of rollout in three ways."""
+    ours = classifier(chosen.variant, case.image_size)
+    peer = timm_twin(ours, chosen.variant)
+    images = torch.randn(case.batch, 3, case.image_size, case.image_size)
+    calls = {
+        FORWARD: lambda: ours(images),
+        TIMM: lambda: peer(images),
+        ROLLOUT: lambda: explain_batch(ours, images, method="rollout"),
+        KEPT: lambda: rollout_of_kept_maps(peer, images),
+        AS_IT_GOES: lambda: rollout_as_it_goes(peer, images),
+    }
+    with torch.inference_mode():
+        return measure(calls, **limits(case, chosen))
+
+
+def time_attribution(case: Case, chosen: argparse.Namespace) -> Timings:
+    """Seconds of attribution and of plain forward and backward passes."""
+    ours = classifier(chosen.variant, case.image_size)
+    frozen = deepcopy(ours).requires_grad_(False)
+    images = torch.randn(case.batch, 3, case.image_size, case.image_size)
+    leaf = images.clone().requires_grad_()
+
+    def to_weights() -> None:
+        ours(images).amax(dim=1).sum().backward()
+        ours.zero_grad(set_to_none=True)
+
+    calls: dict[str, Callable[[], object]] = {
+        TO_WEIGHTS: to_weights,
+        TO_IMAGE: lambda: torch.autograd.grad(frozen(leaf).amax(dim=1).sum(), leaf),
+        ATTRIBUTION: lambda: explain_batch(ours, images, method="attribution"),
+    }
+    return measure(calls, **limits(case, chosen))
+
+
+def limits(case: Case, chosen: argparse.Namespace) -> dict[str, float]:
+    """How long to measure."""
+    if case.image_size >= LARGE:
+        return {"rounds": chosen.large_rounds, "warmup": min(chosen.warmup, 1)}
+    return {"rounds": chosen.rounds, "warmup": chosen.warmup, "min_seconds": chosen.min_seconds}
+
+
+def sharpen(model: Classifier, factor: float = 8.0) -> Classifier:
+    """Makes random weights attend to few tokens, as trained ones do: nearly even attention would hide mistakes."""
+    with torch.no_grad():
+        for attention in model.encoder.attentions():
+            attention.qkv.weight.mul_(factor)
+    return model
+
+
+def agreement(variant: str, image_size: int) -> tuple[float, float]:
+    """(largest relative difference of our map from the textbook's in float64, the latter's greatest over least
+    value) of one image."""
+    ours = sharpen(classifier(variant, image_size))
+    image = torch.randn(1, 3, image_size, image_size)
+    found = explain_batch(ours, image, method="rollout").maps.flatten().double()
+    exact = timm_twin(ours, variant).double()
+    expected = rollout_of_kept_maps(exact, image.double())[0, 1:]
+    difference = ((found - expected).abs() / expected).max().item()
+    return difference, (expected.max() / expected.min()).item()
+
+
+def rollout_tables(found: dict[Case, Timings]) -> list[Table]:
+    """Milliseconds, and ratios to the plain forward pass."""
+    names = next(iter(found.values()))
+    times = Table("ms a call, median (min..max)", ("", *names))
+    costs = Table(
+        "time in units of our plain forward, median of the rounds' ratios (min..max)",
+        ("", *(name for name in names if name != FORWARD), "rollout / timm's forward", "textbook / rollout"),
+    )
+    for case, timings in found.items():
+        times.rows.append((case, *(spread([1000 * s for s in seconds]) for seconds in timings.values())))
+        plain = [ratio(timings, name, FORWARD) for name in names if name != FORWARD]
+        costs.rows.append((case, *plain, ratio(timings, ROLLOUT, TIMM), ratio(timings, KEPT, ROLLOUT)))
+    return [times, costs]
+
+
+def memory_table(cases: Sequence[Case], chosen: argparse.Namespace) -> Table:
+    """Peaks of whole processes, one a variant."""
+    table = Table(
+        "peak memory of a process, MB",
+        ("", "variant", "imports, model, image", "peak", "increment", "peak / forward's", "increment / forward's"),
+    )
+    for case in cases:
+        sizes = {"variant": chosen.variant, **case._asdict(), "threads": chosen.threads}
+        found = {name: in_new_process(name, **sizes) for name in (FORWARD, ROLLOUT, KEPT, AS_IT_GOES)}
+        least = found[FORWARD]
+        for name, memory in found.items():
+            ratios = memory.peak / least.peak, memory.increment / least.increment
+            table.rows.append((case, name, memory.before, memory.peak, memory.increment, *ratios))
+    return table
+
+
+def attribution_tables(found: dict[Case, Timings]) -> list[Table]:
+    """Milliseconds, and ratios to a forward and backward pass."""
+    times = Table("attribution, ms a call, median (min..max)", ("", TO_WEIGHTS, TO_IMAGE, ATTRIBUTION))
+    costs = Table(
+        "attribution's time, median of the rounds' ratios (min..max)", ("", f"/ {TO_WEIGHTS}", f"/ {TO_IMAGE}")
+    )
+    for case, timings in found.items():
+        times.rows.append((case, *(spread([1000 * s for s in timings[name]]) for name in times.columns[1:])))
+        costs.rows.append((case, *(ratio(timings, ATTRIBUTION, name) for name in (TO_WEIGHTS, TO_IMAGE))))
+    return [times, costs]
+
+
+def main(arguments: Sequence[str] | None = None) -> list[Table]:
+    """Measures and reports; returns the tables."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = options("saliency", __doc__ or "", rounds=11)
+    cases = {"nargs": "*", "type": Case.parse, "metavar": "PIXELSxBATCH"}
+    parser.add_argument("--variant", default="small", choices=("tiny", "small", "base"), help="size (default small)")
+    parser.add_argument("--cases", **cases, default=[Case(224, 1), Case(224, 8), Case(1024, 1)])
+    parser.add_argument("--memory", **cases, default=[Case(224, 1), Case(1024, 1)])
+    parser.add_argument("--attribution", **cases, default=[Case(224, 1), Case(224, 8)])
+    parser.add_argument("--large-rounds", type=int, default=5, help=f"rounds from {LARGE} px on (default 5)")
+    parser.add_argument("--min-seconds", type=float, default=0.2, help="least time of one measurement (default 0.2)")
+    parser.add_argument("--agreement", type=int, default=224, help="pixels of the image whose maps are compared")
+    chosen = parser.parse_args(arguments)
+    machine = begin(chosen)
+    difference, contrast = agreement(chosen.variant, chosen.agreement)
+    settings = {
+        "model": f"ViT-{chosen.variant}/16",
+        "rounds": f"{chosen.rounds} ({chosen.large_rounds} from {LARGE} px on) after {chosen.warmup} dropped",
+        "timm": timm.__version__,
+    }
+    right = Table(
+        f"our map (fp32) against the textbook's (float64), one image of {chosen.agreement} px",
+        ("largest relative difference", "greatest / least value of the map"),
+        [(difference, contrast)],
+    )
+    tables = [right]
+    if chosen.memory:  # first: nothing else runs yet that could fill the machine
+        tables.append(memory_table(chosen.memory, chosen))
+    if chosen.cases:
+        tables += rollout_tables({case: time_rollout(case, chosen) for case in chosen.cases})
+    if chosen.attribution:
+        tables += attribution_tables({case: time_attribution(case, chosen) for case in chosen.attribution})
+    report("saliency", arguments, machine, settings, tables, chosen.out)
+    return tables
+
+
+if __name__ == "__main__":
+    main()

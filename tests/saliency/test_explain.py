@@ -1,0 +1,196 @@
+"""The one call for every method: shapes, what it leaves alone, and what it refuses."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vit.models.classifier import Classifier
+from vit.models.encoder import image_encoder
+from vit.saliency.attribution import generic_attribution
+from vit.saliency.explain import explain, explain_batch
+from vit.saliency.record import record
+from vit.saliency.rollout import RolloutOptions, rollout
+
+SIZES = {"image_size": (10, 21), "patch_size": (5, 7), "embed_dim": 22, "depth": 3, "num_heads": 2}
+METHODS = [("rollout", {}), ("rollout", {"head_fusion": "max", "discard_ratio": 0.5}), ("attribution", {})]
+
+
+@pytest.fixture
+def build(randomise):
+    def make(num_classes=5, *, pool="class", **options):
+        return randomise(Classifier(image_encoder(**SIZES, **options), num_classes, pool=pool))
+
+    return make
+
+
+@pytest.fixture
+def images():
+    return torch.randn(3, 3, 15, 28)
+
+
+@pytest.mark.parametrize(("method", "options"), METHODS)
+@pytest.mark.parametrize("size", [(10, 21), (15, 28), (5, 7), (40, 14)])
+@pytest.mark.parametrize(
+    "model_options",
+    [{}, {"pool": "mean", "class_token": False}, {"pool": "class+mean", "dist_token": True, "num_registers": 3}],
+)
+def test_a_map_has_the_size_of_its_image(build, method, options, size, model_options):
+    model = build(**model_options)
+    images = torch.randn(2, 3, *size)
+    maps = explain(model, images, method=method, **options)
+    assert maps.shape == (2, *size)
+    assert maps.dtype == torch.float32
+    assert not maps.requires_grad
+    assert maps.isfinite().all()
+
+
+@pytest.mark.parametrize(("method", "options"), METHODS)
+def test_pixels_are_bilinear_between_patches(build, images, method, options):
+    model = build()
+    grid = explain_batch(model, images, method=method, **options).maps
+    assert grid.shape == (3, 3, 4)
+    expected = F.interpolate(grid[:, None], (15, 28), mode="bilinear", align_corners=False)[:, 0]
+    maps = explain(model, images, method=method, **options)
+    torch.testing.assert_close(maps, expected)
+    torch.testing.assert_close(maps[:, 7, 3], grid[:, 1, 0])  # the middle pixel of a patch
+
+
+@pytest.mark.parametrize("options", [{}, {"head_fusion": "min", "residual": 0.3, "discard_ratio": 0.4}])
+@pytest.mark.parametrize("class_token", [True, False])
+def test_rollout_is_the_relevance_of_the_patches(build, images, options, class_token):
+    model = build(pool="mean", class_token=class_token, num_registers=2)
+    with torch.no_grad(), record(model) as trace:
+        model.encoder(images)
+    settings = RolloutOptions(**options, kept_columns=int(class_token))
+    relevance = rollout(trace.blocks, model.readout(12 + 2 + class_token), settings, start_block=1)
+    expected = relevance[:, 2 + class_token :].reshape(3, 3, 4)
+    maps = explain_batch(model, images, method="rollout", start_block=1, **options).maps
+    torch.testing.assert_close(maps, expected)
+
+
+def test_attribution_is_the_relevance_of_the_patches(build, images):
+    model = build(num_registers=2)
+    with record(model, gradients=True) as trace:
+        gradients = trace.gradients(model(images)[:, 3])
+    relevance = generic_attribution(trace.blocks, gradients, model.readout(15), start_block=1)
+    maps = explain_batch(model, images, method="attribution", target=3, start_block=1).maps
+    torch.testing.assert_close(maps, relevance[:, 3:].reshape(3, 3, 4))
+
+
+@pytest.mark.parametrize(("method", "options"), METHODS)
+def test_logits_are_those_of_the_model(build, images, method, options):
+    model = build()
+    torch.testing.assert_close(explain_batch(model, images, method=method, **options).logits, model(images).detach())
+
+
+def test_no_target_means_the_predicted_class(build, images):
+    model = build()
+    predicted = model(images).argmax(dim=1)
+    maps = explain(model, images, method="attribution")
+    assert torch.equal(maps, explain(model, images, method="attribution", target=predicted))
+    others = (predicted + 1) % 5
+    assert not torch.allclose(maps, explain(model, images, method="attribution", target=others))
+
+
+def test_one_target_serves_the_batch(build, images):
+    model = build()
+    every = explain(model, images, method="attribution", target=torch.tensor([2, 2, 2]))
+    assert torch.equal(explain(model, images, method="attribution", target=2), every)
+
+
+@pytest.mark.parametrize("target", [None, 2, torch.tensor([0, 1, 2])])
+def test_rollout_knows_no_class(build, images, target):
+    model = build()
+    assert torch.equal(explain(model, images, target=target), explain(model, images))
+
+
+@pytest.mark.parametrize(("method", "options"), METHODS)
+def test_a_batch_equals_its_images_one_by_one(build, images, method, options):
+    model = build(pool="class+mean")
+    one_by_one = torch.cat([explain(model, image[None], method=method, **options) for image in images])
+    maps = explain(model, images, method=method, **options)
+    torch.testing.assert_close(maps, one_by_one, rtol=1e-4, atol=1e-5 * maps.max().item())
+
+
+@pytest.mark.parametrize(("method", "options"), METHODS)
+def test_the_model_is_left_as_it_was(build, images, method, options):
+    model = build(drop_path=0.5)
+    expected = explain(model, images, method=method, **options)
+    model.train()
+    model.encoder.blocks[1].eval()
+    model.head.weight.requires_grad_(False)
+    model.head.bias.grad = torch.ones(5)
+
+    def state():
+        modules = [(module.training, len(module._forward_hooks)) for module in model.modules()]
+        return modules, [(p.requires_grad, p.grad is None, p._version) for p in model.parameters()]
+
+    before = state()
+    # Drop path would change the maps: they are of the model in evaluation.
+    torch.testing.assert_close(explain(model, images, method=method, **options), expected)
+    with pytest.raises(ValueError, match="pixels"):
+        explain(model, images[..., :-1], method=method, **options)
+    assert state() == before
+    assert (model.head.bias.grad == 1).all()
+
+
+@pytest.mark.parametrize(("method", "options"), METHODS)
+@pytest.mark.parametrize("surroundings", [torch.no_grad, torch.inference_mode])
+def test_works_where_gradients_are_off(build, images, method, options, surroundings):
+    model = build()
+    expected = explain(model, images, method=method, **options)
+    with surroundings():
+        torch.testing.assert_close(explain(model, images.clone(), method=method, **options), expected)
+
+
+@pytest.mark.parametrize(("method", "options"), METHODS)
+def test_works_under_autocast(build, images, method, options):
+    model = build()
+    exact = explain(model, images, method=method, target=1, **options)
+    with torch.autocast("cpu", torch.bfloat16):
+        explanation = explain_batch(model, images, method=method, target=1, **options)
+        maps = explain(model, images, method=method, target=1, **options)
+    assert maps.dtype == explanation.maps.dtype == explanation.logits.dtype == torch.float32
+    similarity = torch.corrcoef(torch.stack([maps.flatten(), exact.flatten()]))[0, 1]
+    assert similarity > 0.95
+
+
+def test_attribution_works_compiled(build, images):
+    model = build()
+    expected = explain(model, images, method="attribution")
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="aot_eager")
+    torch.testing.assert_close(explain(compiled, images, method="attribution"), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "rolout"}, "method is 'rolout'; allowed are rollout, attribution.*; did you mean 'rollout'\\?"),
+        ({"discard_ration": 0.5}, "'rollout' has no such option: 'discard_ration'"),
+        ({"method": "attribution", "head_fusion": "max"}, "'attribution' has no such option: 'head_fusion'"),
+        ({"head_fusion": "median"}, "'median'; allowed are mean, max, min"),
+        ({"start_block": 3}, "start_block is 3; the model has blocks 0 to 2"),
+        ({"method": "attribution", "target": 5}, "classes 0 to 4"),
+        ({"method": "attribution", "target": -1}, "classes 0 to 4"),
+        ({"method": "attribution", "target": torch.tensor([0, 1])}, "one for each of the 3 images"),
+        ({"method": "attribution", "target": torch.tensor([[0], [1], [2]])}, "one for each of the 3 images"),
+    ],
+)
+def test_what_can_not_be_is_refused(build, images, options, message):
+    with pytest.raises(ValueError, match=message):
+        explain(build(), images, **options)
+
+
+def test_a_size_that_the_patches_do_not_divide_is_refused(build):
+    with pytest.raises(ValueError, match="16 x 28 pixels .* heights that can: 15 or 20"):
+        explain(build(), torch.randn(1, 3, 16, 28))
+
+
+def test_attribution_without_a_head_is_refused(build, images):
+    model = build(0)
+    with pytest.raises(ValueError, match="no head; try method='rollout'"):
+        explain(model, images, method="attribution")
+    explanation = explain_batch(model, images)
+    torch.testing.assert_close(explanation.logits, model(images).detach())
+    assert explanation.maps.shape == (3, 3, 4)

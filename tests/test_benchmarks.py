@@ -1,0 +1,147 @@
+"""The benchmarks run, and their numbers mean what they say: tiny sizes, one round."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import encoder, explain, loading, saliency
+from benchmarks.harness import Spread, Table, measure, ratio, readable, spread
+from benchmarks.memory import ROLLOUT, in_new_process
+from benchmarks.ours import classifier
+from benchmarks.peers import timm_twin
+from benchmarks.textbook import rollout_as_it_goes, rollout_of_kept_maps
+from vit.saliency.explain import explain_batch
+
+QUICK = ["--threads", "1", "--rounds", "1", "--warmup", "0"]
+
+
+@pytest.fixture(autouse=True)
+def _keeps_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def spreads(table: Table) -> list[Spread]:
+    found = [cell for row in table.rows for cell in row if isinstance(cell, Spread)]
+    assert all(0 < cell.low <= cell.median <= cell.high for cell in found)
+    return found
+
+
+def test_rounds_take_turns_and_begin_with_another_variant_each() -> None:
+    order: list[str] = []
+    variants = {name: lambda name=name: order.append(name) for name in "abc"}
+    timings = measure(variants, rounds=2, warmup=1)
+    assert "".join(order) == "abc" + "bca" + "cab"
+    assert {name: len(seconds) for name, seconds in timings.items()} == {"a": 2, "b": 2, "c": 2}
+    order.clear()
+    measure(variants, rounds=2, warmup=1, rotate=False)
+    assert "".join(order) == "abc" * 3
+
+
+def test_ratios_are_taken_within_each_round() -> None:
+    # The machine became four times as slow in the last round: no ratio may notice.
+    timings = {"a": [2.0, 2.2, 8.0], "b": [1.0, 1.0, 4.0]}
+    assert ratio(timings, "a", "b") == Spread(2.0, 2.0, 2.2)
+    assert spread([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(3.1e-7, "3.1e-07"), (0.0, "0.000"), (1.0216, "1.022"), (86.54, "86.5"), (12345.6, "12,346"), (-2.5, "-2.500")],
+)
+def test_readable(value: float, text: str) -> None:
+    assert readable(value) == text
+
+
+def test_encoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "results" / "encoder.md"
+    out.parent.mkdir()
+    out.write_text("# Before\n", encoding="utf-8")
+    rates, speeds = encoder.main([*QUICK, "--variant", "tiny", "--image-size", "32", "--batch", "2", "--out", str(out)])
+    modes = ["forward, fp32", "forward, bf16", "training step, fp32", "training step, bf16"]
+    assert [row[0] for row in rates.rows] == [row[0] for row in speeds.rows] == modes
+    assert len(spreads(rates)) == len(spreads(speeds)) == 16
+    _, ours, _, theirs, _ = rates.rows[0]
+    assert speeds.rows[0][1].median == pytest.approx(ours.median / theirs.median)  # above 1 where ours is faster
+    assert "ours / timm" in capsys.readouterr().out
+    written = out.read_text(encoding="utf-8")
+    assert written.startswith("# Before\n\n## 20")
+    for part in (
+        "- machine: ",
+        "torch " + torch.__version__,
+        "- settings: ",
+        "python -m benchmarks.encoder --threads 1",
+    ):
+        assert part in written
+
+
+def test_encoder_refuses_models_that_differ() -> None:
+    ours = classifier("tiny", 32)
+    calls, models = encoder.forwards(ours, "tiny")
+    images = torch.randn(2, 3, 32, 32)
+    assert encoder.largest_difference(calls, images) < 1e-4
+    with torch.no_grad():
+        models[encoder.TRANSFORMERS].model.vit.layernorm.weight.mul_(1.1)
+    with pytest.raises(AssertionError, match="not the same"):
+        encoder.largest_difference(calls, images)
+
+
+def test_saliency(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--variant", "tiny", "--min-seconds", "0", "--agreement", "64"]
+    right, times, costs, with_gradients, shares = saliency.main(
+        [*QUICK, *small, "--cases", "48x1", "32x2", "--memory", "--attribution", "32x2"]
+    )
+    difference, contrast = right.rows[0]
+    assert difference < 1e-4
+    assert contrast > 1.5  # an even map would agree with anything
+    assert [str(row[0]) for row in times.rows] == ["48 px, batch 1 (10 tokens)", "32 px, batch 2 (5 tokens)"]
+    assert len(spreads(times)) == 10
+    assert len(spreads(costs)) == 12
+    assert len(spreads(with_gradients)) == 3
+    assert len(spreads(shares)) == 2
+    assert "time in units of our plain forward" in capsys.readouterr().out
+
+
+def test_maps_equal_the_textbook_for_each_image_of_a_batch() -> None:
+    ours = saliency.sharpen(classifier("tiny", 64))
+    images = torch.randn(3, 3, 64, 64)
+    peer = timm_twin(ours, "tiny").double()
+    kept, lean = (method(peer, images.double()) for method in (rollout_of_kept_maps, rollout_as_it_goes))
+    torch.testing.assert_close(kept.sum(dim=1), torch.ones(3, dtype=torch.float64))
+    torch.testing.assert_close(lean, kept)
+    maps = explain_batch(ours, images).maps.flatten(1)
+    torch.testing.assert_close(maps.double(), kept[:, 1:], rtol=1e-4, atol=0)
+    assert not torch.allclose(kept[0], kept[1], rtol=1e-2)
+    assert all(block.attn.fused_attn and not block.attn.attn_drop._forward_hooks for block in peer.blocks)
+
+
+def test_memory_is_that_of_the_measured_process_alone() -> None:
+    filled = torch.ones(300_000_000)  # 1.2 GB: the child would inherit it as its ru_maxrss
+    memory = in_new_process(ROLLOUT, variant="tiny", image_size=64, batch=1, threads=1)
+    assert 100 < memory.before < memory.peak < filled.nbytes / 1024**2
+    assert memory.increment == memory.peak - memory.before
+
+
+def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--images", "5", "--scene-size", "64", "--variant", "pico", "--image-size", "32", "--batch", "2"]
+    rates, shares = explain.main([*QUICK, *sizes, "--photos", "nowhere", "--workers", "0"])
+    loop, whole, bare = rates.rows[0]
+    assert len(spreads(rates)) == 3
+    assert whole.median < loop.median  # the call holds the loop
+    assert shares.rows[0][0].median == pytest.approx(loop.median / bare.median)
+    printed = capsys.readouterr().out
+    assert "5 of 5 generated scenes of 64 px (there is no nowhere)" in printed
+    assert "export loop / bare" in printed
+
+
+def test_loading() -> None:
+    sizes = ["--images", "8", "--image-size", "32", "--scenes", "4", "--scene-size", "32", "--batch", "4"]
+    photos, scenes = loading.main([*QUICK, *sizes, "--photos", "nowhere"])
+    assert [row[0] for row in photos.rows] == ["reading", "reading + training", "reading + evaluation"]
+    assert [row[0] for row in scenes.rows] == ["drawing", "drawing + training"]
+    assert photos.title == "8 photographs at 32 px"
+    assert len(spreads(photos)) == 6
+    assert all(row[2] == pytest.approx(1000 / row[1].median) for row in photos.rows)

@@ -1,0 +1,107 @@
+"""Whole files or none, and folders that are not written into by accident."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from vit.foundation import UserError, atomic_write, claim_folder, nearest
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_file_appears_under_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "metrics.json"
+    with atomic_write(path) as temporary:
+        temporary.write_text("half")
+        assert not path.exists()
+        assert temporary.parent == path.parent  # one file system: a rename is atomic
+        assert temporary.suffix == ".json"  # writers choose the format by it
+        temporary.write_text("whole")
+    assert path.read_text() == "whole"
+    assert names(path.parent) == ["metrics.json"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_the_old_file_stays_when_the_body_raises(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "last.ckpt"
+    path.write_text("old")
+    with pytest.raises(error), atomic_write(path) as temporary:
+        temporary.write_text("new, but")
+        raise error
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["last.ckpt"]
+
+
+def test_the_old_file_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    path.write_text("old and longer")
+    with atomic_write(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "new"
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "a.csv") as first, atomic_write(tmp_path / "a.csv") as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert (tmp_path / "a.csv").read_text() == "first"
+
+
+@pytest.mark.parametrize(("mask", "rights"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_the_rights_are_those_of_a_plain_open(tmp_path: Path, mask: int, rights: int) -> None:
+    before = os.umask(mask)
+    try:
+        with atomic_write(tmp_path / "index.csv") as temporary:
+            # As libraries do that write a private file of their own and rename it.
+            temporary.unlink()
+            temporary.touch(0o600)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "index.csv").stat().st_mode) == rights
+
+
+def test_the_umask_is_left_alone_because_all_threads_share_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("set"))
+    with atomic_write(tmp_path / "x.png"):
+        pass
+
+
+@pytest.mark.parametrize("name", ["x" * 240 + ".png", "é鳥" * 40 + ".png", os.fsdecode(b"\xff\xfe.png"), ".hidden", "plain"])
+def test_any_name_that_a_folder_takes(tmp_path: Path, name: str) -> None:
+    with atomic_write(tmp_path / name) as temporary:
+        temporary.write_text("x")
+    assert names(tmp_path) == [name]
+
+
+def test_a_folder_is_made_with_its_parents(tmp_path: Path) -> None:
+    folder = claim_folder(tmp_path / "runs" / "birds")
+    assert folder.is_dir()
+    assert claim_folder(folder) == folder  # still empty
+
+
+def test_a_folder_that_holds_something_needs_leave(tmp_path: Path) -> None:
+    (tmp_path / "keep.txt").write_text("mine")
+    with pytest.raises(UserError, match="already holds files"):
+        claim_folder(tmp_path)
+    assert claim_folder(tmp_path, overwrite=True) == tmp_path
+    assert claim_folder(str(tmp_path), resume=True) == tmp_path
+    assert names(tmp_path) == ["keep.txt"]
+
+
+@pytest.mark.parametrize("below", ["", "maps"])
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path, below: str) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(UserError, match="Can't make the output folder .*taken"):
+        claim_folder(tmp_path / "taken" / below, overwrite=True)
+    assert (tmp_path / "taken").read_text() == "a file"
+
+
+def test_nearest_names_the_likely_one_or_nothing() -> None:
+    assert nearest("rolout", ["rollout", "attribution"]) == "; did you mean 'rollout'?"
+    assert nearest("x", ["rollout", "attribution"]) == ""
+    assert nearest("11", (10, 12, 111)) == "; did you mean '111'?"
