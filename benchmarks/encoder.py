@@ -73,11 +73,11 @@ def timed(calls: dict[str, Forward], models: dict[str, nn.Module], chosen: argpa
     """The timings of each mode and precision that was asked for."""
     images = torch.randn(chosen.batch, 3, chosen.image_size, chosen.image_size)
     targets = torch.randint(1000, (chosen.batch,))
-    limits = {"rounds": chosen.rounds, "warmup": chosen.warmup, "min_seconds": chosen.min_seconds}
+    take = partial(measure, rounds=chosen.rounds, warmup=chosen.warmup, min_seconds=chosen.min_seconds)
     found = {}
     for precision in chosen.precisions:
         steps = {name: partial(inference, call, images, precision) for name, call in calls.items()}
-        found[f"forward, {precision}"] = measure(steps, **limits)
+        found[f"forward, {precision}"] = take(steps)
     # After all forward passes, which ran with equal weights: now each learns on its own.
     optimizers = {
         id(model): torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True) for model in set(models.values())
@@ -89,7 +89,7 @@ def timed(calls: dict[str, Forward], models: dict[str, nn.Module], chosen: argpa
             name: partial(training_step, call, optimizers[id(models[name])], images, targets, precision)
             for name, call in calls.items()
         }
-        found[f"training step, {precision}"] = measure(steps, **limits)
+        found[f"training step, {precision}"] = take(steps)
     return found
 
 

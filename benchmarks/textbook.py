@@ -4,7 +4,7 @@ Abnar & Zuidema 2020, equation 1, after the widespread vit-explain, without its 
 the first image of a batch alone). The peer that our walk is measured against, and its reference.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -58,7 +58,7 @@ def mixed(attention: Tensor, identity: Tensor) -> Tensor:
     return matrix / matrix.sum(dim=-1, keepdim=True)
 
 
-def _run_hooked(model: nn.Module, images: Tensor, take) -> None:
+def _run_hooked(model: nn.Module, images: Tensor, take: Callable[[Tensor], None]) -> None:
     hooks = [
         block.attn.attn_drop.register_forward_hook(lambda module, inputs, output: take(output))
         for block in model.blocks

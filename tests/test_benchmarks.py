@@ -18,8 +18,9 @@ QUICK = ["--threads", "1", "--rounds", "1", "--warmup", "0"]
 
 
 @pytest.fixture(autouse=True)
-def _keeps_threads() -> Iterator[None]:
+def _one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
 
@@ -94,8 +95,9 @@ def test_saliency(capsys: pytest.CaptureFixture[str]) -> None:
     right, times, costs, with_gradients, shares = saliency.main(
         [*QUICK, *small, "--cases", "48x1", "32x2", "--memory", "--attribution", "32x2"]
     )
-    difference, contrast = right.rows[0]
-    assert difference < 1e-4
+    difference, of_the_walk, contrast = right.rows[0]
+    assert difference < 1e-3
+    assert of_the_walk < 1e-5
     assert contrast > 1.5  # an even map would agree with anything
     assert [str(row[0]) for row in times.rows] == ["48 px, batch 1 (10 tokens)", "32 px, batch 2 (5 tokens)"]
     assert len(spreads(times)) == 10
@@ -106,20 +108,20 @@ def test_saliency(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_maps_equal_the_textbook_for_each_image_of_a_batch() -> None:
-    ours = saliency.sharpen(classifier("tiny", 64))
-    images = torch.randn(3, 3, 64, 64)
+    ours = saliency.sharpen(classifier("tiny", 64)).double()
+    images = torch.randn(3, 3, 64, 64, dtype=torch.float64)
     peer = timm_twin(ours, "tiny").double()
-    kept, lean = (method(peer, images.double()) for method in (rollout_of_kept_maps, rollout_as_it_goes))
+    kept, lean = (method(peer, images) for method in (rollout_of_kept_maps, rollout_as_it_goes))
     torch.testing.assert_close(kept.sum(dim=1), torch.ones(3, dtype=torch.float64))
     torch.testing.assert_close(lean, kept)
     maps = explain_batch(ours, images).maps.flatten(1)
-    torch.testing.assert_close(maps.double(), kept[:, 1:], rtol=1e-4, atol=0)
+    torch.testing.assert_close(maps.double(), kept[:, 1:], rtol=1e-5, atol=0)
     assert not torch.allclose(kept[0], kept[1], rtol=1e-2)
     assert all(block.attn.fused_attn and not block.attn.attn_drop._forward_hooks for block in peer.blocks)
 
 
 def test_memory_is_that_of_the_measured_process_alone() -> None:
-    filled = torch.ones(300_000_000)  # 1.2 GB: the child would inherit it as its ru_maxrss
+    filled = torch.ones(800 * 2**20, dtype=torch.uint8)  # the child would inherit these 800 MB as its ru_maxrss
     memory = in_new_process(ROLLOUT, variant="tiny", image_size=64, batch=1, threads=1)
     assert 100 < memory.before < memory.peak < filled.nbytes / 1024**2
     assert memory.increment == memory.peak - memory.before

@@ -29,9 +29,14 @@ def test_the_file_appears_under_its_name_only_when_it_is_whole(tmp_path: Path) -
 def test_the_old_file_stays_when_the_body_raises(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "last.ckpt"
     path.write_text("old")
-    with pytest.raises(error), atomic_write(path) as temporary:
-        temporary.write_text("new, but")
-        raise error
+
+    def write() -> None:
+        with atomic_write(path) as temporary:
+            temporary.write_text("new, but")
+            raise error
+
+    with pytest.raises(error):
+        write()
     assert path.read_text() == "old"
     assert names(tmp_path) == ["last.ckpt"]
 
@@ -71,7 +76,9 @@ def test_the_umask_is_left_alone_because_all_threads_share_it(tmp_path: Path, mo
         pass
 
 
-@pytest.mark.parametrize("name", ["x" * 240 + ".png", "é鳥" * 40 + ".png", os.fsdecode(b"\xff\xfe.png"), ".hidden", "plain"])
+@pytest.mark.parametrize(
+    "name", ["x" * 240 + ".png", "é鳥" * 40 + ".png", os.fsdecode(b"\xff\xfe.png"), ".hidden", "plain"]
+)
 def test_any_name_that_a_folder_takes(tmp_path: Path, name: str) -> None:
     with atomic_write(tmp_path / name) as temporary:
         temporary.write_text("x")
@@ -96,7 +103,7 @@ def test_a_folder_that_holds_something_needs_leave(tmp_path: Path) -> None:
 @pytest.mark.parametrize("below", ["", "maps"])
 def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path, below: str) -> None:
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(UserError, match="Can't make the output folder .*taken"):
+    with pytest.raises(UserError, match=r"Can't make the output folder .*taken"):
         claim_folder(tmp_path / "taken" / below, overwrite=True)
     assert (tmp_path / "taken").read_text() == "a file"
 

@@ -55,6 +55,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(config_path.read_text(encoding="utf-8"))
         expected = config["weights_sha256"]
+        for name, kind in (("architecture", dict), ("preprocessing", dict), ("pool", str), ("labels", list)):
+            if not isinstance(config[name], kind):
+                raise TypeError(f"{name} is {config[name]!r}")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{config_path} is not the config of a model folder: {error!r}") from None
     if (found := sha256(weights_path)) != expected:

@@ -19,7 +19,10 @@ def fetch_timm(name: str) -> tuple[Path, dict[str, Any]]:
     import timm
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    config = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name.split(".")[0]) else None
+    try:
+        config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError:  # an unknown tag
+        config = None
     if config is None or not config.hf_hub_id:
         known = timm.list_models("*vit*", pretrained=True) + timm.list_models("deit*", pretrained=True)
         raise UserError(f"timm has no pretrained model {name!r}{nearest(name, known)}.")
@@ -34,4 +37,7 @@ def fetch_timm(name: str) -> tuple[Path, dict[str, Any]]:
             f"timm:{name} is not in the cache, and {HUB[0]} can't be reached ({error}).\n"
             "Connect to a network once, or give a weight file that you have."
         ) from None
-    return Path(hf_hub_download(repository, file)), config.to_dict()
+    try:
+        return Path(hf_hub_download(repository, file)), config.to_dict()
+    except OSError as error:
+        raise UserError(f"timm:{name} can't be downloaded: {str(error).splitlines()[0]}\nTry again later.") from None

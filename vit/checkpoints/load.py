@@ -76,7 +76,7 @@ def load_with_report(
     _refuse_unknown(content)
     _refuse_nonfinite(content)
     known = {**content.known, **{name: value for name, value in architecture.items() if value is not None}}
-    keywords, assumed = timm.architecture(content.tensors, known)
+    keywords, assumed = timm.architecture(content.tensors, known, image_size=image_size)
     report = LoadReport(content.source, assumed=assumed)
     patch_size = keywords["patch_size"]
     grid = (keywords["image_size"][0] // patch_size[0], keywords["image_size"][1] // patch_size[1])
@@ -87,14 +87,17 @@ def load_with_report(
         report.dropped += [name for name in state if name.startswith("head.")]
         state = {name: value for name, value in state.items() if not name.startswith("head.")}
     has_head = "head.weight" in state
-    with torch.device("meta"):  # no time and memory for random weights that are replaced at once
-        model = Classifier(
-            image_encoder(**keywords, drop_path=drop_path),
-            state["head.weight"].shape[0] if has_head else 0,
-            pool=pool or given_pool,
-            labels=content.labels if has_head else (),
-            preprocessing=Preprocessing(**{**content.preprocessing, "image_size": tuple(keywords["image_size"])}),
-        )
+    try:
+        with torch.device("meta"):  # no time and memory for random weights that are replaced at once
+            model = Classifier(
+                image_encoder(**keywords, drop_path=drop_path),
+                state["head.weight"].shape[0] if has_head else 0,
+                pool=pool or given_pool,
+                labels=content.labels if has_head else (),
+                preprocessing=Preprocessing(**{**content.preprocessing, "image_size": tuple(keywords["image_size"])}),
+            )
+    except (TypeError, ValueError) as error:  # an option or a config that no model can have
+        raise UserError(f"{content.source} can't be built: {error}") from None
     _fit_positions(state, grid, model.encoder.grid, keywords["pos_interpolation"], report)
     _merge_strictly(model, state, report)
     return model, report

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -33,13 +32,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is not a checkpoint by its name.\nAllowed are {', '.join(SUFFIXES)} files.")
     try:
         content = load_file(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{path} holds more than tensors, and nothing of it was executed.\n"
-            "Only weights are read: save model.state_dict(), best as .safetensors."
-        ) from None
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever a damaged file makes a reader do
         reason = str(error).strip().splitlines() or [type(error).__name__]
+        if isinstance(error, pickle.UnpicklingError) and _is_pickle(path):
+            raise UserError(
+                f"{path} holds more than tensors, or is damaged; nothing of it was executed.\n"
+                "Only weights are read: save model.state_dict(), best as .safetensors."
+            ) from None
         raise UserError(
             f"{path} can't be read as a checkpoint: {reason[0][:200]}\n{_what_it_looks_like(path)}"
         ) from None
@@ -64,8 +63,8 @@ def _without_override() -> Iterator[None]:
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
-    while isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
-        inner = next((content[name] for name in WRAPPERS if name in content), None)
+    while isinstance(content, Mapping):
+        inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
         if inner is None:
             break
         content = inner
@@ -81,6 +80,12 @@ def _strip(name: str) -> str:
     while name.startswith(PREFIXES):
         name = name.split(".", 1)[1]
     return name
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether the file starts as torch.save's zip or as a pickle of protocol 2 or later does."""
+    with path.open("rb") as file:
+        return file.read(2) in (b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
 
 
 def _what_it_looks_like(path: Path) -> str:

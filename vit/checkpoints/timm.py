@@ -24,7 +24,18 @@ KEY_TABLE = (
 )
 
 # Widths whose published models all have the same number of heads. A checkpoint doesn't say: the shapes are the same.
-HEADS_BY_WIDTH = {128: 4, 160: 5, 192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1536: 24}
+# (1536 is not here: DINOv2's giant has 24, SigLIP 2's has 16.)
+HEADS_BY_WIDTH = {128: 4, 160: 5, 192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}
+
+
+# The tensors that the sizes are read from, and how many dimensions each has.
+REQUIRED = {
+    "patch_embed.proj.weight": 4,
+    "pos_embed": 3,
+    "blocks.0.mlp.fc1.weight": 2,
+    "blocks.0.mlp.fc2.weight": 2,
+}
+OPTIONAL = {"cls_token": 3, "dist_token": 3, "reg_token": 3, "head.weight": 2}
 
 
 def recognises(tensors: dict[str, Tensor]) -> bool:
@@ -63,25 +74,30 @@ def rename(name: str, *, to: int) -> str:
     return name
 
 
-def architecture(tensors: dict[str, Tensor], known: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def architecture(
+    tensors: dict[str, Tensor], known: dict[str, Any], *, image_size: tuple[int, int] | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """The keywords of `image_encoder` that fit the tensors, and what had to be assumed.
 
     Args:
         known: keywords that a sidecar or the user gave; they win over what the tensors suggest.
+        image_size: pixels (height, width) that the user wants; tells the grid where nothing else does.
 
     Raises:
-        UserError: when the file doesn't say something that can't be assumed either.
+        UserError: when the file doesn't say something that can't be assumed either, or holds it in another shape.
     """
+    _refuse_misshapen(tensors)
     patch = tensors["patch_embed.proj.weight"]  # (D, in_chans, patch_h, patch_w)
     embed_dim = patch.shape[0]
     patch_size = (patch.shape[2], patch.shape[3])
-    grid = _grid(tensors, known.get("image_size"), patch_size)
+    grid = _grid(tensors, known.get("image_size"), patch_size, image_size)
     hidden, fc2_in = tensors["blocks.0.mlp.fc1.weight"].shape[0], tensors["blocks.0.mlp.fc2.weight"].shape[1]
     found = {
         "image_size": (grid[0] * patch_size[0], grid[1] * patch_size[1]),
         "patch_size": patch_size,
         "embed_dim": embed_dim,
-        "depth": 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks.")),
+        # Blocks counted, not the largest number read: one stray key must not make a model of a million blocks.
+        "depth": len({name.split(".")[1] for name in tensors if name.startswith("blocks.")}),
         "in_chans": patch.shape[1],
         "class_token": "cls_token" in tensors,
         "dist_token": "dist_token" in tensors,
@@ -97,7 +113,7 @@ def architecture(tensors: dict[str, Tensor], known: dict[str, Any]) -> tuple[dic
         assumed["num_heads"] = HEADS_BY_WIDTH[embed_dim]
     elif "num_heads" not in known:
         raise UserError(
-            f"The checkpoint does not say how many heads it has, and no published model is {embed_dim} wide.\n"
+            f"The checkpoint does not say how many heads it has, and its width, {embed_dim}, does not tell.\n"
             "Give the number with --model.num_heads."
         )
     told = [f"{name}={value}" for name, value in assumed.items() if name not in known]
@@ -108,20 +124,43 @@ def architecture(tensors: dict[str, Tensor], known: dict[str, Any]) -> tuple[dic
     }, told
 
 
+def _refuse_misshapen(tensors: dict[str, Tensor]) -> None:
+    """Refuses a checkpoint whose sizes can't be read."""
+    missing = [name for name in REQUIRED if name not in tensors]
+    dimensions = {name: count for name, count in (REQUIRED | OPTIONAL).items() if name in tensors}
+    wrong = [name for name, count in dimensions.items() if tensors[name].ndim != count or not tensors[name].numel()]
+    if not missing and not wrong:
+        width = tensors["patch_embed.proj.weight"].shape[0]
+        added = [name for name, count in dimensions.items() if count == 3]  # positions and tokens, (1, N, D)
+        wrong = [name for name in added if tensors[name].shape[::2] != (1, width)]
+    if missing or wrong:
+        shapes = [f"{name} {tuple(tensors[name].shape)}" for name in wrong]
+        raise UserError(
+            f"The checkpoint does not fit: of the tensors that tell the sizes, {len(dimensions) - len(wrong)} match.\n"
+            f"{len(missing)} missing: {', '.join(missing) or 'none'}\n"
+            f"{len(wrong)} of another shape: {', '.join(shapes) or 'none'}"
+        )
+
+
 def _grid(
-    tensors: dict[str, Tensor], image_size: tuple[int, int] | None, patch_size: tuple[int, int]
+    tensors: dict[str, Tensor],
+    known: tuple[int, int] | None,
+    patch_size: tuple[int, int],
+    wanted: tuple[int, int] | None,
 ) -> tuple[int, int]:
-    """The grid that the positions were learned for; with or without places for the prefix tokens."""
+    """The grid that the positions were learned for; with or without places for the prefix tokens.
+
+    That of the `known` image size, or a square one, or that of the `wanted` image size, if it has as many patches.
+    """
     length = tensors["pos_embed"].shape[1]
     prefix = sum(1 for name in ("cls_token", "dist_token") if name in tensors)
-    if image_size is not None:
-        grid = (image_size[0] // patch_size[0], image_size[1] // patch_size[1])
-        if grid[0] * grid[1] in (length, length - prefix):
+    counts = [count for count in (length - prefix, length) if count > 0]
+    squares = [(isqrt(count), isqrt(count)) for count in counts]
+    given = [size and (size[0] // patch_size[0], size[1] // patch_size[1]) for size in (known, wanted)]
+    for grid in (given[0], *squares, given[1]):
+        if grid is not None and grid[0] * grid[1] in counts:
             return grid
-    for patches in (length - prefix, length):
-        if isqrt(patches) ** 2 == patches:
-            return isqrt(patches), isqrt(patches)
     raise UserError(
         f"The checkpoint has {length} positions, which is no square grid, and it does not say which grid it is.\n"
-        "Load it from a model folder, whose config.json has the image size."
+        "Give the size that it was trained at with --model.image_size [height, width]."
     )

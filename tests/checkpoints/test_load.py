@@ -1,0 +1,201 @@
+"""Loading is strict: every key is accounted for, and what the file does not say is told or asked."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from timm.layers import resample_abs_pos_embed
+
+from vit.checkpoints.load import load, load_with_report
+from vit.foundation import UserError
+
+
+@pytest.fixture
+def state(timm_vit):
+    return timm_vit(dynamic_img_size=True, init_values=0.1).state_dict()
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Writes tensors to a file, and gives its path."""
+
+    def write(tensors, name="weights.safetensors"):
+        save_file({name: value.contiguous() for name, value in tensors.items()}, tmp_path / name)
+        return tmp_path / name
+
+    return write
+
+
+def refusal(source, **options):
+    with pytest.raises(UserError) as caught:
+        load(source, **{"num_heads": 2, **options})
+    assert len(str(caught.value).splitlines()) <= 5
+    return str(caught.value)
+
+
+def test_every_key_is_reported(file, state):
+    model, report = load_with_report(file(state), num_heads=2)
+    assert report.matched == len(state) == len(model.state_dict())
+    assert (report.resized, report.dropped) == ([], [])
+    assert report.assumed == ["norm_eps=1e-06", "act=gelu", "pos_interpolation=bicubic_antialias"]
+    assert f"{len(state)} tensors loaded" in report.lines()[0]
+    assert "assumed: norm_eps=1e-06" in report.lines()[1]
+
+
+def test_what_the_user_says_is_not_assumed(file, state):
+    told = {"num_heads": 11, "act": "quick_gelu", "norm_eps": 1e-3, "pos_interpolation": "bicubic"}
+    model, report = load_with_report(file(state), **told)
+    assert report.assumed == []
+    assert told.items() <= model.encoder.architecture.items()
+    block = model.encoder.blocks[0]
+    assert (block.attn.num_heads, block.norm1.eps) == (11, 1e-3)
+    assert model.encoder.embed.pos_interpolation == "bicubic"
+
+
+def test_published_widths_need_no_head_count(file, timm_vit):
+    model, report = load_with_report(file(timm_vit(embed_dim=192, num_heads=3, depth=1).state_dict()))
+    assert model.encoder.blocks[0].attn.num_heads == 3
+    assert "num_heads=3" in report.assumed
+
+
+def test_a_width_that_nobody_published_asks_for_the_heads(file, state):
+    with pytest.raises(UserError, match="its width, 22, does not tell.\nGive the number with --model.num_heads"):
+        load(file(state))
+
+
+def test_the_loaded_model_can_be_trained(file, state):
+    model = load(file({name: value.half() for name, value in state.items()}), num_heads=2, drop_path=0.2)
+    assert all(p.requires_grad and p.is_leaf and p.dtype == torch.float32 for p in model.parameters())
+    model.train()(torch.randn(2, 3, 14, 14)).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert model.encoder.blocks[2].drop_path.rate == 0.2
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bicubic_antialias"])
+@pytest.mark.parametrize("size", [(35, 21), (7, 14)])
+def test_positions_are_resized_as_timm_does(file, state, size, interpolation):
+    model, report = load_with_report(file(state), num_heads=2, image_size=size, pos_interpolation=interpolation)
+    grid = [size[0] // 7, size[1] // 7]
+    antialias = interpolation == "bicubic_antialias"
+    expected = resample_abs_pos_embed(state["pos_embed"], grid, [2, 2], num_prefix_tokens=1, antialias=antialias)
+    torch.testing.assert_close(model.encoder.embed.pos_embed.data, expected[:, 1:])
+    torch.testing.assert_close(model.encoder.embed.cls_token.data, state["cls_token"] + expected[:, :1])
+    assert report.resized == [f"positions from 2 x 2 to {grid[0]} x {grid[1]} by {interpolation}"]
+    assert model.preprocessing.image_size == model.encoder.architecture["image_size"] == size
+
+
+def test_a_square_grid_is_resized_even_to_as_many_patches(file, timm_vit):
+    state = timm_vit(img_size=28).state_dict()
+    model, report = load_with_report(file(state), num_heads=2, image_size=(14, 56))
+    assert report.resized == ["positions from 4 x 4 to 2 x 8 by bicubic_antialias"]
+    assert model.encoder.grid == (2, 8)
+
+
+def test_a_grid_that_is_not_square_asks_for_the_size(file, timm_vit):
+    path = file(timm_vit(img_size=(14, 35)).state_dict())
+    assert "11 positions, which is no square grid" in refusal(path)
+    assert "--model.image_size" in refusal(path)
+    assert "no square grid" in refusal(path, image_size=(14, 28))  # which it was not trained for
+
+
+@pytest.mark.parametrize("pool", ["mean", "class+mean"])
+def test_another_pooling_drops_the_head(file, state, pool):
+    model, report = load_with_report(file(state), num_heads=2, pool=pool)
+    assert sorted(report.dropped) == ["head.bias", "head.weight"]
+    assert "left out: head" in "\n".join(report.lines())
+    assert (model.pool, model.num_classes) == (pool, 0)
+    assert report.matched == len(state) - 2
+
+
+def test_the_same_pooling_keeps_the_head(file, state):
+    model, report = load_with_report(file(state), num_heads=2, pool="class")
+    assert report.dropped == []
+    assert model.num_classes == 5
+
+
+def test_without_a_class_token_the_mean_is_read(file, timm_vit):
+    state = timm_vit(class_token=False, global_pool="avg", fc_norm=False).state_dict()
+    assert load(file(state), num_heads=2).pool == "mean"
+    assert "no class token; try pool='mean'" in refusal(file(state), pool="class")
+
+
+@pytest.mark.parametrize(
+    ("rename", "count"),
+    [(("blocks.1.norm1.weight", None), "1 missing: encoder.blocks.1.norm1.weight"),
+     (("blocks.0.mlp.fc1.weight", None), "blocks.0.mlp.fc1.weight"),
+     (("norm.weight", "fc_norm.weight"), "1 missing: encoder.norm.weight\n1 unexpected: fc_norm.weight"),
+     ((None, "head_dist.weight"), "1 unexpected: head_dist.weight"),
+     ((None, "blocks.7.norm1.weight"), "blocks.7.norm1.weight"),
+     ((None, "blocks.some.thing"), "blocks.some.thing"),
+     ((None, "blocks.99999999.norm1.weight"), "blocks.99999999.norm1.weight")],
+)  # fmt: skip
+def test_keys_that_do_not_fit_are_counted_and_named(file, state, rename, count):
+    old, new = rename
+    value = state.pop(old) if old else torch.ones(3)
+    if new:
+        state[new] = value
+    text = refusal(file(state))
+    assert count in text
+    assert "does not fit" in text
+    assert "tensors match" in text
+
+
+def test_any_missing_key_is_refused(file, state):
+    alone = {"head.weight"}  # without it there is no head, and its bias is one too many
+    for name in state:
+        text = refusal(file({key: value for key, value in state.items() if key != name}))
+        assert name.split(".")[-1] in text or name in alone | {"patch_embed.proj.weight", "pos_embed", "cls_token"}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda value: value.flatten()[:-1],
+        lambda value: value[None],
+        lambda value: value.unsqueeze(-1),
+        lambda value: torch.tensor(1.0),
+        lambda value: torch.ones(0),
+        lambda value: torch.cat([value, value]),
+    ],
+    ids=["flat", "one dimension more", "one behind", "scalar", "empty", "twice as long"],
+)
+def test_any_key_of_another_shape_is_refused(file, state, spoil):
+    for name, value in state.items():
+        if spoil(value).shape != value.shape:
+            assert not name.startswith("head.") or "head" in refusal(file({**state, name: spoil(value)}))
+            refusal(file({**state, name: spoil(value)}))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(file, state, bad):
+    state["blocks.1.attn.proj.weight"][3, 5] = bad
+    text = refusal(file(state))
+    assert f"NaN or infinite weights in 1 of {len(state)} tensors" in text
+    assert "blocks.1.attn.proj.weight" in text
+
+
+def test_unrelated_weights_are_refused(file):
+    path = file(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 2)).state_dict())
+    text = refusal(path)
+    assert "4 tensors" in text
+    assert "0.bias, 0.weight, 1.bias" in text
+    assert str(path) in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_heads": 5}, "22 is not a multiple of num_heads 5; try 1, 2, 11, 22 heads"),
+        ({"num_heads": 0}, "not a multiple of num_heads 0"),
+        ({"act": "relu"}, "'relu'; allowed are gelu"),
+        ({"pool": "max"}, "'max'; allowed are class, mean"),
+        ({"pos_interpolation": "nearest"}, "'nearest'; allowed are bicubic"),
+        ({"image_size": (15, 14)}, "heights that can: 14 or 21"),
+        ({"drop_path": 1.5}, "1.5; allowed are 0 to below 1"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_impossible_options_are_refused(file, state, options, message):
+    path = file(state)
+    text = refusal(path, **options)
+    assert message in text
+    assert str(path) in text

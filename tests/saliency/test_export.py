@@ -1,0 +1,268 @@
+"""Maps of many photographs as files: each on the right pixels, under its own name, in bounded memory."""
+
+import csv
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vit.models.classifier import Classifier, Preprocessing
+from vit.models.encoder import image_encoder
+from vit.saliency import export
+from vit.saliency.explain import Explanation, explain_batch
+from vit.saliency.export import INDEX_COLUMNS, WAITING_DRAWINGS, ExportOptions, export_maps, uncropped
+from vit.saliency.render import upsample
+
+CPU = torch.device("cpu")
+PREPARED = Preprocessing((14, 21))
+Step = tuple[int, dict[str, str]]
+
+
+def tiny(labels: tuple[str, ...] = ("crow", "heron", "robin"), num_classes: int = 3) -> Classifier:
+    encoder = image_encoder(image_size=(14, 21), patch_size=(7, 7), embed_dim=10, depth=2, num_heads=2)
+    return Classifier(encoder, num_classes, labels=labels)
+
+
+def batch(indices: list[int], skipped: list[tuple[str, str]] | None = None) -> dict[str, Any]:
+    """Photos of 30 x 40 pixels, shrunk to 15 x 20."""
+    return {
+        "image": torch.randn(len(indices), 3, 14, 21),
+        "index": torch.tensor(indices, dtype=torch.int64),
+        "size": [(30, 40)] * len(indices),
+        "photo": [torch.full((15, 20, 3), 10 * index % 256, dtype=torch.uint8) for index in indices],
+        "skipped": skipped or [],
+    }
+
+
+def steps(out: Path, batches: Any, count: int, *, model: Classifier | None = None, **options: Any) -> Iterator[Step]:
+    names = [f"birds/{index}.jpg" for index in range(count)]
+    stems = [Path(f"birds/{index}") for index in range(count)]
+    prepared = options.pop("prepared", PREPARED)
+    return export_maps(
+        model or tiny(), batches, names, stems, out, options=ExportOptions(**options), prepared=prepared, device=CPU
+    )
+
+
+def index_rows(out: Path) -> list[dict[str, str]]:
+    with (out / "index.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, maps: Tensor) -> None:
+    """The model explains every batch by these maps (B, grid_h, grid_w)."""
+
+    def explain(model: Classifier, images: Tensor, **options: Any) -> Explanation:
+        return Explanation(maps[: len(images)], model(images).detach())
+
+    monkeypatch.setattr(export, "explain_batch", explain)
+
+
+def test_each_photo_gets_its_map_overlay_and_row(tmp_path: Path) -> None:
+    model, batches = tiny().eval(), [batch([0, 1]), batch([2], [("/p/3.jpg", "the file is empty")])]
+    found = list(steps(tmp_path, batches, 4, model=model))
+    assert found == [(2, {}), (1, {"/p/3.jpg": "the file is empty"})]
+    explained = [explain_batch(model, each["image"]) for each in batches]
+    maps = torch.cat([each.maps for each in explained]).numpy()
+    probabilities = torch.cat([each.logits for each in explained]).softmax(1)
+    for index, row in enumerate(index_rows(tmp_path)):
+        saved = np.load(tmp_path / f"birds/{index}.npy")
+        assert saved.dtype == np.float32
+        np.testing.assert_allclose(saved, maps[index], rtol=1e-5)
+        assert row == {
+            "image": f"birds/{index}.jpg", "img_h": "30", "img_w": "40",
+            "predicted": model.labels[probabilities[index].argmax()],
+            "probability": f"{probabilities[index].max():.6f}",
+            "target": "predicted", "method": "rollout", "grid_h": "2", "grid_w": "3",
+            "min": f"{saved.min():.6g}", "max": f"{saved.max():.6g}", "flag": "",
+        }  # fmt: skip
+        with Image.open(tmp_path / f"birds/{index}.png") as picture:
+            picture.load()
+    with Image.open(tmp_path / "contact_sheet.png") as sheet:
+        sheet.load()
+    assert tuple(index_rows(tmp_path)[0]) == INDEX_COLUMNS
+    files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {"index.csv", "contact_sheet.png"} | {
+        f"birds/{n}.{end}" for n in range(3) for end in ("npy", "png")
+    }
+
+
+def test_method_target_and_settings_reach_the_explanation(tmp_path: Path) -> None:
+    model, images = tiny().eval(), batch([0])
+    given: dict[str, Any] = {"method": "attribution", "target": 2, "start_block": 1}
+    list(steps(tmp_path, [images], 1, model=model, **given))
+    np.testing.assert_allclose(
+        np.load(tmp_path / "birds/0.npy"), explain_batch(model, images["image"], **given).maps[0].numpy(), rtol=1e-5
+    )
+    assert [(row["method"], row["target"]) for row in index_rows(tmp_path)] == [("attribution", "robin")]
+
+    settings = {"residual": 0.25, "head_fusion": "max"}
+    list(steps(tmp_path, [images], 1, model=model, method_options=settings))
+    expected = explain_batch(model, images["image"], **settings).maps[0].numpy()
+    np.testing.assert_allclose(np.load(tmp_path / "birds/0.npy"), expected, rtol=1e-5)
+
+
+def test_classes_without_labels_are_called_by_their_number_and_no_head_by_nothing(tmp_path: Path) -> None:
+    list(steps(tmp_path / "bare", [batch([0])], 1, model=tiny(labels=()), method="attribution", target=1))
+    list(steps(tmp_path / "headless", [batch([0])], 1, model=tiny(labels=(), num_classes=0)))
+    (bare,), (headless,) = index_rows(tmp_path / "bare"), index_rows(tmp_path / "headless")
+    assert bare["predicted"] in {"class 0", "class 1", "class 2"}
+    assert bare["target"] == "class 1"
+    assert (headless["predicted"], headless["probability"]) == ("", "")
+
+
+def test_a_full_map_has_the_size_of_the_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = torch.arange(6.0).reshape(1, 2, 3)
+    answer(monkeypatch, maps)
+    list(steps(tmp_path, [batch([0])], 1, full=True))
+    full = np.load(tmp_path / "birds/0.full.npy")
+    assert full.shape == (30, 40)
+    assert full.dtype == np.float32
+    expected = torch.nn.functional.interpolate(maps[None], (30, 40), mode="bilinear")[0, 0].numpy()
+    np.testing.assert_allclose(full, expected, atol=1e-5)
+
+
+def test_a_full_map_of_a_crop_is_nan_around_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, torch.arange(6.0).reshape(1, 2, 3))
+    list(steps(tmp_path, [batch([0])], 1, full=True, prepared=Preprocessing((14, 21), resize_mode="crop")))
+    full = np.load(tmp_path / "birds/0.full.npy")
+    # A photo of 30 x 40 holds a crop of the shape 14 : 21 as wide as itself, and 40 · 14 / 21 = 26.7 high.
+    inside = ~np.isnan(full)
+    assert inside[1:28].all(axis=1).tolist() == [False, *[True] * 25, False] or inside.any(axis=1).sum() == 27
+    assert not inside[0].any()
+    assert not inside[-1].any()
+
+
+# Sizes of photo and model, share that is kept -> (top, bottom, left, right) of the crop, by hand.
+CROPS = [
+    ((40, 100), (20, 20), 1.0, (0, 40, 30, 70)),
+    ((100, 40), (20, 20), 1.0, (30, 70, 0, 40)),
+    ((40, 100), (20, 20), 0.5, (10, 30, 40, 60)),
+    ((60, 60), (20, 40), 1.0, (15, 45, 0, 60)),
+    ((30, 60), (20, 40), 1.0, (0, 30, 0, 60)),
+]
+
+
+@pytest.mark.parametrize(("size", "image_size", "crop_pct", "rectangle"), CROPS)
+def test_the_map_of_a_crop_lies_where_the_crop_was(
+    size: tuple[int, int], image_size: tuple[int, int], crop_pct: float, rectangle: tuple[int, int, int, int]
+) -> None:
+    grid = np.array([[1.0, 2.0], [3.0, 5.0]], np.float32)
+    full = uncropped(grid, size, Preprocessing(image_size, resize_mode="crop", crop_pct=crop_pct))
+    top, bottom, left, right = rectangle
+    assert full.shape == size
+    np.testing.assert_array_equal(full[top:bottom, left:right], upsample(grid, (bottom - top, right - left)))
+    full[top:bottom, left:right] = np.nan
+    assert np.isnan(full).all()
+
+
+def test_a_map_that_is_none_is_flagged_and_not_drawn_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = torch.rand(4, 2, 3)
+    maps[0], maps[1], maps[2, 0, 0] = torch.nan, 0, torch.nan
+    answer(monkeypatch, maps)
+    list(steps(tmp_path, [batch([0, 1, 2, 3])], 4))
+    rows = index_rows(tmp_path)
+    assert [row["flag"] for row in rows] == ["NaN", "all zero", "partly NaN", ""]
+    assert [(row["min"], row["max"]) for row in rows[:2]] == [("", ""), ("0", "0")]
+    assert rows[2]["max"] == f"{maps[2][maps[2].isfinite()].max():.6g}"
+    for index, grey in enumerate([True, True, False, False]):
+        with Image.open(tmp_path / f"birds/{index}.png") as picture:
+            pixels = np.asarray(picture.convert("RGB")).astype(int)
+        assert (np.ptp(pixels, axis=2).max() == 0) == grey  # colour in an overlay is always a map's
+
+
+def test_the_rows_stand_in_the_order_of_the_photos_though_drawings_end_in_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn_later = threading.Event()
+    draw = export.write_one
+
+    def out_of_order(job: export.Job, *rest: Any) -> Any:
+        if job.name.endswith("/0.jpg"):
+            assert drawn_later.wait(30)
+        result = draw(job, *rest)
+        if job.name.endswith("/3.jpg"):
+            drawn_later.set()
+        return result
+
+    monkeypatch.setattr(export, "write_one", out_of_order)
+    list(steps(tmp_path, [batch([0, 1]), batch([2, 3])], 4))
+    assert [row["image"] for row in index_rows(tmp_path)] == [f"birds/{index}.jpg" for index in range(4)]
+
+
+def test_no_more_photos_are_held_than_may_wait_for_their_drawing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The drawings stand still until the model has to wait for them: it may be so far ahead and no farther."""
+    size, count = 10, 3 * WAITING_DRAWINGS // 10
+    lock, go_on = threading.Lock(), threading.Event()
+    begun, done, held = 0, 0, []
+    draw = export.write_one
+
+    def slowly(*given: Any) -> Any:
+        nonlocal done
+        assert go_on.wait(30)
+        result = draw(*given)
+        with lock:
+            done += 1
+        return result
+
+    def reading() -> Iterator[dict[str, Any]]:
+        nonlocal begun
+        for number in range(count):
+            held.append(begun - done)
+            if begun + size > WAITING_DRAWINGS:
+                go_on.set()
+            begun += size
+            yield batch(list(range(number * size, (number + 1) * size)))
+
+    monkeypatch.setattr(export, "write_one", slowly)
+    monkeypatch.setattr(export, "overlay", lambda photo, *rest, **options: photo)
+    explaining = steps(tmp_path, reading(), count * size)
+    assert next(explaining) == (size, {})  # a step a batch, while nothing is drawn yet
+    assert done == 0
+    list(explaining)
+    assert WAITING_DRAWINGS - size <= max(held) <= WAITING_DRAWINGS
+    assert done == len(index_rows(tmp_path)) == count * size
+
+
+def test_a_drawing_that_fails_ends_the_export_without_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "index.csv").write_text("of an earlier export")
+    draw = export.write_one
+
+    def full_disk(job: export.Job, *rest: Any) -> Any:
+        if job.name.endswith("/2.jpg"):
+            raise OSError(28, "No space left on device")
+        return draw(job, *rest)
+
+    monkeypatch.setattr(export, "write_one", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        list(steps(tmp_path, [batch([0, 1]), batch([2, 3]), batch([4])], 5))
+    assert (tmp_path / "index.csv").read_text() == "of an earlier export"
+    assert {path.name for path in tmp_path.iterdir()} == {"index.csv", "birds"}
+    assert not (tmp_path / "birds/2.png").exists()
+
+
+def test_photos_that_can_not_be_read_are_passed_on_and_have_no_row(tmp_path: Path) -> None:
+    skipped = [("/p/1.jpg", "the file is empty"), ("/p/2.jpg", "damaged")]
+    assert list(steps(tmp_path, [batch([0]), batch([], skipped)], 3)) == [(1, {}), (0, dict(skipped))]
+    assert [row["image"] for row in index_rows(tmp_path)] == ["birds/0.jpg"]
+
+
+def test_the_contact_sheet_shows_the_first_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+
+    def sheet(overlays: Any, *, per_page: int) -> Iterator[np.ndarray]:
+        shown.extend(caption for _, caption in overlays)
+        yield np.zeros((4, 4, 3), np.uint8)
+
+    monkeypatch.setattr(export, "contact_sheet", sheet)
+    monkeypatch.setattr(export, "SHEET_OVERLAYS", 3)
+    list(steps(tmp_path, [batch([0, 1]), batch([2, 3, 4])], 5))
+    assert shown == ["birds/0.jpg", "birds/1.jpg", "birds/2.jpg"]
+    assert len(index_rows(tmp_path)) == 5

@@ -1,0 +1,312 @@
+"""A whole run: what it leaves, that it is the same every time, and that it goes on where it was stopped."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import cli
+from datamodules.image_folder import ImageFolder
+from vit.checkpoints.load import load
+from vit.foundation import UserError
+from vit.models.classifier import Classifier
+from vit.models.encoder import image_encoder
+from vit.training import callbacks
+from vit.training import fit as fit_module
+from vit.training.classification import ClassificationTask
+from vit.training.fit import FitResult, fit
+
+ROOT = Path(__file__).parent.parent.parent
+EPOCHS = 4
+STEPS = 5  # an epoch
+SCORES = (0.25, 0.75, 0.5, 0.75)  # best in the second epoch: the fourth is no better, and has a higher loss
+LOSSES = (0.7, 0.5, 0.4, 0.6)
+
+
+class Scripted(ClassificationTask):
+    """Learns as ever, but the validation says what SCORES and LOSSES say."""
+
+    def log(self, name: str, value: Any, **options: Any) -> None:  # type: ignore[override]
+        told = {"val_top1": SCORES, "val_loss": LOSSES}
+        super().log(name, told[name][self.current_epoch] if name in told else value, **options)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of twelve noisy photos, a quarter of which is for validation."""
+    root = tmp_path_factory.mktemp("photos")
+    for label, brightness in (("bright", 160), ("dark", 60)):
+        (root / label).mkdir()
+        for number in range(12):
+            random = np.random.default_rng([brightness, number])
+            pixels = random.integers(brightness - 60, brightness + 60, (20, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / label / f"{number}.png")
+    return root
+
+
+def data(root: Path, seed: int = 0, num_workers: int = 0, **options: Any) -> ImageFolder:
+    return ImageFolder(
+        str(root), image_size=(14, 21), mean=(0.5,) * 3, std=(0.25,) * 3, val_fraction=0.25, batch_size=4,
+        num_workers=num_workers, erase=0.5, seed=seed, **options,
+    )  # fmt: skip
+
+
+def task(seed: int = 0, kind: type[ClassificationTask] = Scripted) -> ClassificationTask:
+    torch.manual_seed(7)  # the same weights for every seed of the run
+    encoder = image_encoder(image_size=(14, 21), patch_size=(7, 7), embed_dim=10, depth=3, num_heads=2, drop_path=0.4)
+    return kind(Classifier(encoder, 2, labels=["bright", "dark"]), lr=1e-2, weight_decay=0.1, seed=seed)
+
+
+def run(photos: Path, folder: Path, *, seed: int = 0, num_workers: int = 0, resume: bool = False) -> FitResult:
+    module = data(photos, seed, num_workers)
+    return fit(task(seed), module, folder, max_epochs=EPOCHS, precision="fp32", device="cpu", resume=resume)
+
+
+def checkpoint(folder: Path, name: str = "last") -> dict[str, Any]:
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def same(first: Any, second: Any) -> bool:
+    """Whether two trees of tensors are equal, to the bit."""
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    return torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second
+
+
+def column(folder: Path, name: str) -> list[float]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row[name]]
+
+
+def assert_same_run(found: Path, expected: Path) -> None:
+    """Weights, state of the optimizer, history and model folder are equal to the bit."""
+    for name in ("last", "best"):
+        for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
+            assert same(checkpoint(found, name)[part], checkpoint(expected, name)[part]), (name, part)
+    for name in ("metrics.csv", "model/model.safetensors", "model/config.json"):
+        assert (found / name).read_bytes() == (expected / name).read_bytes(), name
+
+
+@pytest.fixture(scope="module")
+def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FitResult]:
+    """The folder and the result of a run that was not stopped."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    return folder, run(photos, folder)
+
+
+@pytest.fixture
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs end without curves.png, which takes as long as a tiny run."""
+    monkeypatch.setattr(fit_module, "draw_curves", lambda *paths: None)
+
+
+def test_metrics_have_a_row_every_ten_steps_and_one_an_epoch(whole: tuple[Path, FitResult]) -> None:
+    folder, _ = whole
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(int(row["epoch"]), int(row["step"])) for row in rows] == [
+        (1, 5), (2, 10), (2, 10), (3, 15), (4, 20), (4, 20),
+    ]  # fmt: skip
+    assert column(folder, "val_top1") == pytest.approx(SCORES)
+    assert column(folder, "val_loss") == pytest.approx(LOSSES)
+    assert len(column(folder, "train_loss_epoch")) == len(column(folder, "train_top1")) == EPOCHS
+    assert len(column(folder, "train_loss_step")) == 2
+    assert len(column(folder, "lr")) == len(rows)
+
+
+def test_tensorboard_has_the_curves(whole: tuple[Path, FitResult]) -> None:
+    folder, _ = whole
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    assert [event.value for event in events.Scalars("val_top1")] == pytest.approx(SCORES)
+    assert [event.value for event in events.Scalars("train_loss_epoch")] == pytest.approx(
+        column(folder, "train_loss_epoch")
+    )
+
+
+def test_curves_are_a_picture(whole: tuple[Path, FitResult]) -> None:
+    folder, _ = whole
+    with Image.open(folder / "curves.png") as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) > 100
+
+
+def test_the_model_folder_and_best_checkpoint_are_those_of_the_best_epoch(whole: tuple[Path, FitResult]) -> None:
+    folder, result = whole
+    assert result == FitResult(best_top1=0.75, best_epoch=2, last_top1=0.75, skipped={})
+    best = checkpoint(folder, "best")
+    assert best["global_step"] == 2 * STEPS
+    assert checkpoint(folder)["global_step"] == EPOCHS * STEPS
+    model = load(folder / "model")
+    assert model.labels == ("bright", "dark")
+    weights = {f"model.{name}": value for name, value in model.state_dict().items()}
+    assert same(weights, {name: value for name, value in best["state_dict"].items() if name in weights})
+
+
+def test_only_whole_files_are_left(whole: tuple[Path, FitResult]) -> None:
+    folder, _ = whole
+    files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    assert [name for name in files if not name.startswith("tensorboard")] == [
+        "checkpoints/best.ckpt", "checkpoints/last.ckpt", "curves.png", "metrics.csv",
+        "model/config.json", "model/model.safetensors",
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("no_picture")
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_the_number_of_workers_changes_nothing(
+    whole: tuple[Path, FitResult], photos: Path, tmp_path: Path, num_workers: int
+) -> None:
+    torch.manual_seed(99)  # nor does what was drawn before
+    np.random.seed(99)  # noqa: NPY002
+    assert run(photos, tmp_path, num_workers=num_workers) == whole[1]
+    assert_same_run(tmp_path, whole[0])
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_another_seed_is_another_run(whole: tuple[Path, FitResult], photos: Path, tmp_path: Path) -> None:
+    run(photos, tmp_path, seed=1)
+    first, second = column(whole[0], "train_loss_epoch"), column(tmp_path, "train_loss_epoch")
+    assert all(one != two for one, two in zip(first, second, strict=True))
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_at(call: int, function: Callable[..., Any], *, before: bool = False) -> Callable[..., Any]:
+    """The function, which stops the run in its call of this number, counted from 1."""
+    calls = 0
+
+    def stopping(*args: Any, **keywords: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if before and calls == call:
+            raise Stopped
+        result = function(*args, **keywords)
+        if calls == call:
+            raise Stopped
+        return result
+
+    return stopping
+
+
+# Where a run is stopped: (owner, function, the number of its call, before or after its work).
+STOPS = {
+    "after the checkpoint of epoch 1": (callbacks.CheckpointWriter, "on_train_epoch_end", 1, False),
+    "after the checkpoint of epoch 3": (callbacks.CheckpointWriter, "on_train_epoch_end", 3, False),
+    "before the checkpoint of epoch 3": (callbacks.CheckpointWriter, "on_train_epoch_end", 3, True),
+    "before the best model is written": (callbacks, "write_folder", 2, True),
+    "when the best model is written": (callbacks, "write_folder", 2, False),
+    "in the midst of epoch 3": (ClassificationTask, "training_step", 2 * STEPS + 3, False),
+    "in the validation of epoch 2": (ClassificationTask, "validation_step", 3, False),
+}
+
+
+@pytest.mark.usefixtures("no_picture")
+@pytest.mark.parametrize("stop", STOPS)
+def test_a_stopped_and_resumed_run_is_the_run_that_was_not_stopped(
+    whole: tuple[Path, FitResult], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: str
+) -> None:
+    owner, function, call, before = STOPS[stop]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, function, stop_at(call, getattr(owner, function), before=before))
+        with pytest.raises(Stopped):
+            run(photos, tmp_path)
+    assert run(photos, tmp_path, resume=True) == whole[1]
+    assert_same_run(tmp_path, whole[0])
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_a_finished_run_that_is_resumed_stays_as_it_is(
+    whole: tuple[Path, FitResult], photos: Path, tmp_path: Path
+) -> None:
+    run(photos, tmp_path)
+    assert run(photos, tmp_path, resume=True) == whole[1]
+    assert_same_run(tmp_path, whole[0])
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_rows_torn_by_a_crash_are_cut_off_on_resume(
+    whole: tuple[Path, FitResult], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            callbacks.CheckpointWriter, "on_train_epoch_end", stop_at(2, callbacks.CheckpointWriter.on_train_epoch_end)
+        )
+        with pytest.raises(Stopped):
+            run(photos, tmp_path)
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("3,12,0.00")
+    run(photos, tmp_path, resume=True)
+    assert_same_run(tmp_path, whole[0])
+
+
+def test_there_must_be_something_to_resume(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing to resume") as error:
+        run(photos, tmp_path / "new", resume=True)
+    assert len(str(error.value).splitlines()) <= 5
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_unreadable_images_are_listed_once_though_each_epoch_meets_them(photos: Path, tmp_path: Path) -> None:
+    for number in range(4):
+        for label, folder in (("bright", "train"), ("dark", "train"), ("bright", "val"), ("dark", "val")):
+            place = tmp_path / folder / label
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{number}.png").write_bytes((photos / label / f"{number}.png").read_bytes())
+    for broken in ("train/bright/1.png", "val/dark/2.png"):
+        (tmp_path / broken).write_bytes(b"")
+    result = fit(task(), data(tmp_path), tmp_path / "run", max_epochs=2, precision="fp32", device="cpu")
+    assert result.skipped == {
+        str(tmp_path / broken): "the file is empty" for broken in ("train/bright/1.png", "val/dark/2.png")
+    }
+
+
+def test_strict_stops_at_the_first_unreadable_image(photos: Path, tmp_path: Path) -> None:
+    for label in ("bright", "dark"):
+        (tmp_path / label).mkdir()
+        for number in range(4):
+            (tmp_path / label / f"{number}.png").write_bytes((photos / label / f"{number}.png").read_bytes())
+        (tmp_path / label / "x.png").write_bytes(b"<html>")
+    module = data(tmp_path, strict=True)
+    with pytest.raises(UserError, match=r"x\.png: a web page"):
+        fit(task(), module, tmp_path / "run", max_epochs=2, precision="fp32", device="cpu")
+    assert not (tmp_path / "run" / "model").exists()
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_run_that_was_killed_is_resumed_to_the_bit(photos: Path, tmp_path: Path) -> None:
+    """The real thing: a process of its own, killed as soon as its first checkpoint is there."""
+    command = [
+        "train", "--data.root", str(photos), "--data.batch_size", "2", "--data.num_workers", "1",
+        "--model.variant", "pico", "--model.patch_size", "8", "--model.image_size", "16", "--model.drop_path", "0.2",
+        "--trainer.max_epochs", "3", "--trainer.precision", "fp32", "--device", "cpu",
+    ]  # fmt: skip
+    killed, expected = tmp_path / "killed", tmp_path / "expected"
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "cli.py"), *command, "--run", str(killed)],
+        stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )  # fmt: skip
+    assert cli.main([*command, "--run", str(expected)]) == 0
+    while not (killed / "checkpoints" / "last.ckpt").is_file():
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert checkpoint(killed)["epoch"] < 2
+    assert cli.main([*command, "--run", str(killed), "--resume"]) == 0
+    assert_same_run(killed, expected)
