@@ -66,9 +66,11 @@ def train(
         overwrite: write into a run folder that already holds files.
         resume: go on from the run folder's last checkpoint.
     """
+    from vit.inference import choose_device
     from vit.training.classification import ClassificationTask
     from vit.training.fit import fit, last_checkpoint
 
+    choose_device(device)  # refuses one that is not there
     config = current_config() or ""
     if resume:
         last_checkpoint(Path(run))
@@ -123,13 +125,14 @@ def evaluate(
     from vit.training.evaluation import evaluate as run_evaluation
     from vit.training.evaluation import write_evaluation
 
+    place = choose_device(device)
     network = load(model)
     require_head(network, model)
     module = data_module(data, network, seed=seed, labels=network.labels)
     names = module.names(split)
     folder = claim_folder(out, overwrite=overwrite)
     batches = progress(module.dataloader(split), "evaluating", len(names), lambda batch: len(batch["target"]))
-    found = run_evaluation(network, batches, names, device=choose_device(device), precision=precision)
+    found = run_evaluation(network, batches, names, device=place, precision=precision)
     metrics = write_evaluation(found, folder)
     tell_skipped(found.skipped, folder)
     for name in ("top1", "top5", "balanced_accuracy", "ece"):
@@ -175,6 +178,7 @@ def predict(
     from vit.checkpoints.load import load
     from vit.inference import choose_device, predict_batches, write_predictions
 
+    place = choose_device(device)
     network = load(model)
     require_head(network, model)
     path = Path(out)
@@ -188,7 +192,7 @@ def predict(
         len(files),
         lambda b: len(b["index"]),
     )
-    found = predict_batches(network, batches, device=choose_device(device), precision=precision)
+    found = predict_batches(network, batches, device=place, precision=precision)
     names = [printable(file.relative) for file in files]
     skipped = write_predictions(found, names, network.labels, path, topk=topk)
     tell_skipped(skipped, path.parent)
@@ -244,6 +248,7 @@ def explain(
     from vit.inference import choose_device
     from vit.saliency.export import PHOTO_SIDE, ExportOptions, export_maps
 
+    place = choose_device(device)
     network = load(model, image_size=pair(image_size))
     last_block = len(network.encoder.blocks) - 1
     if not 0 <= start_block <= last_block:
@@ -267,11 +272,11 @@ def explain(
         network,
         loader,
         [printable(file.relative) for file in files],
-        [file.output_stem for file in files],
+        [output_stem(file) for file in files],
         folder,
         options=options,
         prepared=prepared,
-        device=choose_device(device),
+        device=place,
     )
     for _, unread in progress(steps, "explaining", len(files), lambda step: step[0]):
         skipped |= unread
@@ -490,6 +495,13 @@ def image_files(files: list[ImageFile], prepared: Preprocessing, *, photo_side: 
     keywords = asdict(prepared)
     return ImageFiles(files, keywords.pop("image_size"), keywords.pop("mean"), keywords.pop("std"),
                       photo_side=photo_side, **keywords)  # fmt: skip
+
+
+def output_stem(file: ImageFile) -> Path:
+    """The stem of a photograph's maps. It keeps its suffix where it would be taken for the files of another, or of
+    the export itself: contact_sheet.png, NAME.full.npy."""
+    taken = str(file.output_stem) == "contact_sheet" or file.output_stem.suffix == ".full"
+    return file.relative if taken else file.output_stem
 
 
 def target_index(target: str, model: Classifier) -> int | None:

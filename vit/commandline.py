@@ -326,7 +326,9 @@ def _refuse_code(text: str, where: str) -> None:
             raise UsageError(f"{where}: nested too deeply")
         anchor = event if getattr(event, "anchor", None) else anchor
     if anchor:
-        raise yaml.composer.ComposerError(None, None, "anchors and aliases are refused", anchor.start_mark)
+        raise yaml.composer.ComposerError(
+            None, None, "anchors and aliases are refused", anchor.start_mark  # type: ignore[arg-type, unused-ignore]
+        )
 
 
 def _typed(option: Option, value: Any, where: str) -> Any:

@@ -30,7 +30,7 @@ MODELS = {
     "qk-norm": ({"qk_norm": True}, {}),
     "no qkv bias": ({"qkv_bias": False}, {}),
     "swiglu": ({"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU}, {}),
-    "narrow mlp": ({"mlp_ratio": 1.7}, {}),
+    "uneven mlp": ({"mlp_ratio": 2.25}, {}),  # 49 hidden of 22: 22 * (49 / 22) is below 49
     "tanh gelu": ({"act_layer": "gelu_tanh"}, {"act": "gelu_tanh"}),
     "quick gelu": ({"act_layer": "quick_gelu"}, {"act": "quick_gelu"}),
     "large epsilon": ({"norm_layer": partial(nn.LayerNorm, eps=1e-2), "qk_norm": True}, {"norm_eps": 1e-2}),

@@ -110,6 +110,7 @@ def hostile(request, tmp_path, path, tensors):
     return path, marker
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("forced", [False, True])
 def test_code_in_a_pickle_is_never_run(monkeypatch, hostile, forced):
     path, marker = hostile
@@ -121,6 +122,7 @@ def test_code_in_a_pickle_is_never_run(monkeypatch, hostile, forced):
     assert os.environ.get(FORCE) == ("1" if forced else None)
 
 
+@pytest.mark.parametrize("hostile", ["zip"], indirect=True)
 def test_code_in_a_pickle_is_never_run_by_a_process_that_was_told_to(hostile):
     path, marker = hostile
     program = f"import vit; vit.load({str(path)!r})"

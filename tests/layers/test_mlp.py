@@ -11,7 +11,9 @@ from vit.layers.mlp import ACTIVATIONS, Mlp, SwiGLU
 B, N, D = 2, 7, 11
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [("gelu", "gelu"), ("quick_gelu", "quick_gelu"), ("gelu_tanh", "gelu_pytorch_tanh")])
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [("gelu", "gelu"), ("quick_gelu", "quick_gelu"), ("gelu_tanh", "gelu_pytorch_tanh")]
+)
 def test_activations_equal_transformers(ours, theirs):
     x = torch.linspace(-7, 7, 101)
     torch.testing.assert_close(ACTIVATIONS[ours](x), ACT2FN[theirs](x))

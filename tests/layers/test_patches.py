@@ -27,7 +27,7 @@ def test_patches_come_row_by_row():
 
 def test_error_names_sizes_that_do_divide():
     embed = PatchEmbed((5, 7), 3, 11)
-    with pytest.raises(ValueError, match="16 x 13 pixels .* 5 x 7; heights that can: 15 or 20; widths: 7 or 14"):
+    with pytest.raises(ValueError, match=r"16 x 13 pixels .* 5 x 7; heights that can: 15 or 20; widths: 7 or 14"):
         embed(torch.zeros(1, 3, 16, 13))
     assert embed(torch.zeros(1, 3, 20, 14)).shape == (1, 8, 11)
 

@@ -37,7 +37,7 @@ def state_of(model):
     return (
         [(p.requires_grad, p.grad is None, p._version) for p in model.parameters()],
         [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks), m.forward.__func__) for m in model.modules()],
-        [(b.attn.recording, b.attn.recording_gradients, b.attn.recorded) for b in model.encoder.blocks],
+        [(b.attn.recording, b.attn.recorded) for b in model.encoder.blocks],
         set(model.state_dict()),
     )
 
@@ -60,7 +60,7 @@ def test_no_number_changes(model, images, gradients):
 def test_what_is_recorded_is_what_attention_computed(model, images):
     """The recorded q, k, v and output belong together, and give the block's output through its own weights."""
     tokens = model.encoder.embed(images)
-    with record(model.encoder) as trace:
+    with record(model.encoder, gradients=True) as trace:
         model.encoder.encode(tokens)
     for block, recorded in zip(model.encoder.blocks, trace.blocks, strict=True):
         assert recorded.q.shape == recorded.k.shape == recorded.v.shape == recorded.output.shape == (B, H, N, D // H)
@@ -71,6 +71,20 @@ def test_what_is_recorded_is_what_attention_computed(model, images):
         torch.testing.assert_close(recorded.k, block.attn.k_norm(k), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(recorded.v, v, rtol=1e-4, atol=1e-5)
         tokens = block(tokens)
+
+
+def test_without_values_queries_and_keys_are_copies_of_the_same(model, images):
+    with record(model) as views, record(model, values=False) as nested:
+        model(images)
+    assert all(block.v is not None for block in nested.blocks)  # the outer record asked for more
+    with record(model, values=False) as trace:
+        model(images)
+    for copy, view in zip(trace.blocks, views.blocks, strict=True):
+        assert torch.equal(copy.q, view.q)
+        assert torch.equal(copy.k, view.k)
+        assert copy.v is None
+        assert copy.output is None
+        assert copy.k.untyped_storage().nbytes() == copy.k.nbytes  # keeps nothing else alive
 
 
 def test_last_block_records_the_rows_that_were_read(model, images):
@@ -130,9 +144,17 @@ def test_everything_is_as_before(model, images, gradients):
 @pytest.mark.parametrize("gradients", [False, True])
 def test_everything_is_as_before_after_an_exception(model, images, gradients):
     before = state_of(model)
-    with pytest.raises(ValueError, match="heights that can"), record(model, gradients=gradients):
-        model(images)
+    with record(model, gradients=gradients), pytest.raises(ValueError, match="heights that can"):
         model(images[:, :, :24])
+    assert state_of(model) == before
+
+    def interrupted():
+        with record(model, gradients=gradients):
+            model(images)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert state_of(model) == before
 
 
@@ -183,7 +205,7 @@ def test_works_under_autocast(model, images, gradients):
             if gradients:
                 assert all(g.isfinite().all() and g.any() for g in trace.gradients(logits[:, 1]))
     assert torch.equal(logits, plain)
-    assert {value.dtype for block in trace.blocks for value in block} == {torch.bfloat16}
+    assert {value.dtype for block in trace.blocks for value in block if value is not None} == {torch.bfloat16}
 
 
 def test_works_compiled(model, compiled, images):
@@ -230,7 +252,7 @@ def test_no_map_of_n_times_n_is_kept(model, images):
         assert {shape for shape in kept if shape.count(N) > 1} == set()
         assert shapes() == set()
         trace.gradients(logits[:, 0])
-    assert all(value.numel() <= B * N * D for block in trace.blocks for value in block)
+    assert all(value.numel() <= B * N * D for block in trace.blocks for value in block if value is not None)
     assert shapes() == set()
 
 

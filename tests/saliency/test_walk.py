@@ -59,8 +59,8 @@ def test_one_readout_serves_the_batch():
 
 
 def test_half_precision_is_walked_in_single():
-    block = Recorded(*(value.bfloat16() for value in recorded()))
-    exact = Recorded(*(value.float() for value in block))
+    block = Recorded(*(value.bfloat16() for value in recorded() if value is not None))
+    exact = Recorded(*(value.float() for value in block if value is not None))
     readout = torch.rand(N)
     assert torch.equal(walk([block], readout, times_mean_attention), walk([exact], readout, times_mean_attention))
 

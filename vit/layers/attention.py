@@ -30,12 +30,18 @@ def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tenso
 
 class Recorded(NamedTuple):
     """What one fused attention call was given and gave: (B, H, tokens, Dh) each; q and output have the
-    query tokens, k and v the context tokens."""
+    query tokens, k and v the context tokens. What was not asked for is None."""
 
     q: Tensor
     k: Tensor
-    v: Tensor
-    output: Tensor
+    v: Tensor | None = None
+    output: Tensor | None = None
+    gradient: Tensor | None = None  # of the output, once a method has it
+
+    def of(self, images: slice) -> "Recorded":
+        """The same of some images of the batch."""
+        kept = {name: value[images] for name, value in self._asdict().items() if value is not None}
+        return Recorded(**kept)
 
 
 class Attention(nn.Module):
@@ -55,9 +61,8 @@ class Attention(nn.Module):
         ValueError: when the heads don't divide embed_dim.
     """
 
-    # Set by vit.saliency.record for as long as it records; see there.
-    recording: bool = False
-    recording_gradients: bool = False
+    # Set by vit.saliency.record for as long as it records: "", "qk", "qkv", or "qkvo" for gradients too.
+    recording: str = ""
     recorded: Recorded | None = None
 
     def __init__(
@@ -104,10 +109,21 @@ class Attention(nn.Module):
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         output = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)
         if self.recording:
-            if self.recording_gradients and not output.requires_grad:
+            output = self._record(q, k, v, output)
+        return self.proj(output.transpose(1, 2).flatten(2))  # (B, H, N, Dh) -> (B, N, D)
+
+    def _record(self, q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> Tensor:
+        """Keeps what is asked for; returns the output to go on with, the same numbers."""
+        if self.recording == "qk":
+            # Views would keep the whole projection alive, v with it; and a walk reads them many times.
+            self.recorded = Recorded(q.contiguous(), k.contiguous())
+        elif self.recording == "qkv":
+            self.recorded = Recorded(q, k, v)
+        else:
+            if not output.requires_grad:
                 output = output.detach().requires_grad_()  # the graph starts here: nothing below is asked for
             self.recorded = Recorded(q, k, v, output)
-        return self.proj(output.transpose(1, 2).flatten(2))  # (B, H, N, Dh) -> (B, N, D)
+        return output
 
     def _project(self, query_tokens: Tensor, context_tokens: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         if context_tokens is None:

@@ -73,7 +73,8 @@ class Block(nn.Module):
         self.attn = Attention(embed_dim, num_heads, qkv_bias=qkv_bias, qk_norm=qk_norm, norm_eps=norm_eps)
         self.ls1 = nn.Identity() if init_values is None else LayerScale(embed_dim, init_values)
         self.norm2 = nn.LayerNorm(embed_dim, eps=norm_eps)
-        self.mlp = _make_mlp(mlp, embed_dim, int(embed_dim * mlp_ratio), act)
+        # Rounded down, as timm does; the 1e-6 is for ratios of whole numbers, where 22 * (49 / 22) is below 49.
+        self.mlp = _make_mlp(mlp, embed_dim, int(embed_dim * mlp_ratio + 1e-6), act)
         self.ls2 = nn.Identity() if init_values is None else LayerScale(embed_dim, init_values)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 

@@ -153,6 +153,8 @@ def image_encoder(
     num_registers: int = 0,
     pos_interpolation: str = "bicubic_antialias",
     drop_path: float = 0.0,
+    act: str = "gelu",
+    norm_eps: float = 1e-6,
     **block_options: Any,
 ) -> Encoder:
     """A new Vision Transformer encoder with random weights; sizes by name are in `vit.models.variants`.
@@ -167,7 +169,14 @@ def image_encoder(
         "num_registers": num_registers,
         "pos_interpolation": pos_interpolation,
     }
-    stack_options = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads, **block_options}
+    stack_options = {
+        "embed_dim": embed_dim,
+        "depth": depth,
+        "num_heads": num_heads,
+        "act": act,
+        "norm_eps": norm_eps,  # this and `act` leave no mark on the weights, so they are kept also as defaults
+        **block_options,
+    }
     sizes = {"image_size": tuple(image_size), "patch_size": tuple(patch_size)}
     encoder = Encoder(
         ImageEmbed(sizes["image_size"], sizes["patch_size"], embed_dim, **embed_options),  # type: ignore[arg-type]

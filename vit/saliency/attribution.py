@@ -1,6 +1,5 @@
 """Generic attention attribution (Chefer, Gur & Wolf 2021, ICCV): attention weighed by its gradient, for any class."""
 
-import torch
 from torch import Tensor
 
 from vit.layers.attention import Recorded
@@ -26,18 +25,17 @@ def generic_attribution(
     Raises:
         ValueError: see `walk`.
     """
-    gradient_of = {id(recorded): gradient for recorded, gradient in zip(blocks, gradients, strict=True)}
-
-    def step(relevance: Tensor, recorded: Recorded) -> Tensor:
-        return relevance + _weighted(relevance, recorded, gradient_of[id(recorded)])
-
-    return walk(blocks, readout, step, start_block=start_block)
+    paired = [recorded._replace(gradient=gradient) for recorded, gradient in zip(blocks, gradients, strict=True)]
+    return walk(paired, readout, _step, start_block=start_block)
 
 
-def _weighted(relevance: Tensor, recorded: Recorded, gradient: Tensor) -> Tensor:
-    """relevance[rows] @ C, tile by tile: (B, N)."""
+def _step(relevance: Tensor, recorded: Recorded) -> Tensor:
+    """relevance + relevance[rows] @ C, tile by tile: (B, N)."""
+    gradient = recorded.gradient
+    assert gradient is not None
+    assert recorded.v is not None
     v_transposed = recorded.v.float().transpose(-2, -1)  # (B, H, Dh, N)
-    total = torch.zeros_like(relevance)
+    total = relevance.clone()
     for rows, attention in attention_tiles(recorded):
         d_attention = gradient[:, :, rows].float() @ v_transposed  # (B, H, rows, N)
         contribution = attention.mul_(d_attention).relu_()

@@ -36,7 +36,7 @@ def rollout_maps(
     """Attention rollout; it knows no class, and `target` changes nothing."""
     settings = RolloutOptions(**options)
     settings = replace(settings, kept_columns=0 if model.encoder.embed.cls_token is None else 1)
-    with record(model) as trace:
+    with record(model, values=False) as trace:
         # Ranking whole maps takes every row of the last block; otherwise it works for the rows that are read.
         tokens = model.encoder(images, read=None if settings.discard_ratio else model.read)
         logits = model.head(model.pooled(tokens))

@@ -14,7 +14,7 @@ from vit.models.encoder import Encoder
 class Trace:
     """The recorded attention of the last forward pass, block by block.
 
-    References to the tensors of the forward pass, not copies: 3 to 4 times B · N · D numbers a block.
+    It holds 2 to 4 times B · N · D numbers a block, and never an N x N map.
     """
 
     def __init__(self, attentions: list[Attention]):
@@ -23,7 +23,7 @@ class Trace:
 
     @property
     def blocks(self) -> list[Recorded]:
-        """One `Recorded` a block: q (B, H, Q, Dh), k and v (B, H, N, Dh), output (B, H, Q, Dh).
+        """One `Recorded` a block: q (B, H, Q, Dh), k and v (B, H, N, Dh), with gradients output (B, H, Q, Dh) too.
 
         Q is N, but for a last block that was asked for its first tokens alone (`Encoder.forward`, `read`).
 
@@ -44,7 +44,8 @@ class Trace:
                 a batch, which don't touch each other, each get their own gradient.
         """
         with torch.inference_mode(False), torch.enable_grad():
-            return list(torch.autograd.grad(target.sum(), [recorded.output for recorded in self.blocks]))
+            outputs = [recorded.output for recorded in self.blocks if recorded.output is not None]
+            return list(torch.autograd.grad(target.sum(), outputs))
 
     def _close(self) -> None:
         assert self._attentions is not None
@@ -53,7 +54,7 @@ class Trace:
 
 
 @contextmanager
-def record(model: nn.Module, *, gradients: bool = False) -> Iterator[Trace]:
+def record(model: nn.Module, *, values: bool = True, gradients: bool = False) -> Iterator[Trace]:
     """Records the attention of every block while the body runs; the numbers of the forward pass do not change.
 
         with record(model) as trace:
@@ -65,18 +66,20 @@ def record(model: nn.Module, *, gradients: bool = False) -> Iterator[Trace]:
 
     Args:
         model: an Encoder, or a model that wraps one as `.encoder`.
+        values: also keeps v. q, k and v are references to what the kernel gets; without v, q and k are copies, and
+            the projection that all three were views of is freed: a third less memory.
         gradients: makes `trace.gradients` work, also when the caller is inside `torch.inference_mode`. The
             graph then begins at the first block's attention and holds no gradient of any encoder weight. A
             compiled model runs uncompiled, with numbers that may differ from the compiled ones by rounding.
     """
     encoder = find_encoder(model)
     attentions = encoder.attentions()
-    before = [(a.recording, a.recording_gradients, a.recorded) for a in attentions]
+    before = [(attention.recording, attention.recorded) for attention in attentions]
+    wanted = "qkvo" if gradients else "qkv" if values else "qk"
     frozen = [weight for weight in encoder.parameters() if gradients and weight.requires_grad]
     trace = Trace(attentions)
     for attention in attentions:
-        attention.recording, attention.recorded = True, None
-        attention.recording_gradients = attention.recording_gradients or gradients
+        attention.recording, attention.recorded = max(attention.recording, wanted, key=len), None
     for weight in frozen:
         weight.requires_grad_(False)
     try:
@@ -86,10 +89,10 @@ def record(model: nn.Module, *, gradients: bool = False) -> Iterator[Trace]:
         trace._close()
         for weight in frozen:
             weight.requires_grad_(True)
-        for attention, (recording, with_gradients, recorded) in zip(attentions, before, strict=True):
+        for attention, (recording, recorded) in zip(attentions, before, strict=True):
             # A record around this one saw this forward pass too.
             attention.recorded = (attention.recorded or recorded) if recording else None
-            attention.recording, attention.recording_gradients = recording, with_gradients
+            attention.recording = recording
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vit.foundation import UserError
 from vit.inference import arithmetic
 from vit.models.classifier import Classifier
 from vit.saliency.baselines import centre_gaussian, random_map
@@ -32,6 +33,9 @@ def score_localization(
 
     Returns:
         For `method` and for the centre and random baselines.
+
+    Raises:
+        UserError: when no image has an object.
     """
     model = model.to(device)
     found: dict[str, list[dict[str, Tensor]]] = {method: [], "centre": [], "random": []}
@@ -47,6 +51,8 @@ def score_localization(
         found["centre"].append(evaluate_maps(centre_gaussian(grid_h, grid_w).expand(len(maps), -1, -1), masks))
         noise = torch.stack([random_map(grid_h, grid_w, seed=int(number)) for number in numbers])
         found["random"].append(evaluate_maps(noise, masks))
+    if not found[method]:
+        raise UserError("There is no image with an object, so there is nothing to score maps against.")
     return {name: _means(parts) for name, parts in found.items()}
 
 

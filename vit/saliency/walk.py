@@ -14,8 +14,8 @@ from torch import Tensor
 
 from vit.layers.attention import Recorded, attention_weights
 
-# Numbers in one tile of attention, all images and heads together: what the caches of a core hold. Measured on
-# 197 and 4,097 tokens: twice or half as many cost a few percent, eight times as many a third.
+# Numbers in one tile of attention, all heads together: what the caches of a core hold. Measured on 4,097 tokens:
+# twice or half as many cost a few percent, eight times as many a third.
 TILE_NUMBERS = 3 * 2**19
 
 # (relevance of the tokens after a block (B, N), what the block recorded) -> relevance before it (B, N)
@@ -48,21 +48,30 @@ def walk(blocks: Sequence[Recorded], readout: Tensor, step: Step, *, start_block
             f"the readout reads all {num_tokens} tokens, but the last block computed the first {num_queries}; "
             "record encoder(images) in place of model(images)"
         )
+    # On a processor an image at a time: the tiles of a batch would not fit its caches. A GPU wants all at once.
+    together = 1 if last.q.device.type == "cpu" else batch
+    parts = [slice(first, first + together) for first in range(0, batch, together)]
     with torch.autocast(last.q.device.type, enabled=False):  # float32, also where the caller runs the model in less
-        for recorded in reversed(blocks[start_block:]):
-            relevance = step(relevance, recorded)
+        return torch.cat([_walk(blocks[start_block:], relevance, step, images) for images in parts])
+
+
+def _walk(blocks: Sequence[Recorded], relevance: Tensor, step: Step, images: slice) -> Tensor:
+    """The walk of some images of the batch."""
+    relevance = relevance[images]
+    for recorded in reversed(blocks):
+        relevance = step(relevance, recorded.of(images))
     return relevance
 
 
 def attention_tiles(recorded: Recorded) -> Iterator[tuple[slice, Tensor]]:
     """The attention weights of a block in tiles of query rows, float32: (rows, (B, H, rows, N))."""
-    q, k = recorded.q.float(), recorded.k.float()
+    q, k = recorded.q.float(), recorded.k.float().contiguous()  # else each tile would copy the keys
     for rows in row_tiles(recorded):
         yield rows, attention_weights(q[:, :, rows], k)
 
 
 def row_tiles(recorded: Recorded) -> Iterator[slice]:
-    """Slices of the query rows such that a tile of all images and heads has about TILE_NUMBERS numbers."""
+    """Slices of the query rows such that a tile of all heads (and images) has about TILE_NUMBERS numbers."""
     batch, heads, num_queries, _ = recorded.q.shape
     height = max(1, TILE_NUMBERS // (batch * heads * recorded.k.shape[2]))
     for start in range(0, num_queries, height):

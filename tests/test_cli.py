@@ -1,0 +1,760 @@
+"""The verbs from end to end, as they are typed: what they leave, and how they refuse."""
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import ExifTags, Image, ImageOps
+from safetensors.torch import load_file
+
+import cli
+from vit.checkpoints.folder import write_folder
+from vit.models.classifier import Classifier, Preprocessing
+from vit.models.encoder import image_encoder
+
+BRIGHT, DARK = 230, 25
+TINY = "--model.variant pico --model.patch_size 8 --model.image_size 16 --data.batch_size 4 --data.num_workers 0"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A command that ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Vit = Callable[..., Ran]
+
+
+@pytest.fixture
+def vit(capsys: pytest.CaptureFixture[str]) -> Vit:
+    """Runs `vit` with words, given as one line or one by one."""
+
+    def run(line: str, *words: object) -> Ran:
+        capsys.readouterr()
+        code = cli.main([*line.split(), *map(str, words)])
+        out, err = capsys.readouterr()
+        return Ran(code, out, err)
+
+    return run
+
+
+def photo(path: Path, size: tuple[int, int] = (32, 32), *bright: tuple[int, int, int, int]) -> Path:
+    """Writes a dark photo of `size` (height, width) with bright rectangles (top, bottom, left, right)."""
+    pixels = np.full((*size, 3), DARK, np.uint8)
+    for top, bottom, left, right in bright:
+        pixels[top:bottom, left:right] = BRIGHT
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def all_bright(path: Path) -> Path:
+    return photo(path, (32, 32), (0, 32, 0, 32))
+
+
+def sees_bright(num_classes: int = 2) -> Classifier:
+    """A model made by hand: its class token looks at bright patches alone, and says whether there are any.
+
+    Channel 0 of a patch's token is its brightness, from below 0 to above, and channel 1 marks the class token. The
+    query reads channel 1 and the key channel 0; the value brings channel 0 to the head.
+    """
+    encoder = image_encoder(image_size=(32, 32), patch_size=(8, 8), embed_dim=4, depth=1, num_heads=1)
+    block = encoder.blocks[0]
+    with torch.no_grad():
+        for name, weight in encoder.named_parameters():
+            if "norm" not in name:
+                weight.zero_()
+        encoder.embed.patch_embed.proj.weight[0] = 1 / (3 * 8 * 8)
+        encoder.embed.cls_token[0, 0, 1] = 1
+        block.attn.qkv.weight[0, 1] = 8  # query
+        block.attn.qkv.weight[4, 0] = 1  # key
+        block.attn.qkv.weight[8, 0] = 1  # value
+        block.attn.proj.weight[0, 0] = 1
+        labels = ["bright", "dark"][:num_classes]
+        prepared = Preprocessing((32, 32), mean=(0.5,) * 3, std=(0.25,) * 3)
+        model = Classifier(encoder, num_classes, labels=labels, preprocessing=prepared)
+        if num_classes:
+            model.head.weight.zero_()
+            model.head.weight[:, 0] = torch.tensor([1.0, -1.0])
+    return model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model folder of `sees_bright`."""
+    folder = tmp_path_factory.mktemp("seeing") / "model"
+    write_folder(sees_bright(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def headless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("headless") / "model"
+    write_folder(sees_bright(0), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six bright and six dark photos, a folder each."""
+    root = tmp_path_factory.mktemp("classes")
+    for number in range(6):
+        all_bright(root / "bright" / f"{number}.png")
+        photo(root / "dark" / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of two epochs."""
+    run = tmp_path_factory.mktemp("runs") / "first"
+    assert cli.main(["train", *TINY.split(), *f"--data.root {classes} --trainer.max_epochs 2 --run {run}".split()]) == 0
+    return run
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def peak(path: Path) -> tuple[int, int]:
+    """Where a saved map is highest: (row, column)."""
+    saliency = np.load(path)
+    row, column = np.unravel_index(np.nanargmax(saliency), saliency.shape)
+    return int(row), int(column)
+
+
+def is_png(path: Path) -> bool:
+    with Image.open(path) as picture:
+        picture.load()
+        return picture.format == "PNG"
+
+
+# Train
+
+
+def test_train_leaves_a_run_folder(trained: Path) -> None:
+    left = {name for name in files(trained) if not name.startswith("tensorboard/events")}
+    assert left == {
+        "config.yaml", "metrics.csv", "curves.png", "checkpoints/last.ckpt", "checkpoints/best.ckpt",
+        "model/model.safetensors", "model/config.json", "tensorboard/hparams.yaml",
+    }  # fmt: skip
+    assert any(name.startswith("tensorboard/events") for name in files(trained))
+    assert is_png(trained / "curves.png")
+    assert [row["epoch"] for row in rows(trained / "metrics.csv") if row["val_top1"]] == ["1", "2"]
+    for name in ("last", "best"):
+        assert "state_dict" in torch.load(trained / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def test_train_leaves_a_model_that_says_all_it_takes_to_use_it(trained: Path) -> None:
+    config = json.loads((trained / "model" / "config.json").read_text())
+    assert config["labels"] == ["bright", "dark"]
+    assert config["architecture"]["image_size"] == [16, 16]
+    assert config["architecture"]["patch_size"] == [8, 8]
+    assert config["preprocessing"]["image_size"] == [16, 16]
+    assert {"mean", "std", "interpolation", "resize_mode", "crop_pct"} <= config["preprocessing"].keys()
+    assert load_file(trained / "model" / "model.safetensors")["head.weight"].shape == (2, 128)
+
+
+def test_the_config_of_a_run_makes_the_same_run(vit: Vit, trained: Path, tmp_path: Path) -> None:
+    ran = vit("train --config", trained / "config.yaml", "--run", tmp_path / "again")
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "again" / "metrics.csv").read_bytes() == (trained / "metrics.csv").read_bytes()
+    weights = "model/model.safetensors"
+    assert (tmp_path / "again" / weights).read_bytes() == (trained / weights).read_bytes()
+
+
+def test_a_finished_run_can_be_resumed_by_its_config(vit: Vit, trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "copy"
+    shutil.copytree(trained, run)
+    ran = vit("train --resume --config", trained / "config.yaml", "--run", run)
+    assert ran.code == 0, ran.err
+    assert ran.err.splitlines()[-2].startswith("best top-1 ")
+    assert "nan" not in ran.err
+    assert (run / "metrics.csv").read_bytes() == (trained / "metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize("change", ["--optim.lr 0.5", "--trainer.max_epochs 3", "--seed 1", "--model.drop_path 0.1"])
+def test_a_run_is_not_resumed_with_other_options(vit: Vit, trained: Path, tmp_path: Path, change: str) -> None:
+    run = tmp_path / "copy"
+    shutil.copytree(trained, run)
+    ran = vit(f"train --resume --config {trained}/config.yaml --run {run} {change}")
+    assert ran.code == 1
+    name, value = change.removeprefix("--").split()
+    assert name in ran.err
+    assert value in ran.err
+    assert len(ran.err.splitlines()) <= 5
+    assert (run / "config.yaml").read_bytes() == (trained / "config.yaml").read_bytes()
+
+
+def test_a_run_may_be_resumed_with_other_workers_and_from_where_the_photos_are_now(
+    vit: Vit, trained: Path, classes: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "copy"
+    shutil.copytree(trained, run)
+    shutil.copytree(classes, tmp_path / "photos")
+    changes = f"--data.num_workers 1 --data.root {tmp_path}/photos --device cpu"
+    assert vit(f"train --resume --config {trained}/config.yaml --run {run} {changes}").code == 0
+
+
+def test_train_on_generated_scenes(vit: Vit, tmp_path: Path) -> None:
+    ran = vit(
+        "train --data.root birdscenes:demo --data.train_scenes 16 --data.val_scenes 8 --data.num_workers 0"
+        " --model.variant pico --model.patch_size 8 --model.image_size 32 --trainer.max_epochs 1"
+        f" --trainer.accumulate 2 --data.batch_size 4 --run {tmp_path}/run"
+    )
+    assert ran.code == 0, ran.err
+    assert "new head for 8 classes" in ran.err
+    (row,) = rows(tmp_path / "run" / "metrics.csv")
+    assert row["step"] == "2"  # sixteen scenes, four a batch, two batches a step
+    assert len(json.loads((tmp_path / "run" / "model" / "config.json").read_text())["labels"]) == 8
+
+
+def test_a_checkpoint_of_the_same_classes_keeps_its_head(vit: Vit, model: Path, classes: Path, tmp_path: Path) -> None:
+    keep = f"--model.pretrained {model} --optim.lr 0 --trainer.max_epochs 1 --data.num_workers 0"
+    ran = vit(f"train --data.root {classes} {keep} --run {tmp_path}/same")
+    assert ran.code == 0, ran.err
+    assert "new head" not in ran.err
+    assert rows(tmp_path / "same" / "metrics.csv")[0]["val_top1"] == "1.0"
+    before, after = (load_file(folder / "model.safetensors") for folder in (model, tmp_path / "same" / "model"))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+    shutil.copytree(classes, tmp_path / "other")
+    (tmp_path / "other" / "bright").rename(tmp_path / "other" / "robin")
+    ran = vit(f"train --data.root {tmp_path}/other {keep} --run {tmp_path}/new")
+    assert "new head for 2 classes" in ran.err
+    assert json.loads((tmp_path / "new" / "model" / "config.json").read_text())["labels"] == ["dark", "robin"]
+
+
+def test_a_linear_probe_leaves_the_encoder_as_it_was(vit: Vit, model: Path, classes: Path, tmp_path: Path) -> None:
+    ran = vit(
+        f"train --data.root {classes} --model.pretrained {model} --optim.trained head --optim.lr 0.1"
+        f" --data.batch_size 4 --data.num_workers 0 --trainer.max_epochs 1 --run {tmp_path}/run"
+    )
+    assert ran.code == 0, ran.err
+    before, after = (load_file(folder / "model.safetensors") for folder in (model, tmp_path / "run" / "model"))
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {"head.weight", "head.bias"}
+
+
+def test_train_leaves_unreadable_photos_out_and_lists_them(vit: Vit, classes: Path, tmp_path: Path) -> None:
+    shutil.copytree(classes, tmp_path / "photos")
+    broken = {f"{label}/{number}.png" for label in ("bright", "dark") for number in (1, 4)}
+    for name in broken:
+        (tmp_path / "photos" / name).write_bytes(b"<html>")
+    options = f"--data.root {tmp_path}/photos --data.val_fraction 0.5 --trainer.max_epochs 1"
+    line = f"train {TINY} {options} --run {tmp_path}/run"
+    ran = vit(line)
+    assert ran.code == 0, ran.err
+    listed = rows(tmp_path / "run" / "skipped.csv")
+    assert {row["path"] for row in listed} == {str(tmp_path / "photos" / name) for name in broken}
+    assert {row["reason"] for row in listed} == {"a web page or XML text, not an image"}
+    assert "4 images could not be read" in ran.err
+
+    ran = vit(f"{line} --data.strict --overwrite")
+    assert ran.code == 1
+    assert len(ran.err.splitlines()) <= 5
+    assert "Can't read" in ran.err
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_run_of_whose_photos_none_can_be_read_leaves_no_model(vit: Vit, tmp_path: Path, split: str) -> None:
+    for part in ("train", "val"):
+        for label in ("bright", "dark"):
+            path = photo(tmp_path / "photos" / part / label / "0.png")
+            if part == split:
+                path.write_bytes(b"")
+    ran = vit(f"train {TINY} --data.root {tmp_path}/photos --trainer.max_epochs 1 --run {tmp_path}/run")
+    assert ran.code == 1
+    assert f"None of the {'training' if split == 'train' else 'validation'} images could be read" in ran.err
+    assert len(ran.err.splitlines()) <= 5
+    assert not {name for name in files(tmp_path / "run") if name.startswith(("model", "checkpoints"))}
+
+
+# Evaluate
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Path:
+    """A data set whose test split has four photos in the wrong folder or unreadable among eight."""
+    root = tmp_path / "data"
+    for part in ("train", "val"):
+        all_bright(root / part / "bright" / "0.png")
+        photo(root / part / "dark" / "0.png")
+    for number in range(3):
+        all_bright(root / "test" / "bright" / f"{number}.png")
+    photo(root / "test" / "bright" / "wrong.png")
+    for number in range(2):
+        photo(root / "test" / "dark" / f"{number}.png")
+    (root / "test" / "dark" / "empty.png").touch()
+    (root / "test" / "bright" / "page.png").write_text("<html>")
+    return root
+
+
+def test_evaluate(vit: Vit, model: Path, split: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ran = vit(f"evaluate {model} --data.root {split} --split test --data.batch_size 3 --data.num_workers 0 --out {out}")
+    assert ran.code == 0, ran.err
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["top1"] == pytest.approx(5 / 6)
+    assert metrics["top5"] == 1
+    assert metrics["balanced_accuracy"] == pytest.approx((3 / 4 + 1) / 2)
+    assert (metrics["images"], metrics["skipped"]) == (6, 2)
+    found = [(row["image"], row["label"], row["predicted"], row["correct"]) for row in rows(out / "predictions.csv")]
+    assert found == [
+        ("test/bright/0.png", "bright", "bright", "1"),
+        ("test/bright/1.png", "bright", "bright", "1"),
+        ("test/bright/2.png", "bright", "bright", "1"),
+        ("test/bright/wrong.png", "bright", "dark", "0"),
+        ("test/dark/0.png", "dark", "dark", "1"),
+        ("test/dark/1.png", "dark", "dark", "1"),
+    ]
+    assert [Path(row["path"]).name for row in rows(out / "skipped.csv")] == ["page.png", "empty.png"]
+    assert is_png(out / "confusion.png")
+    assert is_png(out / "reliability.png")
+    assert "0.8333" in ran.out
+    assert "6  (2 skipped)" in ran.out
+
+
+def test_evaluate_strictly_stops_and_writes_nothing(vit: Vit, model: Path, split: Path, tmp_path: Path) -> None:
+    ran = vit(f"evaluate {model} --data.root {split} --split test --data.strict --out {tmp_path}/out")
+    assert ran.code == 1
+    assert "Can't read" in ran.err
+    assert len(ran.err.splitlines()) <= 5
+    assert files(tmp_path / "out") == set()
+
+
+def test_evaluate_of_nothing_that_can_be_read(vit: Vit, model: Path, split: Path, tmp_path: Path) -> None:
+    for path in (split / "test").rglob("*.png"):
+        path.write_bytes(b"")
+    ran = vit(f"evaluate {model} --data.root {split} --split test --data.num_workers 0 --out {tmp_path}/out")
+    assert ran.code == 1
+    assert "None of the 8 images could be read" in ran.err
+    assert files(tmp_path / "out") == set()
+
+
+def test_a_split_may_lack_some_of_the_checkpoints_classes(vit: Vit, model: Path, split: Path, tmp_path: Path) -> None:
+    shutil.rmtree(split / "test" / "bright")
+    ran = vit(f"evaluate {model} --data.root {split} --split test --data.num_workers 0 --out {tmp_path}/out")
+    assert ran.code == 0, ran.err
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["per_class"]["dark"] == {"images": 2, "precision": 1, "recall": 1}
+    assert metrics["balanced_accuracy"] == 1
+
+
+# Predict
+
+
+def test_predict_names_each_photo_in_the_order_given(vit: Vit, model: Path, tmp_path: Path) -> None:
+    photo(tmp_path / "b" / "2.png")
+    all_bright(tmp_path / "b" / "1.png")
+    all_bright(tmp_path / "a" / "3.png")
+    ran = vit(f"predict {model} {tmp_path}/b {tmp_path}/a/*.png --batch_size 2 --out {tmp_path}/labels.csv")
+    assert ran.code == 0, ran.err
+    found = rows(tmp_path / "labels.csv")
+    assert [(row["image"], row["label"]) for row in found] == [
+        ("b/1.png", "bright"), ("b/2.png", "dark"), ("a/3.png", "bright"),
+    ]  # fmt: skip
+    assert {row["label_2"] for row in found} == {"bright", "dark"}
+    assert all(float(row["probability"]) + float(row["probability_2"]) == pytest.approx(1) for row in found)
+
+
+def test_predict_writes_as_many_labels_as_asked_for(vit: Vit, model: Path, tmp_path: Path) -> None:
+    path = photo(tmp_path / "x.png")
+    assert vit(f"predict {model} {path} --topk 1 --num_workers 0 --out {tmp_path}/one.csv").code == 0
+    assert list(rows(tmp_path / "one.csv")[0]) == ["image", "label", "probability"]
+
+
+def test_predict_skips_and_lists_what_it_can_not_read(vit: Vit, model: Path, tmp_path: Path) -> None:
+    photo(tmp_path / "photos" / "b.png")
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"")
+    line = f"predict {model} {tmp_path}/photos --num_workers 0 --out {tmp_path}/out/labels.csv"
+    ran = vit(line)
+    assert ran.code == 0
+    assert [row["image"] for row in rows(tmp_path / "out" / "labels.csv")] == ["b.png"]
+    assert rows(tmp_path / "out" / "skipped.csv") == [
+        {"path": str(tmp_path / "photos" / "a.jpg"), "reason": "the file is empty"}
+    ]
+    assert "1 images could not be read" in ran.err
+
+    before = (tmp_path / "out" / "labels.csv").read_bytes()
+    ran = vit(f"{line} --strict --overwrite")
+    assert ran.code == 1
+    assert len(ran.err.splitlines()) <= 5
+    assert (tmp_path / "out" / "labels.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("verb", ["predict", "explain"])
+def test_photos_of_which_none_can_be_read_are_an_error(vit: Vit, model: Path, tmp_path: Path, verb: str) -> None:
+    (tmp_path / "x.png").write_bytes(b"")
+    ran = vit(f"{verb} {model} {tmp_path}/x.png --num_workers 0 --out {tmp_path}/out/{verb}")
+    assert ran.code == 1
+    assert "None of the 1 images could be read" in ran.err
+    assert len(ran.err.splitlines()) <= 5
+
+
+# Explain
+
+
+def test_explain_mirrors_the_tree_of_the_photos(vit: Vit, model: Path, tmp_path: Path) -> None:
+    """Three photos of one stem, each bright in another place: none overwrites another."""
+    photo(tmp_path / "photos" / "a" / "x.jpg", (32, 32), (0, 8, 0, 8))
+    photo(tmp_path / "photos" / "a" / "x.png", (32, 32), (8, 16, 16, 24))
+    photo(tmp_path / "photos" / "b" / "deep" / "x.jpg", (32, 32), (24, 32, 8, 16))
+    out = tmp_path / "maps"
+    ran = vit(f"explain {model} {tmp_path}/photos --batch_size 2 --num_workers 0 --out {out}")
+    assert ran.code == 0, ran.err
+    stems = {"a/x.jpg": (0, 0), "a/x.png": (1, 2), "b/deep/x": (3, 1)}
+    for stem, place in stems.items():
+        saliency = np.load(out / f"{stem}.npy")
+        assert saliency.shape == (4, 4)
+        assert saliency.dtype == np.float32
+        assert peak(out / f"{stem}.npy") == place
+        assert is_png(out / f"{stem}.png")
+    assert files(out) == {"index.csv", "contact_sheet.png", *(f"{s}.{end}" for s in stems for end in ("npy", "png"))}
+    assert is_png(out / "contact_sheet.png")
+
+
+def test_the_index_of_the_maps(vit: Vit, model: Path, tmp_path: Path) -> None:
+    photo(tmp_path / "photos" / "x.png", (40, 60), (10, 20, 15, 30))
+    out = tmp_path / "maps"
+    assert vit(f"explain {model} {tmp_path}/photos --num_workers 0 --out {out}").code == 0
+    (row,) = rows(out / "index.csv")
+    saliency = np.load(out / "x.npy")
+    assert float(row.pop("probability")) > 0.9
+    assert row == {
+        "image": "x.png", "img_h": "40", "img_w": "60", "predicted": "bright", "target": "predicted",
+        "method": "rollout", "grid_h": "4", "grid_w": "4", "min": f"{saliency.min():.6g}",
+        "max": f"{saliency.max():.6g}", "flag": "",
+    }  # fmt: skip
+
+
+def test_photos_called_like_files_of_the_export_keep_their_own_names(vit: Vit, model: Path, tmp_path: Path) -> None:
+    photo(tmp_path / "photos" / "contact_sheet.png")
+    photo(tmp_path / "photos" / "x.full.png", (32, 32), (0, 8, 0, 8))
+    photo(tmp_path / "photos" / "x.png")
+    out = tmp_path / "maps"
+    assert vit(f"explain {model} {tmp_path}/photos --full --num_workers 0 --out {out}").code == 0
+    ends = ("npy", "full.npy", "png")
+    stems = ("contact_sheet.png", "x.full.png", "x")
+    assert files(out) == {"index.csv", "contact_sheet.png", *(f"{stem}.{end}" for stem in stems for end in ends)}
+    assert np.load(out / "x.full.npy").shape == (32, 32)
+    assert peak(out / "x.full.png.npy") == (0, 0)
+
+
+@pytest.mark.parametrize("method", ["rollout", "attribution --target bright", "attribution --target 0"])
+def test_every_method_finds_what_the_model_looks_at(vit: Vit, model: Path, tmp_path: Path, method: str) -> None:
+    photo(tmp_path / "photos" / "x.png", (32, 32), (16, 24, 24, 32))
+    ran = vit(f"explain {model} {tmp_path}/photos --method {method} --num_workers 0 --out {tmp_path}/maps")
+    assert ran.code == 0, ran.err
+    assert peak(tmp_path / "maps" / "x.npy") == (2, 3)
+    (row,) = rows(tmp_path / "maps" / "index.csv")
+    assert row["method"] == method.split()[0]
+    assert row["target"] == ("predicted" if method == "rollout" else "bright")
+
+
+def test_settings_of_rollout_and_the_image_size_are_heard(vit: Vit, model: Path, tmp_path: Path) -> None:
+    photo(tmp_path / "photos" / "x.png", (32, 32), (16, 24, 24, 32))
+    line = f"explain {model} {tmp_path}/photos --num_workers 0 --out {tmp_path}"
+    assert vit(f"{line}/plain").code == 0
+    assert vit(f"{line}/more --rollout.residual 0.9").code == 0
+    assert np.load(tmp_path / "more" / "x.npy")[2, 3] > 1.5 * np.load(tmp_path / "plain" / "x.npy")[2, 3]
+    assert vit(f"{line}/wide --image_size [16,64]").code == 0
+    assert np.load(tmp_path / "wide" / "x.npy").shape == (2, 8)
+
+
+# Orientation in EXIF -> how the upright photo is stored.
+STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    3: lambda upright: np.rot90(upright, 2),
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: np.rot90(upright, 1),
+    8: lambda upright: np.rot90(upright, -1),
+}
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_the_map_of_a_rotated_photo_lies_on_its_upright_pixels(
+    vit: Vit, model: Path, tmp_path: Path, orientation: int, suffix: str
+) -> None:
+    upright = np.full((40, 72, 3), DARK, np.uint8)
+    upright[0:10, 54:72] = BRIGHT  # the top right one of 4 x 4 patches
+    path = tmp_path / "photos" / f"x{suffix}"
+    path.parent.mkdir()
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(np.ascontiguousarray(STORED[orientation](upright))).save(path, exif=exif, quality=95)
+    with Image.open(path) as stored:
+        assert np.abs(np.asarray(ImageOps.exif_transpose(stored)).astype(int) - upright).max() < 30
+    ran = vit(f"explain {model} {tmp_path}/photos --full --num_workers 0 --out {tmp_path}/maps")
+    assert ran.code == 0, ran.err
+    full = np.load(tmp_path / "maps" / "x.full.npy")
+    assert full.shape == (40, 72)
+    assert peak(tmp_path / "maps" / "x.npy") == (0, 3)
+    assert full[0:10, 54:72].min() > full[12:, :50].max()
+    (row,) = rows(tmp_path / "maps" / "index.csv")
+    assert (row["img_h"], row["img_w"]) == ("40", "72")
+
+
+def test_a_cropped_map_is_nan_where_the_model_saw_nothing(vit: Vit, model: Path, tmp_path: Path) -> None:
+    # The centre crop of 32 x 96 takes the columns 32 to 64, and so the first third of what is bright.
+    photo(tmp_path / "photos" / "x.png", (32, 96), (8, 16, 48, 96))
+    line = f"explain {model} {tmp_path}/photos --full --num_workers 0 --out {tmp_path}"
+    assert vit(f"{line}/cropped --crop").code == 0
+    full = np.load(tmp_path / "cropped" / "x.full.npy")
+    assert full.shape == (32, 96)
+    assert not np.isnan(full[:, 32:64]).any()
+    assert np.isnan(full[:, :32]).all()
+    assert np.isnan(full[:, 64:]).all()
+    row, column = peak(tmp_path / "cropped" / "x.full.npy")
+    assert 8 <= row < 16
+    assert 48 <= column < 64
+    assert vit(f"{line}/whole").code == 0
+    whole = np.load(tmp_path / "whole" / "x.full.npy")
+    assert not np.isnan(whole).any()
+    assert whole[12, 84] > 2 * whole[12, 20]
+
+
+NAMES = [
+    "caf\u00e9 \u9ce5.png",
+    "with 'quotes', and; more.png",
+    "cafe\u0301.png",
+    os.fsdecode(b"latin-\xe9.png"),
+    "-dash.png",
+]
+
+
+def test_photos_of_any_name(vit: Vit, model: Path, tmp_path: Path) -> None:
+    for number, name in enumerate(NAMES):
+        photo(tmp_path / "photos" / name, (32, 32), (0, 8, 8 * (number % 4), 8 * (number % 4) + 8))
+    out = tmp_path / "maps"
+    ran = vit(f"explain {model} {tmp_path}/photos --num_workers 0 --out {out}")
+    assert ran.code == 0, ran.err
+    for number, name in enumerate(NAMES):
+        stem = name.removesuffix(".png")
+        assert peak(out / f"{stem}.npy") == (0, number % 4)
+        assert (out / f"{stem}.png").is_file()
+    listed = {row["image"] for row in rows(out / "index.csv")}
+    assert listed == {*NAMES[:3], "latin-\\xe9.png", "-dash.png"}
+    ran = vit(f"predict {model} {tmp_path}/photos --num_workers 0 --out {tmp_path}/labels.csv")
+    assert ran.code == 0, ran.err
+    assert {row["image"] for row in rows(tmp_path / "labels.csv")} == listed
+
+
+def test_explain_skips_and_lists_what_it_can_not_read(vit: Vit, model: Path, tmp_path: Path) -> None:
+    photo(tmp_path / "photos" / "a.png")
+    (tmp_path / "photos" / "b.png").write_bytes(b"<html>")
+    photo(tmp_path / "photos" / "c.png")
+    line = f"explain {model} {tmp_path}/photos --batch_size 1 --num_workers 0 --out {tmp_path}"
+    ran = vit(f"{line}/maps")
+    assert ran.code == 0
+    assert [row["image"] for row in rows(tmp_path / "maps" / "index.csv")] == ["a.png", "c.png"]
+    assert [Path(row["path"]).name for row in rows(tmp_path / "maps" / "skipped.csv")] == ["b.png"]
+    assert "2 maps in" in ran.err
+
+    ran = vit(f"{line}/strict --strict")
+    assert ran.code == 1
+    assert "b.png" in ran.err
+    assert len(ran.err.splitlines()) <= 5
+    assert files(tmp_path / "strict") <= {"a.npy", "a.png"}  # whole, and without an index
+
+
+# Checkpoints that are not of our making, and info
+
+
+@pytest.fixture
+def weights(trained: Path, tmp_path: Path) -> list[Path]:
+    """A model under timm's names in files without a word on its labels, heads or preprocessing."""
+    tensors = load_file(trained / "model" / "model.safetensors")
+    shutil.copy(trained / "model" / "model.safetensors", tmp_path / "vit.safetensors")
+    torch.save({"state_dict": {f"module.{name}": value for name, value in tensors.items()}}, tmp_path / "vit.pth")
+    return [tmp_path / "vit.safetensors", tmp_path / "vit.pth"]
+
+
+def test_any_checkpoint_can_be_explained(vit: Vit, weights: Sequence[Path], trained: Path, tmp_path: Path) -> None:
+    photo(tmp_path / "photos" / "x.png", (32, 32), (16, 24, 24, 32))
+    for source in [*weights, trained / "model"]:
+        out = tmp_path / f"maps{source.suffix}"
+        ran = vit(f"explain {source} {tmp_path}/photos --method attribution --num_workers 0 --out {out}")
+        assert ran.code == 0, ran.err
+        np.testing.assert_array_equal(np.load(out / "x.npy"), np.load(tmp_path / "maps.safetensors" / "x.npy"))
+        assert rows(out / "index.csv")[0]["predicted"] in {"class 0", "class 1", "bright", "dark"}
+
+
+def test_info_tells_the_architecture_the_keys_and_what_was_assumed(
+    vit: Vit, weights: Sequence[Path], trained: Path
+) -> None:
+    tensors = len(load_file(weights[0]))
+    ran = vit("info", weights[0])
+    assert ran.code == 0
+    assert f"{weights[0]}: {tensors} tensors loaded" in ran.out
+    assert "num_heads=4" in next(line for line in ran.out.splitlines() if "assumed" in line)
+    told = dict(line.split(maxsplit=1) for line in ran.out.splitlines() if not line.startswith((" ", "/")))
+    assert (told["embed_dim"], told["depth"], told["patch_size"], told["pool"]) == ("128", "6", "(8, 8)", "class")
+    assert told["parameters"] == f"{sum(value.numel() for value in load_file(weights[0]).values()) - 128:,}"
+
+    ran = vit("info", trained / "model", "--image_size", "32")
+    assert "assumed" not in ran.out
+    assert "positions from 2 x 2 to 4 x 4" in ran.out
+    assert "bright, dark" in ran.out
+
+
+# Refusals
+
+
+@pytest.fixture
+def places(
+    model: Path, headless: Path, classes: Path, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, object]:
+    """What the words of REFUSED stand for."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    here = tmp_path / "here"
+    (here / "empty").mkdir(parents=True)
+    (here / "taken").mkdir()
+    (here / "taken" / "mine.txt").write_text("mine")
+    (here / "notes.pth").write_text("<html>no weights")
+    (here / "notes.safetensors").write_bytes(b"")
+    for number in range(3):
+        photo(here / "one_class" / "robin" / f"{number}.png")
+        photo(here / "no_classes" / f"{number}.png")
+        photo(here / "others" / "bright" / f"{number}.png")
+        photo(here / "others" / "robin" / f"{number}.png")
+    for label in ("bright", "dark"):
+        photo(here / "single" / label / "0.png")
+    return {
+        "model": model, "headless": headless, "classes": classes, "data": split, "here": here,
+        "photo": classes / "dark" / "0.png", "out": tmp_path / "refused",
+        "train": f"train {TINY} --run {tmp_path}/refused",
+    }  # fmt: skip
+
+
+# The words -> what the answer says, and the exit code: 2 when nothing was run, 1 otherwise.
+REFUSED: dict[str, tuple[str, int]] = {
+    "{train}": ("--data.root is missing", 1),
+    "{train} --data.root {here}/emty": ("did you mean 'empty'?", 1),
+    "{train} --data.root {here}/empty": ("no class folders with images", 1),
+    "{train} --data.root {here}/one_class": ("only one class, 'robin'", 1),
+    "{train} --data.root {here}/no_classes": ("3 images directly in it", 1),
+    "{train} --data.root {here}/single": ("none is left for validation", 1),
+    "{train} --data.root {photo}": ("is a file", 1),
+    "{train} --data.root birdscenes:dmo": ("did you mean 'demo'", 1),
+    "{train} --data.root {classes} --model.image_size 17": ("16 or 24", 1),
+    "{train} --data.root {classes} --model.image_size [16,16,16]": ("one number, or [height, width]", 1),
+    "{train} --data.root {classes} --model.variant pcio": ("did you mean 'pico'?", 1),
+    "{train} --data.root {classes} --model.pretrained {here}/notes.pth": ("can't be read as a checkpoint", 1),
+    "{train} --data.root {classes} --model.pretrained {here}/notes.safetensors": ("The file is empty", 1),
+    "{train} --data.root {classes} --model.pretrained {here}/none.pth": ("No checkpoint at", 1),
+    "{train} --data.root {here}/empty --model.pretrained {model}": ("no class folders with images", 1),
+    "{train} --data.root {classes} --resume": ("nothing to resume", 1),
+    "{train} --data.root {classes} --device cuda": ("no cuda device", 1),
+    "{train} --data.root {classes} --trainer.max_epochs 0": ("--trainer.max_epochs is 0; allowed are 1 or more", 1),
+    "{train} --data.root {classes} --trainer.accumulate 0": ("--trainer.accumulate is 0", 1),
+    "{train} --data.root {classes} --data.batch_size 0": ("--data.batch_size is 0", 1),
+    "{train} --data.root {classes} --data.num_workers -2": ("--data.num_workers is -2", 1),
+    "{train} --data.root {classes} --data.val_fraction 1.5": ("val_fraction is 1.5", 1),
+    "{train} --data.root {classes} --optim.lr -1": ("--optim.lr is -1.0", 1),
+    "{train} --data.root {classes} --optim.label_smoothing 2": ("allowed are 0 to 1", 1),
+    "{train} --data.root {classes} --model.drop_path 1": ("drop path rate", 1),
+    "{train} --data.root {classes} --optim.lrr 1": ("did you mean '--optim.lr'?", 2),
+    "{train} --data.root {classes} --lr 1": ("did you mean '--optim.lr'?", 2),
+    "{train} --data.root {classes} --optim.l 1": ("unknown option", 2),
+    "{train} --data.root {classes} --trainer.max_epochs many": ("takes INTEGER; got 'many'", 2),
+    "{train} --data.root {classes} --model.pool maen": ("takes class|mean|class+mean", 2),
+    "{train} --data.root {classes} --config classify/fintune": ("did you mean 'classify/finetune'?", 2),
+    "evaluate {model} --data.root {here}/others --out {out}": ("Only in the data: robin", 1),
+    "evaluate {headless} --data.root {classes} --out {out}": ("no labelled head", 1),
+    "evaluate {here}/notes.pth --data.root {classes} --out {out}": ("can't be read as a checkpoint", 1),
+    "evaluate {model} --data.root {here}/none --out {out}": ("There is no folder", 1),
+    "evaluate {model} --data.root {classes} --split test --out {out}": ("no split 'test'", 1),
+    "evaluate {model} --data.root {classes} --split tests --out {out}": ("takes train|val|test", 2),
+    "evaluate {model} --data.root {classes} --device cuda --out {out}": ("no cuda device", 1),
+    "evaluate {model} --data.root {classes}": ("--out must be given", 2),
+    "predict {headless} {photo} --out {out}": ("no labelled head", 1),
+    "predict {model} {here}/none.png --out {out}": ("There is no", 1),
+    "predict {model} {here}/empty --out {out}": ("holds no images", 1),
+    "predict {model} {here}/*.jpg --out {out}": ("holds no images", 1),
+    "predict {model} --out {out}": ("IMAGES must be given", 2),
+    "predict {model} {photo} --device cuda --out {out}": ("no cuda device", 1),
+    "explain {model} {photo} --target brigth --out {out}": ("did you mean 'bright'?", 1),
+    "explain {model} {photo} --target 2 --out {out}": ("no label of the model", 1),
+    "explain {headless} {photo} --method attribution --out {out}": ("has no head", 1),
+    "explain {model} {photo} --image_size 33 --out {out}": ("32 or 40", 1),
+    "explain {model} {photo} --start_block 1 --out {out}": ("blocks 0 to 0", 1),
+    "explain {model} {photo} --rollout.discard_ratio 1 --out {out}": ("--rollout.discard_ratio is 1.0", 1),
+    "explain {model} {photo} --method rolout --out {out}": ("takes rollout|attribution", 2),
+    "explain {model} {here}/empty --out {out}": ("holds no images", 1),
+    "explain {model} {photo} --device cuda --out {out}": ("no cuda device", 1),
+    "explain {here} {photo} --out {out}": ("is no model folder", 1),
+    "info {here}/notes.pth": ("can't be read as a checkpoint", 1),
+    "info {here}/none.safetensors": ("No checkpoint at", 1),
+    "info {model} --image_size 30": ("24 or 32", 1),
+    "inof {model}": ("did you mean 'info'?", 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_a_mistake_is_answered_in_five_lines_and_leaves_nothing(vit: Vit, places: dict[str, object], line: str) -> None:
+    text, code = REFUSED[line]
+    ran = vit(line.format(**places))
+    assert text in ran.err
+    assert ran.code == code
+    assert ran.out == ""
+    assert 1 <= len(ran.err.splitlines()) <= 5
+    assert "Traceback" not in ran.err
+    assert "This is a bug" not in ran.err
+    assert not Path(str(places["out"])).exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{train} --data.root {classes} --run {here}/taken",
+        "evaluate {model} --data.root {classes} --out {here}/taken",
+        "explain {model} {photo} --out {here}/taken",
+        "predict {model} {photo} --out {here}/taken/mine.txt",
+        "demo --out {here}/taken",
+    ],
+)
+def test_what_is_there_is_not_overwritten_unasked(vit: Vit, places: dict[str, object], line: str) -> None:
+    ran = vit(line.format(**places))
+    taken = Path(str(places["here"])) / "taken"
+    assert ran.code == 1
+    assert "--overwrite" in ran.err
+    assert len(ran.err.splitlines()) <= 5
+    assert {path.name: path.read_text() for path in taken.iterdir()} == {"mine.txt": "mine"}
+
+
+def test_what_is_there_is_overwritten_when_asked(vit: Vit, places: dict[str, object]) -> None:
+    taken = Path(str(places["here"])) / "taken"
+    assert (
+        vit(
+            "evaluate {model} --data.root {classes} --data.num_workers 0 --out {here}/taken --overwrite".format(
+                **places
+            )
+        ).code
+        == 0
+    )
+    assert vit("explain {model} {photo} --num_workers 0 --out {here}/taken --overwrite".format(**places)).code == 0
+    assert (
+        vit("predict {model} {photo} --num_workers 0 --out {here}/taken/mine.txt --overwrite".format(**places)).code
+        == 0
+    )
+    assert (taken / "mine.txt").read_text().startswith("image,label,probability")
+    assert {"metrics.json", "index.csv"} <= files(taken)
+
+
+def test_debug_shows_the_traceback(vit: Vit, places: dict[str, object]) -> None:
+    assert "Traceback" in vit("info {here}/notes.pth --debug".format(**places)).err

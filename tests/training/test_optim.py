@@ -1,0 +1,113 @@
+"""Parameter groups and the schedule, against values worked by hand."""
+
+import pytest
+import torch
+
+from vit.models.classifier import Classifier
+from vit.models.encoder import image_encoder
+from vit.training.optim import choose_trained, parameter_groups, warmup_cosine
+
+SIZES = {"image_size": (10, 21), "patch_size": (5, 7), "embed_dim": 22, "depth": 2, "num_heads": 2}
+
+
+@pytest.fixture
+def model():
+    options = {"dist_token": True, "num_registers": 3, "init_values": 0.1, "qk_norm": True}
+    return Classifier(image_encoder(**SIZES, **options), 5)
+
+
+def settings_of(model, **options):
+    """{name: (lr, weight_decay)} of every parameter that is in a group."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model, **options)
+    pairs = [(names[id(p)], (group["lr"], group["weight_decay"])) for group in groups for p in group["params"]]
+    assert len(pairs) == len(dict(pairs))  # none twice
+    return dict(pairs)
+
+
+def test_each_layer_learns_at_its_own_rate(model):
+    found = settings_of(model, lr=8.0, weight_decay=0.1, layer_decay=0.5)
+    assert found.keys() == dict(model.named_parameters()).keys()
+    # Two blocks: embedding 0, blocks 1 and 2, head 3. Rates 8 · 0.5 ** (3 - layer).
+    rates = {
+        "encoder.embed.": 1.0,
+        "encoder.blocks.0.": 2.0,
+        "encoder.blocks.1.": 4.0,
+        "encoder.norm.": 8.0,
+        "head.": 8.0,
+    }
+    for start, rate in rates.items():
+        assert {lr for name, (lr, _) in found.items() if name.startswith(start)} == {rate}
+
+
+def test_only_matrices_are_decayed(model):
+    found = settings_of(model, lr=1.0, weight_decay=0.1)
+    decayed = {name for name, (_, decay) in found.items() if decay}
+    matrices = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
+    expected = {f"encoder.blocks.{block}.{name}.weight" for block in (0, 1) for name in matrices}
+    assert decayed == expected | {"encoder.embed.patch_embed.proj.weight", "head.weight"}
+    assert {decay for _, decay in found.values()} == {0.0, 0.1}
+    assert {lr for lr, _ in found.values()} == {1.0}
+    for name in ("pos_embed", "cls_token", "dist_token", "reg_token"):
+        assert found[f"encoder.embed.{name}"] == (1.0, 0.0)
+
+
+def test_groups_are_few(model):
+    # Embedding, two blocks, norm and head; each with and without decay.
+    assert len(parameter_groups(model, lr=1.0, weight_decay=0.1, layer_decay=0.5)) == 8
+
+
+def test_an_optimizer_takes_the_groups(model):
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = torch.optim.SGD(parameter_groups(model, lr=1.0, weight_decay=0.0, layer_decay=0.5))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    torch.testing.assert_close(model.head.bias, before["head.bias"] - 1)
+    torch.testing.assert_close(model.encoder.embed.pos_embed, before["encoder.embed.pos_embed"] - 1 / 8)
+
+
+def test_a_probe_trains_the_head_alone(model):
+    choose_trained(model, "head")
+    found = settings_of(model, lr=3.0, weight_decay=0.1, layer_decay=0.5)
+    assert found == {"head.weight": (3.0, 0.1), "head.bias": (3.0, 0.0)}
+    model(torch.randn(2, 3, 10, 21)).sum().backward()
+    assert all(parameter.grad is None for parameter in model.encoder.parameters())
+    choose_trained(model, "all")
+    assert settings_of(model, lr=3.0, weight_decay=0.1).keys() == dict(model.named_parameters()).keys()
+
+
+def test_frozen_weights_are_in_no_group(model):
+    model.encoder.embed.requires_grad_(False)
+    found = settings_of(model, lr=1.0, weight_decay=0.1)
+    assert not any(name.startswith("encoder.embed.") for name in found)
+    assert "encoder.blocks.0.norm1.weight" in found
+
+
+@pytest.mark.parametrize(
+    ("step", "factor"),
+    [
+        (0, 1 / 4),
+        (1, 2 / 4),
+        (2, 3 / 4),
+        (3, 1.0),
+        (5, 0.1 + 0.9 * 3 / 4),  # a third of the way: cos 60° = 1/2
+        (6, 0.1 + 0.9 / 2),
+        (7, 0.1 + 0.9 * 1 / 4),
+        (9, 0.1),
+        (20, 0.1),
+    ],
+)
+def test_warm_up_then_cosine(step, factor):
+    assert warmup_cosine(step, warmup_steps=3, total_steps=9, min_lr=0.1) == pytest.approx(factor)
+
+
+def test_no_warm_up_starts_at_the_top():
+    assert warmup_cosine(0, warmup_steps=0, total_steps=10, min_lr=0.0) == 1
+    assert warmup_cosine(5, warmup_steps=0, total_steps=10, min_lr=0.0) == pytest.approx(0.5)
+    assert warmup_cosine(10, warmup_steps=0, total_steps=10, min_lr=0.0) == pytest.approx(0)
+
+
+def test_warm_up_longer_than_the_run_never_leaves_it():
+    factors = [warmup_cosine(step, warmup_steps=9, total_steps=4, min_lr=0.1) for step in range(4)]
+    assert factors == pytest.approx([0.1, 0.2, 0.3, 0.4])
