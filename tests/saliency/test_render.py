@@ -100,7 +100,7 @@ def test_what_is_no_map_is_never_drawn_as_one(bad: float) -> None:
     drawn = overlay(photo(224, 224), np.full((5, 5), bad))
     panel = drawn[:224, -224:].astype(int)
     assert np.ptp(panel, axis=2).max() == 0, "the panel has colours"
-    assert (panel == render.GREY[0]).all(axis=2).mean() > 0.9
+    assert (panel == render.GREY).all(axis=2).mean() > 0.9
     assert (panel < 100).any(), "the panel says nothing"
     assert (drawn[224:] == 255).all(), "there is a colour bar"
 
