@@ -88,7 +88,7 @@ def train(
         temporary.write_text(config, encoding="utf-8")
     moves = asdict(optim)
     clip_grad = moves.pop("clip_grad")
-    task = ClassificationTask(network, seed=seed, **moves)
+    task = ClassificationTask(network, seed=seed, names=module.names("train"), **moves)
     result = fit(task, module, folder, clip_grad=clip_grad, device=device, resume=resume, **asdict(trainer))
     tell_skipped(result.skipped, folder)
     say(f"best top-1 {result.best_top1:.1%} in epoch {result.best_epoch}, last {result.last_top1:.1%}")

@@ -58,7 +58,8 @@ class Data(L.LightningDataModule):
         skipped = [(f"{index}.png", "the file is empty") for index, *_ in samples if index in self.unreadable]
         images = torch.stack([image for _, image, _ in read]) if read else torch.empty(0, 3, 14, 14)
         targets = torch.stack([target for *_, target in read]) if read else torch.empty(0, dtype=torch.int64)
-        return {"image": images, "target": targets, "skipped": skipped}
+        index = torch.tensor([index for index, *_ in read], dtype=torch.int64)
+        return {"image": images, "target": targets, "index": index, "skipped": skipped}
 
 
 def task(seed: int = 0, drop_path: float = 0.0, **options: Any) -> ClassificationTask:
@@ -210,6 +211,29 @@ def test_a_batch_of_which_nothing_could_be_read_moves_nothing(tmp_path: Path) ->
 def test_a_run_of_which_nothing_can_be_read_ends(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"None of the training images could be read.\nThe first is 0.png"):
         train(task(), Data(8, 4, unreadable=range(8)), tmp_path)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_images(tmp_path: Path, value: float) -> None:
+    data = Data(8, 4)
+    data.dataset.images[6] = value
+    learned = task(names=[f"{index}.png" for index in range(8)])
+    with pytest.raises(UserError, match=r"The loss became nan in epoch 1") as error:
+        train(learned, data, tmp_path)
+    assert "4.png, 5.png, 6.png, 7.png" in str(error.value)
+    assert len(str(error.value).splitlines()) <= 5
+
+
+def test_weights_that_are_lost_in_the_last_step_of_an_epoch_end_the_run_too(tmp_path: Path) -> None:
+    class Lose(L.Callback):
+        def on_train_batch_end(
+            self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
+            if batch_idx == 1:
+                next(task.parameters()).data.fill_(torch.nan)
+
+    with pytest.raises(UserError, match=r"The loss became nan in epoch 1"):
+        train(task(), Data(8, 4), tmp_path, [Lose()])
 
 
 def test_the_learning_rate_warms_up_and_falls_to_the_least(tmp_path: Path) -> None:

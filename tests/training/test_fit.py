@@ -254,6 +254,59 @@ def test_rows_torn_by_a_crash_are_cut_off_on_resume(
     assert_same_run(tmp_path, whole[0])
 
 
+@pytest.mark.usefixtures("no_picture")
+@pytest.mark.parametrize("damage", [b"", b"<html>", b"version https://git-lfs.github.com/spec/v1"])
+def test_a_damaged_last_checkpoint_is_passed_over(
+    whole: tuple[Path, FitResult], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes
+) -> None:
+    """Resumed from the best of epoch 2, the run is the same."""
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            callbacks.CheckpointWriter, "on_train_epoch_end", stop_at(3, callbacks.CheckpointWriter.on_train_epoch_end)
+        )
+        with pytest.raises(Stopped):
+            run(photos, tmp_path)
+    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(damage)
+    assert run(photos, tmp_path, resume=True) == whole[1]
+    assert_same_run(tmp_path, whole[0])
+
+
+def test_with_no_checkpoint_that_can_be_read_there_is_nothing_to_go_on_from(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("last.ckpt", "best.ckpt"):
+        (tmp_path / "checkpoints" / name).write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"damaged are last\.ckpt, best\.ckpt"):
+        fit_module.last_checkpoint(tmp_path)
+
+
+@pytest.mark.usefixtures("no_picture")
+@pytest.mark.parametrize(
+    ("number", "ending", "code"), [(signal.SIGINT, KeyboardInterrupt, None), (signal.SIGTERM, SystemExit, 143)]
+)
+def test_a_run_that_is_asked_to_end_can_be_resumed(
+    whole: tuple[Path, FitResult], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals, ending: type[BaseException], code: int | None,
+) -> None:  # fmt: skip
+    step, handlers = (
+        ClassificationTask.training_step,
+        [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)],
+    )
+    with monkeypatch.context() as patch:
+
+        def asked(task: ClassificationTask, batch: Any, batch_idx: int) -> Any:
+            if task.global_step == 2 * STEPS + 2:
+                signal.raise_signal(number)
+            return step(task, batch, batch_idx)
+
+        patch.setattr(ClassificationTask, "training_step", asked)
+        with pytest.raises(ending) as ended:
+            run(photos, tmp_path)
+    assert getattr(ended.value, "code", None) == code
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert run(photos, tmp_path, resume=True) == whole[1]
+    assert_same_run(tmp_path, whole[0])
+
+
 def test_there_must_be_something_to_resume(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing to resume") as error:
         run(photos, tmp_path / "new", resume=True)

@@ -1,5 +1,6 @@
 """Classification as a LightningModule: step, loss, metrics."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -9,7 +10,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
-from vit.foundation import none_read
+from vit.foundation import UserError, none_read
 from vit.models.classifier import Classifier
 from vit.training.optim import choose_trained, parameter_groups, warmup_cosine
 
@@ -25,6 +26,7 @@ class ClassificationTask(L.LightningModule):
         beta2: decay of AdamW's second moment.
         trained: "all" or "head".
         seed: dropout and drop path of a micro-batch are a function of (seed, rank, its number) alone.
+        names: of the training images, by their `index` in a batch.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class ClassificationTask(L.LightningModule):
         beta2: float = 0.999,
         trained: str = "all",
         seed: int = 0,
+        names: Sequence[str] = (),
     ):
         super().__init__()
         self.model = model
@@ -50,6 +53,7 @@ class ClassificationTask(L.LightningModule):
         self.beta2 = beta2
         self.trained = trained
         self.seed = seed
+        self.names = names
         self.skipped: dict[str, str] = {}
         choose_trained(model, trained)
         classes = model.num_classes
@@ -72,6 +76,7 @@ class ClassificationTask(L.LightningModule):
             return None
         logits = self.model(images)
         loss = F.cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing)
+        self._require_finite(loss, [self.names[index] for index in batch["index"].tolist()] if self.names else [])
         self.train_top1(logits.detach(), targets)
         self.log("train_loss", loss, on_step=True, on_epoch=True, batch_size=len(images))
         self.log("train_top1", self.train_top1, on_step=False, on_epoch=True, batch_size=len(images))
@@ -86,7 +91,9 @@ class ClassificationTask(L.LightningModule):
         logits = self.model(images).float()
         self.val_top1(logits, targets)
         self.val_top5(logits, targets)
-        self.log("val_loss", F.cross_entropy(logits, targets), batch_size=len(images))
+        loss = F.cross_entropy(logits, targets)
+        self._require_finite(loss, [])
+        self.log("val_loss", loss, batch_size=len(images))
         self.log("val_top1", self.val_top1, batch_size=len(images))
         self.log("val_top5", self.val_top5, batch_size=len(images))
 
@@ -95,6 +102,16 @@ class ClassificationTask(L.LightningModule):
         for what, metric in (("training", self.train_top1), ("validation", self.val_top1)):
             if not metric.update_called:
                 raise none_read(f"{what} images", self.skipped)
+
+    def _require_finite(self, loss: Tensor, names: list[str]) -> None:
+        """Ends the run before weights that are lost, or soon will be, take the place of a good checkpoint."""
+        if not loss.isfinite():
+            more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+            listed = f"The images of its batch: {', '.join(names[:12])}{more}.\n" if names else ""
+            raise UserError(
+                f"The loss became {loss.item()} in epoch {self.current_epoch + 1}; the checkpoints are from before.\n"
+                f"{listed}Try a lower --optim.lr or --trainer.precision fp32, and look at the images."
+            )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.AdamW(parameter_groups(self.model, **self.groups), betas=(0.9, self.beta2), fused=True)

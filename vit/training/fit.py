@@ -1,12 +1,17 @@
 """A whole training run: from a model and its data to the run folder."""
 
 import logging
+import pickle
+import signal
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from vit.foundation import UserError
 from vit.inference import choose_device, choose_precision
@@ -53,10 +58,11 @@ def fit(
         precision: "auto", "fp32" or "bf16", see `vit.inference.choose_precision`.
         accumulate: batches a step.
         clip_grad: largest gradient norm; 0 for no limit.
-        resume: goes on from checkpoints/last.ckpt.
+        resume: goes on from the last good checkpoint.
 
     Raises:
-        UserError: when there is nothing to resume from.
+        UserError: when there is nothing to resume from, no image can be read, or the loss is not finite.
+        KeyboardInterrupt: by an interrupt; SystemExit, with code 143, by SIGTERM. The run can be resumed then.
     """
     last = last_checkpoint(run) if resume else None
     arithmetic = choose_precision(precision, choose_device(device))
@@ -81,20 +87,35 @@ def fit(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
+    except SIGTERMException:
+        sys.exit(128 + signal.SIGTERM)
+    except SystemExit:  # what Lightning makes of an interrupt
+        raise KeyboardInterrupt from None
     draw_curves(run / "metrics.csv", run / "curves.png")
     return FitResult(writer.best[0], writer.best_epoch + 1, writer.last_top1, task.skipped)
 
 
 def last_checkpoint(run: Path) -> Path:
-    """The checkpoint that a run goes on from.
+    """The checkpoint that a run goes on from: the last, or the best when the last is damaged. The epochs between
+    are done again, and come out the same.
 
     Raises:
         UserError: when there is none.
     """
-    last = run / "checkpoints" / "last.ckpt"
-    if not last.is_file():
+    paths = [path for name in ("last.ckpt", "best.ckpt") if (path := run / "checkpoints" / name).is_file()]
+    if not paths:
         raise UserError(
             f"There is nothing to resume in {run}: it has no checkpoints/last.ckpt.\nStart it without --resume."
         )
-    return last
+    for path in paths:
+        try:
+            torch.load(path, map_location="meta", mmap=True, weights_only=True)
+            return path
+        except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError):
+            continue
+    raise UserError(
+        f"No checkpoint of {run} can be read; damaged are {', '.join(path.name for path in paths)}.\n"
+        "Start it again with --overwrite."
+    )
