@@ -12,7 +12,7 @@ from vit.foundation import UserError
 from vit.models.classifier import Classifier, Preprocessing
 from vit.models.encoder import image_encoder
 
-LABELS = ("bee eater", "crow", "épervier", "鳥")
+LABELS = ("鳥", "crow", "épervier", "bee eater")
 MODELS = [
     {},
     {"dist_token": True, "num_registers": 4, "qk_norm": True, "init_values": 0.1},

@@ -94,8 +94,7 @@ class Block(nn.Module):
         if read is None:
             attended = self.attn(x, mask=mask)
         else:
-            if mask is not None and mask.shape[-2] > 1:  # it has a row for each query
-                mask = mask[..., :read, :]
+            mask = None if mask is None else mask[..., :read, :]  # a row for each query, or one for all
             attended = self.attn(x[:, :read], x, mask=mask)
         return self.drop_path(self.ls1(attended))
 
