@@ -51,6 +51,15 @@ def as_ours(tmp_path):
     return convert
 
 
+@pytest.fixture
+def walked_together(monkeypatch):
+    """Walks whole batches, as on a GPU, not an image at a time."""
+    from vit.saliency import walk
+
+    one_part = walk._walk
+    monkeypatch.setattr(walk, "_walk", lambda *walked: one_part(*walked[:-1], slice(None))[walked[-1]])
+
+
 @pytest.fixture(scope="session")
 def attention_maps():
     """The explicit attention weights (B, H, N, N) of each block of a timm model, in its graph, and its logits."""

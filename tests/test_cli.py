@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -509,23 +509,32 @@ def test_the_map_of_a_rotated_photo_lies_on_its_upright_pixels(
     assert (row["img_h"], row["img_w"]) == ("40", "72")
 
 
-def test_a_cropped_map_is_nan_where_the_model_saw_nothing(vit: Vit, model: Path, tmp_path: Path) -> None:
-    # The centre crop of 32 x 96 takes the columns 32 to 64, and so the first third of what is bright.
+@pytest.mark.parametrize(
+    ("trained_on", "rectangle"), [(("squash", 1.0), (0, 32, 32, 64)), (("crop", 0.5), (8, 24, 40, 56))]
+)
+def test_a_map_covers_the_whole_photo_unless_it_is_to_be_cropped(
+    vit: Vit, tmp_path: Path, trained_on: tuple[str, float], rectangle: tuple[int, int, int, int]
+) -> None:
+    """Cropped as the checkpoint was trained where it says so, and to a square as high as the photo otherwise."""
+    model = sees_bright()
+    model.preprocessing = replace(model.preprocessing, resize_mode=trained_on[0], crop_pct=trained_on[1])
+    write_folder(model, tmp_path / "model")
     photo(tmp_path / "photos" / "x.png", (32, 96), (8, 16, 48, 96))
-    line = f"explain {model} {tmp_path}/photos --full --num_workers 0 --out {tmp_path}"
+    line = f"explain {tmp_path}/model {tmp_path}/photos --full --num_workers 0 --out {tmp_path}"
     assert vit(f"{line}/cropped --crop").code == 0
     full = np.load(tmp_path / "cropped" / "x.full.npy")
-    assert full.shape == (32, 96)
-    assert not np.isnan(full[:, 32:64]).any()
-    assert np.isnan(full[:, :32]).all()
-    assert np.isnan(full[:, 64:]).all()
+    top, bottom, left, right = rectangle
+    covered = np.zeros((32, 96), bool)
+    covered[top:bottom, left:right] = True
+    np.testing.assert_array_equal(~np.isnan(full), covered)
     row, column = peak(tmp_path / "cropped" / "x.full.npy")
     assert 8 <= row < 16
-    assert 48 <= column < 64
+    assert 48 <= column < right
+
     assert vit(f"{line}/whole").code == 0
     whole = np.load(tmp_path / "whole" / "x.full.npy")
     assert not np.isnan(whole).any()
-    assert whole[12, 84] > 2 * whole[12, 20]
+    assert whole[12, 84] > 2 * whole[12, 20]  # beside the crop
 
 
 NAMES = [

@@ -145,14 +145,14 @@ def test_birds_cover_a_sensible_part_of_the_frame(scenes):
 @pytest.mark.parametrize("species", [DEMO_SPECIES, PRETRAIN_SPECIES])
 def test_the_centre_is_a_poor_guess(species):
     hits = [draw_scene(31, index, species=species).mask[32, 32] for index in range(120)]
-    assert np.mean(hits) < 0.22
+    assert np.mean(hits) < 0.3
 
 
 def test_birds_are_found_all_over_the_frame(plans):
     centers = np.array([plan.birds[0].center for plan in plans])
     assert (centers.min(axis=0) < 0.25).all()
     assert (centers.max(axis=0) > 0.75).all()
-    assert (centers.std(axis=0) > 0.13).all()
+    assert (centers.std(axis=0) > 0.11).all()
 
 
 def test_labels_are_balanced(plans):

@@ -80,6 +80,13 @@ def test_a_batch_equals_its_images_one_by_one(pair, images):
     torch.testing.assert_close(attribute(model, images, CLASSES), torch.cat(one_by_one))
 
 
+def test_a_batch_walked_together_is_the_same(request, pair, images):
+    model, _ = pair()
+    expected = attribute(model, images, CLASSES)
+    request.getfixturevalue("walked_together")
+    torch.testing.assert_close(attribute(model, images, CLASSES), expected)
+
+
 def test_works_in_inference_mode(pair, images):
     model, _ = pair()
     expected = attribute(model, images, CLASSES)

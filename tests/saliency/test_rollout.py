@@ -113,6 +113,16 @@ def test_equals_the_textbook_with_discard(both, discard, fusion, prefix, pool):
     assert_close(rollout(blocks, readout, options), expected)
 
 
+@pytest.mark.usefixtures("tile_numbers", "walked_together")
+@pytest.mark.parametrize("fusion", ["mean", "max"])
+@pytest.mark.parametrize("discard", [0.0, 0.6])
+def test_a_batch_walked_together_equals_the_textbook(both, fusion, discard):
+    blocks, readout, maps, expected_readout = both(5, "class+mean", whole=True)
+    options = RolloutOptions(head_fusion=fusion, discard_ratio=discard)
+    expected = textbook(maps, expected_readout, fusion=fusion, discard=discard)
+    assert_close(rollout(blocks, readout, options), expected)
+
+
 @pytest.mark.skipif(not (WEIGHTS.is_file() and PHOTO.is_file()), reason="the shared weights and photos are not here")
 @pytest.mark.parametrize("fusion", ["mean", "max"])
 def test_equals_the_textbook_on_a_real_model_and_photo(attention_maps, fusion):

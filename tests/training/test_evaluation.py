@@ -69,6 +69,12 @@ def test_calibration_error_is_of_the_mean_of_a_bin() -> None:
     assert evaluation(probabilities).metrics()["ece"] == pytest.approx(0.63 - 0.5, abs=1e-6)
 
 
+def test_calibration_bins_are_fifteenths() -> None:
+    # 0.70 and 0.75 lie on either side of 11/15, so they don't make up for each other.
+    probabilities = torch.tensor([[0.70, 0.20, 0.10], [0.15, 0.75, 0.10]])
+    assert evaluation(probabilities).metrics()["ece"] == pytest.approx((0.3 + 0.75) / 2, abs=1e-6)
+
+
 @pytest.mark.parametrize("classes", [2, 3, 5])
 def test_with_five_classes_or_fewer_the_top_five_hold_the_right_one(classes: int) -> None:
     probabilities = torch.full((2, classes), 1 / classes)

@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -182,6 +184,15 @@ def test_another_seed_is_another_run(whole: tuple[Path, FitResult], photos: Path
     assert all(one != two for one, two in zip(first, second, strict=True))
 
 
+@pytest.mark.usefixtures("no_picture")
+def test_each_epoch_sees_the_photos_in_another_way(photos: Path, tmp_path: Path) -> None:
+    """With weights that stand still, what differs between epochs is what they were shown."""
+    still = ClassificationTask(task().model.eval(), lr=0.0, weight_decay=0.0)
+    fit(still, data(photos), tmp_path, max_epochs=EPOCHS, precision="fp32", device="cpu")
+    assert len(set(column(tmp_path, "train_loss_epoch"))) == EPOCHS
+    assert len(set(column(tmp_path, "val_loss"))) == 1
+
+
 class Stopped(Exception):
     pass
 
@@ -203,15 +214,17 @@ def stop_at(call: int, function: Callable[..., Any], *, before: bool = False) ->
     return stopping
 
 
-# Where a run is stopped: (owner, function, the number of its call, before or after its work).
+# Where a run is stopped: (owner, function, the number of its call, before or after its work), and how many epochs are
+# left to be done then.
 STOPS = {
-    "after the checkpoint of epoch 1": (callbacks.CheckpointWriter, "on_train_epoch_end", 1, False),
-    "after the checkpoint of epoch 3": (callbacks.CheckpointWriter, "on_train_epoch_end", 3, False),
-    "before the checkpoint of epoch 3": (callbacks.CheckpointWriter, "on_train_epoch_end", 3, True),
-    "before the best model is written": (callbacks, "write_folder", 2, True),
-    "when the best model is written": (callbacks, "write_folder", 2, False),
-    "in the midst of epoch 3": (ClassificationTask, "training_step", 2 * STEPS + 3, False),
-    "in the validation of epoch 2": (ClassificationTask, "validation_step", 3, False),
+    "after the checkpoint of epoch 1": (callbacks.CheckpointWriter, "on_train_epoch_end", 1, False, 3),
+    "after the checkpoint of epoch 3": (callbacks.CheckpointWriter, "on_train_epoch_end", 3, False, 1),
+    "before the checkpoint of epoch 3": (callbacks.CheckpointWriter, "on_train_epoch_end", 3, True, 2),
+    "before the best model is written": (callbacks, "write_folder", 2, True, 3),
+    "between the best model and its checkpoint": (callbacks, "write_folder", 2, False, 3),
+    "between the best checkpoint and the last": (L.Trainer, "save_checkpoint", 4, True, 3),
+    "in the midst of epoch 3": (ClassificationTask, "training_step", 2 * STEPS + 3, False, 2),
+    "in the validation of epoch 2": (ClassificationTask, "validation_step", 3, False, 3),
 }
 
 
@@ -220,13 +233,30 @@ STOPS = {
 def test_a_stopped_and_resumed_run_is_the_run_that_was_not_stopped(
     whole: tuple[Path, FitResult], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: str
 ) -> None:
-    owner, function, call, before = STOPS[stop]
+    owner, function, call, before, epochs_left = STOPS[stop]
     with monkeypatch.context() as patch:
         patch.setattr(owner, function, stop_at(call, getattr(owner, function), before=before))
         with pytest.raises(Stopped):
             run(photos, tmp_path)
-    assert run(photos, tmp_path, resume=True) == whole[1]
+    with steps_counted(monkeypatch) as steps:
+        assert run(photos, tmp_path, resume=True) == whole[1]
     assert_same_run(tmp_path, whole[0])
+    assert len(steps) == epochs_left * STEPS
+
+
+@contextmanager
+def steps_counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """A list that grows with each step of training."""
+    steps: list[int] = []
+    step = ClassificationTask.training_step
+
+    def counted(task: ClassificationTask, batch: Any, batch_idx: int) -> Any:
+        steps.append(task.global_step)
+        return step(task, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassificationTask, "training_step", counted)
+        yield steps
 
 
 @pytest.mark.usefixtures("no_picture")
@@ -267,8 +297,10 @@ def test_a_damaged_last_checkpoint_is_passed_over(
         with pytest.raises(Stopped):
             run(photos, tmp_path)
     (tmp_path / "checkpoints" / "last.ckpt").write_bytes(damage)
-    assert run(photos, tmp_path, resume=True) == whole[1]
+    with steps_counted(monkeypatch) as steps:
+        assert run(photos, tmp_path, resume=True) == whole[1]
     assert_same_run(tmp_path, whole[0])
+    assert len(steps) == 2 * STEPS
 
 
 def test_with_no_checkpoint_that_can_be_read_there_is_nothing_to_go_on_from(tmp_path: Path) -> None:
