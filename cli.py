@@ -5,18 +5,15 @@ What is slow to import (torch, lightning, timm) is imported inside the verb, so 
 
 from __future__ import annotations
 
-import csv
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
-
-import yaml
+from typing import TYPE_CHECKING, Any, Literal
 
 import vit
 from vit.commandline import current_config, run_command
-from vit.foundation import UserError, atomic_write, claim_folder, nearest, none_read
+from vit.foundation import UserError, atomic_write, check_range, claim_folder, nearest, none_read
 from vit.options import (
     DataOptions,
     Device,
@@ -27,16 +24,13 @@ from vit.options import (
     TrainerOptions,
     TrainingDataOptions,
 )
+from vit.terminal import print_classes, print_scores, progress, say, tell_skipped
 
 if TYPE_CHECKING:
     from datamodules.image_files import ImageFile, ImageFiles
     from vit.models.classifier import Classifier, Preprocessing
 
-T = TypeVar("T")
 DEMO_CHECKPOINT = Path(vit.__file__).parent / "assets" / "birdscenes"
-
-# Options of a run that may differ when it is resumed. The others would be ignored, or mix two runs.
-FREE_TO_CHANGE = ("run", "device", "overwrite", "resume", "data.root", "data.num_workers", "data.strict")
 
 
 def train(
@@ -68,7 +62,8 @@ def train(
     """
     from vit.inference import choose_device
     from vit.training.classification import ClassificationTask
-    from vit.training.fit import fit, last_checkpoint
+    from vit.training.fit import fit
+    from vit.training.resume import last_checkpoint, refuse_changes
 
     choose_device(device)  # refuses one that is not there
     config = current_config() or ""
@@ -178,10 +173,13 @@ def predict(
     from vit.checkpoints.load import load
     from vit.inference import choose_device, predict_batches, write_predictions
 
+    check_range("batch_size", batch_size, 1)
     place = choose_device(device)
     network = load(model)
     require_head(network, model)
     path = Path(out)
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no file that could be written over.\nGive the name of a CSV.")
     if path.exists() and not overwrite:
         raise UserError(f"{path} is there already.\nGive another name, or --overwrite.")
     files = list_images(images)
@@ -194,6 +192,7 @@ def predict(
     )
     found = predict_batches(network, batches, device=place, precision=precision)
     names = [printable(file.relative) for file in files]
+    claim_folder(path.parent, overwrite=True)
     skipped = write_predictions(found, names, network.labels, path, topk=topk)
     tell_skipped(skipped, path.parent)
     if len(skipped) == len(files):
@@ -248,6 +247,7 @@ def explain(
     from vit.inference import choose_device
     from vit.saliency.export import PHOTO_SIDE, ExportOptions, export_maps
 
+    check_range("batch_size", batch_size, 1)
     place = choose_device(device)
     network = load(model, image_size=pair(image_size))
     last_block = len(network.encoder.blocks) - 1
@@ -359,35 +359,6 @@ def demo(*, out: str = "demo", seed: int = 0, device: Device = "auto", overwrite
     )
 
 
-def refuse_changes(config: Path, now: str) -> None:
-    """Raises UserError when a run is to go on with other options than it began with.
-
-    Args:
-        config: the config.yaml of the run.
-        now: the YAML of the options that it is resumed with.
-    """
-    began = flat(yaml.safe_load(config.read_text(encoding="utf-8"))) if config.is_file() else {}
-    changed = [
-        f"{name}: {began[name]}, now {value}"
-        for name, value in flat(yaml.safe_load(now)).items()
-        if name in began and began[name] != value and name not in FREE_TO_CHANGE
-    ]
-    if changed:
-        raise UserError(
-            f"The run began with other options: {'; '.join(changed[:6])}.\n"
-            f"Resume with --config {config} --resume, or start a new run."
-        )
-
-
-def flat(options: dict[str, Any] | None) -> dict[str, Any]:
-    """{"data": {"root": x}, "seed": 0} -> {"data.root": x, "seed": 0}."""
-    found: dict[str, Any] = {}
-    for name, value in (options or {}).items():
-        group = {f"{name}.{field}": item for field, item in value.items()} if isinstance(value, dict) else {name: value}
-        found |= group
-    return found
-
-
 def build_model(options: ModelOptions, seed: int) -> tuple[Classifier, list[str]]:
     """The model that the options describe, a checkpoint's or a new one, and what to tell of it."""
     import torch
@@ -418,6 +389,7 @@ def data_module(options: DataOptions, model: Classifier, *, seed: int, labels: t
     from datamodules.birdscenes import BirdScenes
     from datamodules.image_folder import ImageFolder
 
+    check_range("seed", seed, 0)
     if not options.root:
         raise UserError("--data.root is missing: give the folder of photographs, or birdscenes:demo.")
     prepared = model.preprocessing
@@ -451,26 +423,6 @@ def pair(size: int | list[int] | None) -> tuple[int, int] | None:
     if len(size) != 2:
         raise UserError(f"--model.image_size is {size}; allowed are one number, or [height, width].")
     return size[0], size[1]
-
-
-def say(*lines: str) -> None:
-    """Tells the user, on the error stream: the output stream is for results."""
-    for line in lines:
-        print(line, file=sys.stderr)
-
-
-def tell_skipped(skipped: dict[str, str], folder: Path) -> None:
-    """Counts the images that could not be read, and lists them in skipped.csv."""
-    if not skipped:
-        return
-    with (
-        atomic_write(folder / "skipped.csv") as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
-        rows = csv.writer(file)
-        rows.writerow(["path", "reason"])
-        rows.writerows(sorted(skipped.items()))
-    say(f"{len(skipped)} images could not be read; they are listed in {folder / 'skipped.csv'}")
 
 
 def require_head(model: Classifier, source: str) -> None:
@@ -516,41 +468,6 @@ def target_index(target: str, model: Classifier) -> int | None:
         f"--target {target!r} is no label of the model{nearest(target, model.labels)}.\n"
         f"Allowed are predicted, its {model.num_classes} labels, or an index below that."
     )
-
-
-def progress(items: Iterable[T], what: str, total: int, advance: Callable[[T], int]) -> Iterator[T]:
-    """The items, with a progress bar on the error stream. `advance` tells the images of an item."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn(what),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("images, left"),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        line = bar.add_task(what, total=total)
-        for item in items:
-            yield item
-            bar.update(line, advance=advance(item))
-
-
-def print_classes(per_class: dict[str, dict[str, float]]) -> None:
-    """A table of the classes on the output stream."""
-    width = max(len(label) for label in per_class)
-    print(f"{'':{width}}  images  precision  recall")
-    for label, row in per_class.items():
-        print(f"{label:{width}}  {row['images']:6}  {row['precision']:9.3f}  {row['recall']:6.3f}")
-
-
-def print_scores(scores: dict[str, dict[str, float]]) -> None:
-    """A table of methods and metrics on the output stream."""
-    print(f"{'':10}" + "".join(f"{metric.replace('_', ' '):>20}" for metric in next(iter(scores.values()))))
-    for name, row in scores.items():
-        print(f"{name:10}" + "".join(f"{value:20.3f}" for value in row.values()))
 
 
 def step(text: str) -> None:

@@ -636,6 +636,7 @@ def places(
     (here / "taken" / "mine.txt").write_text("mine")
     (here / "notes.pth").write_text("<html>no weights")
     (here / "notes.safetensors").write_bytes(b"")
+    os.mkfifo(here / "pipe")
     for number in range(3):
         photo(here / "one_class" / "robin" / f"{number}.png")
         photo(here / "no_classes" / f"{number}.png")
@@ -673,6 +674,10 @@ REFUSED: dict[str, tuple[str, int]] = {
     "{train} --data.root {classes} --trainer.accumulate 0": ("--trainer.accumulate is 0", 1),
     "{train} --data.root {classes} --data.batch_size 0": ("--data.batch_size is 0", 1),
     "{train} --data.root {classes} --data.num_workers -2": ("--data.num_workers is -2", 1),
+    "{train} --data.root {classes} --data.crop_scale 0": ("--data.crop_scale is 0.0; allowed are 0.01 to 1", 1),
+    "{train} --data.root {classes} --data.hflip 2": ("--data.hflip is 2.0", 1),
+    "{train} --data.root {classes} --model.patch_size 0": ("--model.patch_size is 0", 1),
+    "{train} --data.root {classes} --seed -1": ("--seed is -1", 1),
     "{train} --data.root {classes} --data.val_fraction 1.5": ("val_fraction is 1.5", 1),
     "{train} --data.root {classes} --optim.lr -1": ("--optim.lr is -1.0", 1),
     "{train} --data.root {classes} --optim.label_smoothing 2": ("allowed are 0 to 1", 1),
@@ -695,12 +700,17 @@ REFUSED: dict[str, tuple[str, int]] = {
     "predict {model} {here}/none.png --out {out}": ("There is no", 1),
     "predict {model} {here}/empty --out {out}": ("holds no images", 1),
     "predict {model} {here}/*.jpg --out {out}": ("holds no images", 1),
+    "predict {model} {photo} --out {here}": ("is no file that could be written over", 1),
+    "predict {model} {photo} --out {here}/pipe --overwrite": ("is no file that could be written over", 1),
+    "predict {model} {photo} --out {photo}/x.csv": ("Can't make the output folder", 1),
+    "predict {model} {photo} --batch_size 0 --out {out}": ("--batch_size is 0", 1),
     "predict {model} --out {out}": ("IMAGES must be given", 2),
     "predict {model} {photo} --device cuda --out {out}": ("no cuda device", 1),
     "explain {model} {photo} --target brigth --out {out}": ("did you mean 'bright'?", 1),
     "explain {model} {photo} --target 2 --out {out}": ("no label of the model", 1),
     "explain {headless} {photo} --method attribution --out {out}": ("has no head", 1),
     "explain {model} {photo} --image_size 33 --out {out}": ("32 or 40", 1),
+    "explain {model} {photo} --batch_size 0 --out {out}": ("--batch_size is 0", 1),
     "explain {model} {photo} --start_block 1 --out {out}": ("blocks 0 to 0", 1),
     "explain {model} {photo} --rollout.discard_ratio 1 --out {out}": ("--rollout.discard_ratio is 1.0", 1),
     "explain {model} {photo} --method rolout --out {out}": ("takes rollout|attribution", 2),

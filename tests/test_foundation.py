@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vit.foundation import UserError, atomic_write, claim_folder, nearest
+from vit.foundation import UserError, atomic_write, check_range, claim_folder, nearest, none_read
 
 
 def names(folder: Path) -> list[str]:
@@ -112,3 +112,22 @@ def test_nearest_names_the_likely_one_or_nothing() -> None:
     assert nearest("rolout", ["rollout", "attribution"]) == "; did you mean 'rollout'?"
     assert nearest("x", ["rollout", "attribution"]) == ""
     assert nearest("11", (10, 12, 111)) == "; did you mean '111'?"
+
+
+@pytest.mark.parametrize(("value", "low", "high"), [(0, 0, 1), (1, 0, 1), (0.5, 0, 1), (10**9, 1, float("inf"))])
+def test_a_value_in_its_range_passes(value: float, low: float, high: float) -> None:
+    check_range("optim.beta2", value, low, high)
+
+
+@pytest.mark.parametrize(
+    ("value", "high", "told"), [(0, float("inf"), "1 or more"), (2.5, 2, "1 to 2"), (float("nan"), 2, "1 to 2")]
+)
+def test_a_value_out_of_its_range_is_told_with_what_is_allowed(value: float, high: float, told: str) -> None:
+    with pytest.raises(UserError, match=f"^--optim.lr is {value}; allowed are {told}.$"):
+        check_range("optim.lr", value, 1, high)
+
+
+def test_the_first_of_many_unreadable_images_stands_for_all() -> None:
+    error = none_read("3 images", {"a.png": "the file is empty", "b.png": "damaged"})
+    assert str(error) == "None of the 3 images could be read.\nThe first is a.png: the file is empty."
+    assert str(none_read("images", {})) == "None of the images could be read."

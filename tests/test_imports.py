@@ -19,6 +19,7 @@ ROOMS = {
     "vit.foundation": set(),
     "vit.options": {"vit.foundation"},
     "vit.commandline": {"vit.foundation", "vit.options"},
+    "vit.terminal": {"vit.foundation"},
     "vit.layers": set(),
     "vit.models": {"vit.foundation", "vit.layers"},
     "vit.inference": {"vit.foundation", "vit.layers", "vit.models"},

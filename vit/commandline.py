@@ -327,7 +327,10 @@ def _refuse_code(text: str, where: str) -> None:
         anchor = event if getattr(event, "anchor", None) else anchor
     if anchor:
         raise yaml.composer.ComposerError(
-            None, None, "anchors and aliases are refused", anchor.start_mark  # type: ignore[arg-type, unused-ignore]
+            None,
+            None,
+            "anchors and aliases are refused",
+            anchor.start_mark,  # type: ignore[arg-type, unused-ignore]
         )
 
 

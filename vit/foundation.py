@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+from math import inf
 from pathlib import Path
 
 
@@ -17,6 +18,13 @@ def nearest(name: str, allowed: object) -> str:
     """`"; did you mean 'x'?"` for the name in `allowed` that is most like `name`, or an empty string."""
     close = get_close_matches(name, [str(item) for item in allowed], n=1)  # type: ignore[attr-defined]
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def check_range(option: str, value: float, low: float, high: float = inf) -> None:
+    """Raises UserError when the value of `--option` lies outside low to high, both allowed."""
+    if not low <= value <= high:
+        allowed = f"{low} or more" if high == inf else f"{low} to {high}"
+        raise UserError(f"--{option} is {value}; allowed are {allowed}.")
 
 
 def none_read(what: str, skipped: Mapping[str, str]) -> UserError:

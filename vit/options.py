@@ -5,20 +5,12 @@ the constructor that it reaches.
 """
 
 from dataclasses import dataclass
-from math import inf
 from typing import Literal
 
-from vit.foundation import UserError
+from vit.foundation import check_range
 
 Precision = Literal["auto", "fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
-
-
-def _check(option: str, value: float, low: float, high: float = inf) -> None:
-    """Raises UserError for a value outside low to high, both allowed."""
-    if not low <= value <= high:
-        allowed = f"{low} or more" if high == inf else f"{low} to {high}"
-        raise UserError(f"--{option} is {value}; allowed are {allowed}.")
 
 
 @dataclass(frozen=True)
@@ -45,8 +37,8 @@ class DataOptions:
     val_scenes: int = 512
 
     def __post_init__(self) -> None:
-        _check("data.batch_size", self.batch_size, 1)
-        _check("data.num_workers", self.num_workers, -1)
+        check_range("data.batch_size", self.batch_size, 1)
+        check_range("data.num_workers", self.num_workers, -1)
 
 
 @dataclass(frozen=True)
@@ -66,6 +58,12 @@ class TrainingDataOptions(DataOptions):
     color_jitter: float = 0.2
     erase: float = 0.0
     confound: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("data.crop_scale", self.crop_scale, 0.01, 1)
+        for name in ("hflip", "color_jitter", "erase", "confound"):
+            check_range(f"data.{name}", getattr(self, name), 0, 1)
 
 
 @dataclass(frozen=True)
@@ -96,6 +94,9 @@ class ModelOptions:
     norm_eps: float | None = None
     pos_interpolation: Literal["bicubic", "bicubic_antialias"] | None = None
 
+    def __post_init__(self) -> None:
+        check_range("model.patch_size", self.patch_size, 1)
+
 
 @dataclass(frozen=True)
 class OptimOptions:
@@ -125,9 +126,9 @@ class OptimOptions:
 
     def __post_init__(self) -> None:
         for name in ("lr", "weight_decay", "warmup_epochs", "clip_grad"):
-            _check(f"optim.{name}", getattr(self, name), 0)
+            check_range(f"optim.{name}", getattr(self, name), 0)
         for name in ("layer_decay", "min_lr", "label_smoothing", "beta2"):
-            _check(f"optim.{name}", getattr(self, name), 0, 1)
+            check_range(f"optim.{name}", getattr(self, name), 0, 1)
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,8 @@ class TrainerOptions:
     accumulate: int = 1
 
     def __post_init__(self) -> None:
-        _check("trainer.max_epochs", self.max_epochs, 1)
-        _check("trainer.accumulate", self.accumulate, 1)
+        check_range("trainer.max_epochs", self.max_epochs, 1)
+        check_range("trainer.accumulate", self.accumulate, 1)
 
 
 @dataclass(frozen=True)
@@ -164,5 +165,5 @@ class RolloutOptions:
     residual: float = 0.5
 
     def __post_init__(self) -> None:
-        _check("rollout.discard_ratio", self.discard_ratio, 0, 0.999)
-        _check("rollout.residual", self.residual, 0, 1)
+        check_range("rollout.discard_ratio", self.discard_ratio, 0, 0.999)
+        check_range("rollout.residual", self.residual, 0, 1)

@@ -379,19 +379,20 @@ def test_a_run_that_was_killed_is_resumed_to_the_bit(photos: Path, tmp_path: Pat
     command = [
         "train", "--data.root", str(photos), "--data.batch_size", "2", "--data.num_workers", "1",
         "--model.variant", "pico", "--model.patch_size", "8", "--model.image_size", "16", "--model.drop_path", "0.2",
-        "--trainer.max_epochs", "3", "--trainer.precision", "fp32", "--device", "cpu",
+        "--trainer.max_epochs", "4", "--trainer.precision", "fp32", "--device", "cpu",
     ]  # fmt: skip
     killed, expected = tmp_path / "killed", tmp_path / "expected"
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "cli.py"), *command, "--run", str(killed)],
-        stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
-    )  # fmt: skip
-    assert cli.main([*command, "--run", str(expected)]) == 0
-    while not (killed / "checkpoints" / "last.ckpt").is_file():
-        assert process.poll() is None
-        time.sleep(0.001)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    assert checkpoint(killed)["epoch"] < 2
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "cli.py"), *command, "--run", str(killed)], stderr=subprocess.PIPE, env=environment
+    ) as process:
+        while process.poll() is None and not (killed / "checkpoints" / "last.ckpt").is_file():
+            time.sleep(0.001)
+        process.kill()
+        assert process.stderr is not None
+        told = process.stderr.read().decode()
+    assert process.returncode == -signal.SIGKILL, told
+    assert checkpoint(killed)["epoch"] < 3
     assert cli.main([*command, "--run", str(killed), "--resume"]) == 0
+    assert cli.main([*command, "--run", str(expected)]) == 0
     assert_same_run(killed, expected)

@@ -15,9 +15,7 @@ def centre_gaussian(height: int, width: int, sigma: float = 0.25) -> Tensor:
         ValueError: for an empty size, or a sigma that is not positive.
     """
     if height < 1 or width < 1 or sigma <= 0:
-        raise ValueError(
-            f"The size must be at least 1 x 1 and sigma above 0, got {height} x {width}, {sigma}."
-        )
+        raise ValueError(f"The size must be at least 1 x 1 and sigma above 0, got {height} x {width}, {sigma}.")
     y = (torch.arange(height) + 0.5) / height - 0.5
     x = (torch.arange(width) + 0.5) / width - 0.5
     return torch.exp(-(y[:, None].square() + x.square()) / (2 * sigma**2))

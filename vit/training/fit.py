@@ -1,7 +1,6 @@
 """A whole training run: from a model and its data to the run folder."""
 
 import logging
-import pickle
 import signal
 import sys
 import warnings
@@ -9,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
-import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from vit.foundation import UserError
 from vit.inference import choose_device, choose_precision
 from vit.training.callbacks import CheckpointWriter, MetricsFile, TrainingProgress
 from vit.training.classification import ClassificationTask
 from vit.training.pictures import draw_curves
+from vit.training.resume import last_checkpoint
 
 STEPS_A_ROW = 10  # of metrics.csv, and of the TensorBoard events
 
@@ -95,27 +93,3 @@ def fit(
         raise KeyboardInterrupt from None
     draw_curves(run / "metrics.csv", run / "curves.png")
     return FitResult(writer.best[0], writer.best_epoch + 1, writer.last_top1, task.skipped)
-
-
-def last_checkpoint(run: Path) -> Path:
-    """The checkpoint that a run goes on from: the last, or the best when the last is damaged. The epochs between
-    are done again, and come out the same.
-
-    Raises:
-        UserError: when there is none.
-    """
-    paths = [path for name in ("last.ckpt", "best.ckpt") if (path := run / "checkpoints" / name).is_file()]
-    if not paths:
-        raise UserError(
-            f"There is nothing to resume in {run}: it has no checkpoints/last.ckpt.\nStart it without --resume."
-        )
-    for path in paths:
-        try:
-            torch.load(path, map_location="meta", mmap=True, weights_only=True)
-            return path
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError):
-            continue
-    raise UserError(
-        f"No checkpoint of {run} can be read; damaged are {', '.join(path.name for path in paths)}.\n"
-        "Start it again with --overwrite."
-    )

@@ -53,9 +53,7 @@ def draw_curves(metrics_csv: str | os.PathLike[str], out: str | os.PathLike[str]
     panels = [(title, label, words, _columns_of(curves, words)) for title, label, words in PANELS]
     panels = [panel for panel in panels if panel[-1]]
     if not panels:
-        raise ValueError(
-            f"{metrics_csv} has no column of losses, accuracies or learning rates with a number in it."
-        )
+        raise ValueError(f"{metrics_csv} has no column of losses, accuracies or learning rates with a number in it.")
     figure = Figure(figsize=(5.2 * len(panels), 4), layout="constrained")
     row = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, label, words, columns) in zip(row, panels, strict=True):
@@ -84,9 +82,7 @@ def draw_confusion(counts: NDArray[Any], labels: Sequence[str], out: str | os.Pa
     """
     classes = len(labels)
     if classes == 0 or counts.shape != (classes, classes):
-        raise ValueError(
-            f"{classes} labels need counts of the shape ({classes}, {classes}), got {counts.shape}."
-        )
+        raise ValueError(f"{classes} labels need counts of the shape ({classes}, {classes}), got {counts.shape}.")
     names = [_drawable(label, f"class {index}") for index, label in enumerate(labels)]
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
@@ -123,9 +119,7 @@ def draw_reliability(
         ValueError: when the two are empty, not of one length, or a confidence is outside 0 to 1 or NaN.
     """
     if confidence.ndim != 1 or confidence.shape != correct.shape or confidence.size == 0:
-        raise ValueError(
-            f"confidence and correct must both be (N,), got {confidence.shape} and {correct.shape}."
-        )
+        raise ValueError(f"confidence and correct must both be (N,), got {confidence.shape} and {correct.shape}.")
     if not ((confidence >= 0) & (confidence <= 1)).all():
         raise ValueError("A confidence is a probability from 0 to 1; some are not.")
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
