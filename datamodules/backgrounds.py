@@ -128,9 +128,7 @@ def water(rng: np.random.Generator, size: int) -> Image:
     if rng.random() < 0.6:
         sun = np.float32(rng.uniform(0, 1))
         spread = np.exp(-(((x - sun) / np.float32(rng.uniform(0.1, 0.3))) ** 2))
-        image = _mix(
-            image, (255, 250, 226), _step(ripple, 0.6, 0.78) * spread * np.float32(rng.uniform(0.5, 0.95))
-        )
+        image = _mix(image, (255, 250, 226), _step(ripple, 0.6, 0.78) * spread * np.float32(rng.uniform(0.5, 0.95)))
     if has_shore:
         image = _far_shore(rng, size, image, horizon)
     return image
@@ -174,9 +172,7 @@ def forest(rng: np.random.Generator, size: int) -> Image:
         image = _trunk(rng, image, x, y, bark, float(width))
     if rng.random() < 0.4:
         slope = rng.uniform(-0.7, 0.7)
-        wave = np.sin(
-            (x - np.float32(slope) * y) * np.float32(rng.uniform(9, 20)) + np.float32(rng.uniform(0, 6))
-        )
+        wave = np.sin((x - np.float32(slope) * y) * np.float32(rng.uniform(9, 20)) + np.float32(rng.uniform(0, 6)))
         shafts = np.clip(wave, 0, 1) * np.clip(1.15 - y, 0, 1) * np.float32(rng.uniform(0.12, 0.35))
         image = _mix(image, (255, 246, 200), shafts)
     return image

@@ -87,9 +87,7 @@ def _tail(canvas: Canvas) -> None:
         aside = np.array([toward[1], -toward[0]])
         t = np.linspace(0, 1, 7)
         for sign in (-1.0, 1.0):
-            centers = (
-                base + (t * length)[:, None] * toward + (sign * build.tail_width * t**1.4)[:, None] * aside
-            )
+            centers = base + (t * length)[:, None] * toward + (sign * build.tail_width * t**1.4)[:, None] * aside
             prong = Tube(centers, np.maximum(half * (1 - 0.8 * t), canvas.thinnest / 2))
             canvas.part("tail", prong, "tail", 0.92 if sign < 0 else 1.0)
         return
@@ -153,9 +151,7 @@ def _fingers(canvas: Canvas, wing: Tube, toward: FloatArray, forward: FloatArray
         start = wing.centers[-2] + place * wing.offsets[-2]
         end = start + build.span * (0.3 * toward - (0.03 + 0.16 * (place + 0.75)) * forward)
         aside = forward * build.chord * 0.075
-        canvas.drawing.add(
-            np.stack([start - aside, end - 0.5 * aside, end + 0.5 * aside, start + aside]), colour
-        )
+        canvas.drawing.add(np.stack([start - aside, end - 0.5 * aside, end + 0.5 * aside, start + aside]), colour)
 
 
 def _hip(build: Build, tilt: float, place: float) -> FloatArray:

@@ -27,9 +27,7 @@ _BILLS: dict[str, FloatArray] = {
             (-0.2, 0.8),
         ]
     ),
-    "flat": np.array(
-        [(-0.2, -1.1), (0.3, -0.2), (0.75, -0.1), (1, 0.25), (0.95, 0.7), (0.6, 0.85), (-0.2, 0.9)]
-    ),
+    "flat": np.array([(-0.2, -1.1), (0.3, -0.2), (0.75, -0.1), (1, 0.25), (0.95, 0.7), (0.6, 0.85), (-0.2, 0.9)]),
     "giant": np.array(
         [
             (-0.1, -0.9),
@@ -56,9 +54,7 @@ _BILLS: dict[str, FloatArray] = {
         ]
     ),
     "pouch": np.array([(-0.1, -0.6), (1, -0.25), (1.02, 0.15), (0.7, 0.9), (0.3, 1.5), (-0.15, 1.1)]),
-    "down": np.array(
-        [(-0.1, -1), (0.4, -0.8), (0.8, -0.2), (1, 1), (0.95, 1.3), (0.75, 0.7), (0.4, 0.4), (-0.1, 0.9)]
-    ),
+    "down": np.array([(-0.1, -1), (0.4, -0.8), (0.8, -0.2), (1, 1), (0.95, 1.3), (0.75, 0.7), (0.4, 0.4), (-0.1, 0.9)]),
 }
 
 
@@ -107,9 +103,7 @@ def _eye(canvas: Canvas, center: FloatArray, radius: float) -> None:
     rim = canvas.plumage.eye if canvas.plumage.eye != "black" else "white"
     canvas.drawing.add(ellipse(center, radius * 1.3, radius * 1.3), COLOURS[rim])
     canvas.drawing.add(ellipse(center, radius * 0.9, radius * 0.9), (12.0, 12.0, 14.0))
-    canvas.drawing.add(
-        ellipse(center + radius * np.array((0.3, -0.35)), radius * 0.3, radius * 0.3), (250.0,) * 3
-    )
+    canvas.drawing.add(ellipse(center + radius * np.array((0.3, -0.35)), radius * 0.3, radius * 0.3), (250.0,) * 3)
 
 
 def _front_face(canvas: Canvas, center: FloatArray, facing: FloatArray, below: FloatArray) -> None:
@@ -168,9 +162,7 @@ def _crest(canvas: Canvas, center: FloatArray, facing: FloatArray, below: FloatA
         for x, y in ((0.55, -2.1), (-0.15, -2.3), (-0.85, -2.1), (-1.45, -1.6), (-1.8, -0.95)):
             side = 0.24
             add(
-                np.stack(
-                    [corner(0.1 - side, -0.5), corner(x - side, y), corner(x + side, y), corner(0.3, -0.3)]
-                ),
+                np.stack([corner(0.1 - side, -0.5), corner(x - side, y), corner(x + side, y), corner(0.3, -0.3)]),
                 canvas.colour("accent"),
             )
             tip = [corner(x - side, y), corner(x, y - 0.2), corner(x + side, y)]

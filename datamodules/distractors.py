@@ -129,9 +129,7 @@ def _reeds(rng: np.random.Generator, colour: Colour) -> Drawing:
     for number in range(int(rng.integers(5, 8))):
         foot, lean, height = rng.uniform(-0.2, 0.2), rng.uniform(-0.25, 0.25), rng.uniform(0.7, 1.0)
         points = np.array([(foot, 0.5), (foot + 0.3 * lean, 0.1), (foot + lean, 0.5 - height)])
-        drawing.add(
-            Tube(points, np.array([0.035, 0.03, 0.008])).outline(), shade(colour, rng.uniform(0.75, 1.1))
-        )
+        drawing.add(Tube(points, np.array([0.035, 0.03, 0.008])).outline(), shade(colour, rng.uniform(0.75, 1.1)))
         if number % 3 == 0:
             top = points[-1] + (0.0, 0.1)
             drawing.add(ellipse(top, 0.045, 0.12), shade(COLOURS["brown"], 0.85))
@@ -143,9 +141,7 @@ def _bush(rng: np.random.Generator, colour: Colour) -> Drawing:
     for gain in (0.65, 0.8, 0.95, 1.1):
         for _ in range(3):
             center = (rng.uniform(-0.3, 0.3), 0.34 - 0.42 * gain * rng.uniform(0.6, 1.3))
-            drawing.add(
-                _blob(rng, rng.uniform(0.12, 0.24), rng.uniform(0.1, 0.2), 0.25) + center, shade(colour, gain)
-            )
+            drawing.add(_blob(rng, rng.uniform(0.12, 0.24), rng.uniform(0.1, 0.2), 0.25) + center, shade(colour, gain))
     return drawing
 
 
@@ -195,9 +191,7 @@ def _post(rng: np.random.Generator, colour: Colour) -> Drawing:
     drawing = Drawing()
     half = rng.uniform(0.1, 0.14)
     drawing.add(np.array([(-half, -0.44), (half, -0.5), (half, 0.5), (-half, 0.5)]), colour)
-    drawing.add(
-        np.array([(0.3 * half, -0.46), (half, -0.5), (half, 0.5), (0.3 * half, 0.5)]), shade(colour, 0.7)
-    )
+    drawing.add(np.array([(0.3 * half, -0.46), (half, -0.5), (half, 0.5), (0.3 * half, 0.5)]), shade(colour, 0.7))
     return _turn(drawing, rng.uniform(-7, 7))
 
 
@@ -221,12 +215,8 @@ KINDS: dict[str, Kind] = {
     "bush": Kind(_bush, ("green", "olive", "emerald", "rust"), 0.2, 0.36),
     "lily pad": Kind(_lily_pad, ("green", "emerald", "olive"), 0.16, 0.28),
     "butterfly": Kind(_butterfly, ("yellow", "blue", "orange", "white", "violet"), 0.1, 0.18, grounded=False),
-    "balloon": Kind(
-        _balloon, ("red", "blue", "yellow", "green", "pink", "orange"), 0.14, 0.24, grounded=False
-    ),
-    "kite": Kind(
-        _kite, ("red", "turquoise", "yellow", "violet", "orange", "green"), 0.15, 0.26, grounded=False
-    ),
+    "balloon": Kind(_balloon, ("red", "blue", "yellow", "green", "pink", "orange"), 0.14, 0.24, grounded=False),
+    "kite": Kind(_kite, ("red", "turquoise", "yellow", "violet", "orange", "green"), 0.15, 0.26, grounded=False),
     "post": Kind(_post, ("brown", "grey", "white", "tan"), 0.24, 0.42),
     "buoy": Kind(_buoy, ("red", "orange", "yellow", "white", "green"), 0.13, 0.24),
 }
@@ -257,9 +247,7 @@ def branch(rng: np.random.Generator, foot: Sequence[float] | FloatArray, thickne
         start = wood.centers[round(place * 6)]
         turn = rng.choice((-1, 1)) * rng.uniform(25, 70)
         end = start + rng.uniform(0.06, 0.14) * direction(turn)
-        drawing.add(
-            Tube(np.stack([start, end]), np.array([0.5, 0.25]) * thickness).outline(), shade(colour, 0.9)
-        )
+        drawing.add(Tube(np.stack([start, end]), np.array([0.5, 0.25]) * thickness).outline(), shade(colour, 0.9))
         drawing.add(ellipse(end, 0.035, 0.015, turn + 20), shade(_LEAF_GREEN, rng.uniform(0.7, 1.3)))
     drawing.add(wood.outline(), colour)
     drawing.add(wood.patch(0.0, 1.0, 0.3, 1.0), shade(colour, 0.7))
@@ -274,9 +262,7 @@ def foreground(rng: np.random.Generator, background: str, x: float) -> Drawing:
     for _ in range(int(rng.integers(2, 5))):
         foot, lean = x + rng.normal(0, 0.12), rng.normal(0, 0.1)
         height = rng.uniform(0.3, 0.75)
-        points = np.array(
-            [(foot, 1.05), (foot + 0.3 * lean, 1.05 - 0.5 * height), (foot + lean, 1.05 - height)]
-        )
+        points = np.array([(foot, 1.05), (foot + 0.3 * lean, 1.05 - 0.5 * height), (foot + lean, 1.05 - height)])
         if from_above:
             points[:, 1] = 1 - points[:, 1]
         blade = Tube(points, np.array([0.014, 0.012, 0.004]))

@@ -64,9 +64,7 @@ def list_images(arguments: Sequence[str | os.PathLike[str]]) -> list[ImageFile]:
     ]
 
 
-def find_images(
-    folder: str | os.PathLike[str], elsewhere: Iterable[str | os.PathLike[str]] = ()
-) -> list[str]:
+def find_images(folder: str | os.PathLike[str], elsewhere: Iterable[str | os.PathLike[str]] = ()) -> list[str]:
     """Absolute paths of all that has an image's suffix below `folder`, sorted by path.
 
     Hidden names and the leavings of archives and notebooks are passed over. Links to folders are followed
@@ -168,9 +166,7 @@ class ImageFiles(Dataset):
         """Batches in the order of the list; `strict` raises UserError at the first unreadable file."""
         empty = {"image": torch.empty(0, 3, *self.image_size), "index": torch.empty(0, dtype=torch.int64)}
         lists: dict[str, Any] = {"size": [], "photo": []} if self.photo_side is not None else {"size": []}
-        return sample_loader(
-            self, empty | lists, batch_size=batch_size, num_workers=num_workers, strict=strict
-        )
+        return sample_loader(self, empty | lists, batch_size=batch_size, num_workers=num_workers, strict=strict)
 
 
 def _shrunk(image: np.ndarray, longest: int) -> np.ndarray:

@@ -36,9 +36,7 @@ class LabelledImages(Dataset):
     read. What is random in the transform is a pure function of (seed, epoch, index).
     """
 
-    def __init__(
-        self, paths: Sequence[str], targets: Sequence[int], transform: Pipeline, seed: int = 0
-    ) -> None:
+    def __init__(self, paths: Sequence[str], targets: Sequence[int], transform: Pipeline, seed: int = 0) -> None:
         self.paths = [Path(path) for path in paths]
         self.targets = list(targets)
         self.transform = transform
@@ -122,9 +120,7 @@ class ImageFolder(pl.LightningDataModule):
         if split not in self.files:
             raise UserError(f"The data has no split {split!r}; it has: {', '.join(self.files)}.")
         paths, targets = self.files[split]
-        return LabelledImages(
-            paths, targets, self.train_transform if augment else self.eval_transform, self.seed
-        )
+        return LabelledImages(paths, targets, self.train_transform if augment else self.eval_transform, self.seed)
 
     def names(self, split: str) -> list[str]:
         """The photos of a split below the root, by index."""
@@ -179,9 +175,7 @@ def find_splits(root: Path, *, val_fraction: float, seed: int) -> dict[str, Clas
     refuse_heic(path for classes in found.values() for paths in classes.values() for path in paths)
     if "train" in found and "val" not in found:
         base = given.get("train", root)
-        parts = {
-            label: split_class(paths, base, val_fraction, seed) for label, paths in found["train"].items()
-        }
+        parts = {label: split_class(paths, base, val_fraction, seed) for label, paths in found["train"].items()}
         val = {label: held for label, (_, held) in parts.items() if held}
         found = {"train": {label: kept for label, (kept, _) in parts.items()}, "val": val} | {
             split: classes for split, classes in found.items() if split != "train"
@@ -263,8 +257,7 @@ def _check_classes(found: dict[str, Classes], labels: tuple[str, ...], *, traine
         if not trained:
             hint = nearest(extra[0], labels)
             raise UserError(
-                f"{split}/ has classes that train/ lacks: {_few(extra)}{hint}.\n"
-                "Add them to train/, or remove them."
+                f"{split}/ has classes that train/ lacks: {_few(extra)}{hint}.\nAdd them to train/, or remove them."
             )
         lacking = sorted(set(labels) - set(classes))
         raise UserError(

@@ -241,9 +241,7 @@ def _thing(rng: np.random.Generator, kind: str) -> tuple[str, Drawing, float, fl
     return colour, moved, scale * (x1 - x0) / 2, scale * (y1 - y0) / 2
 
 
-def _named_thing(
-    rng: np.random.Generator, kind: str, bird: PlannedBird
-) -> tuple[PlannedThing | None, Drawing]:
+def _named_thing(rng: np.random.Generator, kind: str, bird: PlannedBird) -> tuple[PlannedThing | None, Drawing]:
     """A thing clear of the bird, to one side of it, above or below; nothing if no free place turns up."""
     colour, drawing, half_width, half_height = _thing(rng, kind)
     x0, y0, x1, y1 = bird.bounds
@@ -285,9 +283,7 @@ def _check_request(seed: int, index: int, species: Sequence[str], confound: floa
     if seed < 0 or index < 0:
         raise ValueError(f"seed is {seed} and index {index}; both must be 0 or more")
     if isinstance(species, str) or not species:
-        raise ValueError(
-            f"species is {species!r}; it must be a list of one or more names of {sorted(SPECIES)}"
-        )
+        raise ValueError(f"species is {species!r}; it must be a list of one or more names of {sorted(SPECIES)}")
     for name in species:
         if name not in SPECIES:
             near = difflib.get_close_matches(name, SPECIES, n=1, cutoff=0.0)[0]

@@ -134,9 +134,7 @@ class Drawing:
 
     def covers(self, x: float, y: float) -> bool:
         """Whether some polygon contains the point."""
-        return any(
-            cv2.pointPolygonTest(polygon.astype(np.float32), (x, y), False) >= 0 for polygon in self.polygons
-        )
+        return any(cv2.pointPolygonTest(polygon.astype(np.float32), (x, y), False) >= 0 for polygon in self.polygons)
 
 
 def _bounds(points: FloatArray) -> tuple[float, float, float, float]:
@@ -212,9 +210,7 @@ def paint(drawing: Drawing, size: int, relief: float = 0.0) -> Layer | None:
     return Layer(colour_layer, alpha, slice(top, bottom), slice(left, right))
 
 
-def _relief(
-    colour: NDArray[np.float32], alpha: NDArray[np.float32], size: int, strength: float
-) -> NDArray[np.float32]:
+def _relief(colour: NDArray[np.float32], alpha: NDArray[np.float32], size: int, strength: float) -> NDArray[np.float32]:
     """Light from above on a flat cut-out: the blurred alpha stands for its thickness."""
     width = 2 * (size // 20) + 1
     thickness = cv2.copyMakeBorder(alpha, width, width, 0, 0, cv2.BORDER_CONSTANT, value=0)

@@ -73,10 +73,7 @@ def _levels(tile: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], ...]:
 @lru_cache(maxsize=1)
 def _bank() -> dict[str, tuple[NDArray[np.uint8], ...]]:
     """Every texture, at full size and halved up to three times."""
-    tiles = {
-        name: _noise(_BANK_SEED + number, *spectrum)
-        for number, (name, spectrum) in enumerate(_SPECTRA.items())
-    }
+    tiles = {name: _noise(_BANK_SEED + number, *spectrum) for number, (name, spectrum) in enumerate(_SPECTRA.items())}
     tiles["leaves"] = _strokes(_BANK_SEED + 100, 5200, 9, 4, upright=False)
     tiles["grass"] = _strokes(_BANK_SEED + 101, 6000, 17, 1.6, upright=True)
     return {name: _levels(tile) for name, tile in tiles.items()}
@@ -111,9 +108,7 @@ def grid(size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return centers[None, :], centers[:, None]
 
 
-def ground_noise(
-    name: str, rng: np.random.Generator, size: int, horizon: float, density: float
-) -> NDArray[np.float32]:
+def ground_noise(name: str, rng: np.random.Generator, size: int, horizon: float, density: float) -> NDArray[np.float32]:
     """A texture that lies on the ground and recedes to a horizon (unit coordinates), (size, size), 0 to 1.
 
     Above the horizon the values mean nothing. `density` is the number of texels across the near edge.

@@ -66,9 +66,7 @@ class Pipeline:
         self._reseed(seed)
         return self._normalise(self.steps(image=image)["image"])
 
-    def with_mask(
-        self, image: np.ndarray, mask: np.ndarray, seed: Sequence[int] = ()
-    ) -> tuple[Tensor, Tensor]:
+    def with_mask(self, image: np.ndarray, mask: np.ndarray, seed: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
         """The same for a photo and its bool mask (img_h, img_w), which stay aligned -> also bool (h, w)."""
         self._reseed(seed)
         done = self.steps(image=image, mask=mask.astype(np.uint8))
@@ -211,14 +209,10 @@ class _RandomResizedCrop(A.RandomResizedCrop):
     """Albumentations' choice of the crop, resized with the antialiased filter of evaluation."""
 
     def __init__(self, size: tuple[int, int], crop_scale: float, kernel: Image.Resampling) -> None:
-        super().__init__(
-            size, scale=(crop_scale, 1.0), ratio=_RATIO, mask_interpolation=cv2.INTER_NEAREST_EXACT
-        )
+        super().__init__(size, scale=(crop_scale, 1.0), ratio=_RATIO, mask_interpolation=cv2.INTER_NEAREST_EXACT)
         self.kernel = kernel
 
-    def apply(
-        self, img: np.ndarray, crop_coords: tuple[int, int, int, int], *args: Any, **params: Any
-    ) -> np.ndarray:
+    def apply(self, img: np.ndarray, crop_coords: tuple[int, int, int, int], *args: Any, **params: Any) -> np.ndarray:
         left, top, right, bottom = crop_coords
         return _resize(img[top:bottom, left:right], self.size, self.kernel)
 

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+torch.set_num_threads(1)  # for tiny models a second thread costs more than it brings, on a busy machine many times more
+
 
 @pytest.fixture(autouse=True)
 def _fixed_seed():

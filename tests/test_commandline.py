@@ -186,9 +186,7 @@ def test_options_stand_before_between_and_after_positionals(line: str) -> None:
     assert values["optim"].lr == 2.0
 
 
-@pytest.mark.parametrize(
-    "word", ["null", "2024", "1e-4", "true", "a: b", "[x", "*.jpg", "{a}", "C:\\a", "é b"]
-)
+@pytest.mark.parametrize("word", ["null", "2024", "1e-4", "true", "a: b", "[x", "*.jpg", "{a}", "C:\\a", "é b"])
 def test_text_stays_as_it_was_written(word: str) -> None:
     values = called(["explain", word, word, word, "--out", word])
     assert (values["model"], values["images"], values["out"]) == (word, [word, word], word)
@@ -269,9 +267,7 @@ def test_unknown_option(line: str, named: str, near: str, capsys: pytest.Capture
         ("--optim.steps x.yaml", "--optim.steps", "'x.yaml'", "[INTEGER, ...]"),
     ],
 )
-def test_wrong_type(
-    line: str, where: str, got: str, allowed: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_type(line: str, where: str, got: str, allowed: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("x.yaml").write_text("[1, 2]")  # a file of the right type is still not read
     text = refused(f"train --run a {line}", capsys)
     assert text.splitlines()[0] == f"vit train: {where} takes {allowed}; got {got}"
@@ -559,9 +555,7 @@ def test_help_of_a_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("train -h") == 0
     flat = " ".join(capsys.readouterr().out.split())
     assert "optim: how the weights move --optim.lr" in flat
-    assert (
-        "--model.pretrained TEXT a checkpoint of a model --model.frozen keep them --model.image_size" in flat
-    )
+    assert "--model.pretrained TEXT a checkpoint of a model --model.frozen keep them --model.image_size" in flat
     assert "--device auto|cpu where to compute (default: auto)" in flat
     assert "--overwrite write over files model: the model" in flat
     assert "--seed INTEGER of everything random (default: 0)" in flat
@@ -608,6 +602,18 @@ def test_unexpected_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert "two" not in capsys.readouterr().err
     assert run("fail", failing(ValueError("x" * 9999))) == 1
     assert len(capsys.readouterr().err) < 500
+
+
+def test_refusal_by_the_system_names_the_file_and_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "nowhere" / "file"
+    with pytest.raises(OSError, match="No such file") as caught:
+        missing.read_bytes()
+    assert run("fail", failing(caught.value)) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == f"vit fail: the system refused {missing}: No such file or directory."
+    assert "disk" in second
 
 
 @pytest.mark.parametrize("line", ["fail --debug", "--debug fail"])

@@ -160,6 +160,9 @@ def _message(error: Exception, name: str) -> str:
         return f"out of memory.\n{what}\nTry a smaller batch size, --trainer.accumulate, or precision bf16."
     if isinstance(error, ValueError) and _raised_by_us(error):
         return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        where = f" {error.filename}" if error.filename else ""
+        return f"the system refused{where}: {error.strerror}.\nSee that the disk has room and the folder can be written."
     return f"{what}\nThis is a bug or an unusual input; run again with --debug for the traceback."
 
 

@@ -46,9 +46,7 @@ def test_lossless_formats_give_the_pixels(tmp_path, form):
 # What the camera stored for a scene whose upright pixels are
 #     red    green  blue
 #     black  white  grey
-UPRIGHT = np.array(
-    [[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[0, 0, 0], [255, 255, 255], [128, 128, 128]]], np.uint8
-)
+UPRIGHT = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[0, 0, 0], [255, 255, 255], [128, 128, 128]]], np.uint8)
 STORED = {  # EXIF 2.32, tag 274: which edge of the scene row 0 and column 0 are
     1: UPRIGHT,
     2: UPRIGHT[:, ::-1],
@@ -85,7 +83,7 @@ def test_exif_orientation_of_jpeg_also_when_decoded_smaller(tmp_path, orientatio
         assert photo.image.shape == (*expected, 3)
         assert photo.size == (160, 240)
         step = expected[0] // 4
-        centres = photo.image[step::2 * step, step::2 * step]
+        centres = photo.image[step :: 2 * step, step :: 2 * step]
         assert np.abs(centres.astype(int) - UPRIGHT).max() < 12
 
 
@@ -275,9 +273,7 @@ def test_special_files_never_hang(tmp_path):
     reason_of(tmp_path / "loop.jpg")
 
 
-@pytest.mark.parametrize(
-    "name", [b"a b'\"c.png", "öç 鳥 \N{BIRD}.png".encode(), b"\xff\xfe\x80.png", b"-x\n.png"]
-)
+@pytest.mark.parametrize("name", [b"a b'\"c.png", "öç 鳥 \N{BIRD}.png".encode(), b"\xff\xfe\x80.png", b"-x\n.png"])
 def test_odd_names(tmp_path, name):
     path = os.path.join(os.fsencode(tmp_path), name)  # noqa: PTH118
     with open(path, "wb") as file:  # noqa: PTH123

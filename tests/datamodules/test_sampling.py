@@ -38,15 +38,11 @@ def photos(tmp_path):
         Image.fromarray(rng.integers(0, 256, (31, 41, 3), dtype=np.uint8)).save(tmp_path / f"{number:02}.png")
     paths = sorted(tmp_path.iterdir())
     paths[4].write_bytes(b"GIF89a")
-    return LabelledImages(
-        paths, range(11), train_transform(SIZE, (0.5,) * 3, (0.2,) * 3, erase=0.5), seed=7
-    )
+    return LabelledImages(paths, range(11), train_transform(SIZE, (0.5,) * 3, (0.2,) * 3, erase=0.5), seed=7)
 
 
 def epochs(dataset, workers, count=2, first=0):
-    loader = sample_loader(
-        dataset, labelled_batch(SIZE), batch_size=3, num_workers=workers, shuffle=True, seed=7
-    )
+    loader = sample_loader(dataset, labelled_batch(SIZE), batch_size=3, num_workers=workers, shuffle=True, seed=7)
     made = []
     for epoch in range(first, first + count):
         loader.sampler.set_epoch(epoch)
@@ -216,9 +212,7 @@ def test_lightning_sets_the_epoch(photos, tmp_path, workers):
 
     def fit(max_epochs, checkpoint=None):
         model = Seen()
-        loader = sample_loader(
-            photos, labelled_batch(SIZE), batch_size=3, num_workers=workers, shuffle=True, seed=7
-        )
+        loader = sample_loader(photos, labelled_batch(SIZE), batch_size=3, num_workers=workers, shuffle=True, seed=7)
         trainer = pl.Trainer(max_epochs=max_epochs, enable_checkpointing=False, **quiet)
         trainer.fit(model, loader, ckpt_path=checkpoint)
         trainer.save_checkpoint(tmp_path / f"{max_epochs}.ckpt")

@@ -94,9 +94,7 @@ def test_another_process_with_other_threads_gives_the_same_bytes():
         "images = [draw_scene(5, index, size=96).image for index in (7, 2, 4)]\n"
         "print([hashlib.sha256(image.tobytes()).hexdigest() for image in images])"
     )
-    answer = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     here = [hashlib.sha256(draw_scene(5, index, size=96).image.tobytes()).hexdigest() for index in (7, 2, 4)]
     assert answer.stdout.strip() == repr(here)
 

@@ -23,9 +23,7 @@ def grid(height: int = 3, width: int = 5) -> np.ndarray:
     return np.arange(height * width, dtype=np.float32).reshape(height, width)
 
 
-@pytest.mark.parametrize(
-    ("source", "size"), [((3, 5), (41, 67)), ((14, 14), (224, 224)), ((31, 37), (13, 11))]
-)
+@pytest.mark.parametrize(("source", "size"), [((3, 5), (41, 67)), ((14, 14), (224, 224)), ((31, 37), (13, 11))])
 def test_upsample_equals_torch(source: tuple[int, int], size: tuple[int, int]) -> None:
     values = np.random.default_rng(0).normal(size=source).astype(np.float32)
     theirs = torch.nn.functional.interpolate(torch.from_numpy(values)[None, None], size, mode="bilinear")
@@ -132,18 +130,13 @@ def heading(label: str | None, probability: float | None = None) -> np.ndarray:
 
 
 def test_every_script_has_its_own_letters() -> None:
-    drawn = [
-        heading(text).tobytes()
-        for text in ("????", "Łódź", "сова", "γλαύ", "鹪鹩鸟类", "みそさざ", "굴뚝새속")
-    ]
+    drawn = [heading(text).tobytes() for text in ("????", "Łódź", "сова", "γλαύ", "鹪鹩鸟类", "みそさざ", "굴뚝새속")]
     assert len(set(drawn)) == len(drawn)
     # Composed and decomposed letters look the same.
     assert heading("é").tobytes() == heading("e\u0301").tobytes()
 
 
-@pytest.mark.parametrize(
-    "label", ["two\nlines\there", "\u202eright to left", "bytes \udce9\udcff", "\0", "🐦"]
-)
+@pytest.mark.parametrize("label", ["two\nlines\there", "\u202eright to left", "bytes \udce9\udcff", "\0", "🐦"])
 def test_hostile_labels_are_drawn(label: str) -> None:
     assert (heading(label) < 100).any()
 

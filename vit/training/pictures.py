@@ -37,7 +37,7 @@ PANELS = (
 
 
 def draw_curves(metrics_csv: str | os.PathLike[str], out: str | os.PathLike[str]) -> list[str]:
-    """Draws loss, accuracy and learning rate against the step, from the metrics.csv of Lightning's CSVLogger.
+    """Draws loss, accuracy and learning rate against the step, from the metrics.csv of a run.
 
     Columns are told by their names (train_loss, val_top1, lr-AdamW); others are left out, and so is a panel
     without a column. Empty cells are skipped. A step that a resumed run wrote again counts with its last
