@@ -162,7 +162,7 @@ def _message(error: Exception, name: str) -> str:
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         where = f" {error.filename}" if error.filename else ""
-        return f"the system refused{where}: {error.strerror}.\nSee that the disk has room and the folder can be written."
+        return f"the system refused{where}: {error.strerror}.\nSee that the disk has room, and who may write there."
     return f"{what}\nThis is a bug or an unusual input; run again with --debug for the traceback."
 
 
