@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForImageClassification, ViTConfig
 
-from vit.checkpoints.timm import from_ours
+from vit.checkpoints.canonical import from_ours
 from vit.models.classifier import Classifier
 
 
@@ -13,7 +13,7 @@ def timm_twin(ours: Classifier, variant: str) -> nn.Module:
     """timm's `vit_VARIANT_patch16_224` for our image size, holding our weights; in evaluation mode."""
     height, width = ours.encoder.architecture["image_size"]
     twin = timm.create_model(f"vit_{variant}_patch16_224", img_size=(height, width), num_classes=ours.num_classes)
-    twin.load_state_dict(from_ours(ours.state_dict()))
+    twin.load_state_dict(from_ours(ours.state_dict(), ours.pool))
     return twin.eval()
 
 

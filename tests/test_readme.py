@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import cli
 import vit
-from vit.checkpoints import timm
+from vit.checkpoints import canonical
 from vit.models.classifier import Classifier
 from vit.models.encoder import image_encoder
 from vit.models.variants import variant
@@ -45,7 +45,7 @@ def folder_of_a_user(tmp_path, monkeypatch):
                 pixels = np.clip(rng.normal(colour, 30, (40, 48, 3)), 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(tmp_path / "photos" / split / label / f"{number}.jpg")
     encoder = image_encoder(image_size=(32, 32), patch_size=(8, 8), **variant("pico"))
-    save_file(timm.from_ours(Classifier(encoder, 0).state_dict()), tmp_path / "vit.safetensors")
+    save_file(canonical.from_ours(Classifier(encoder, 0).state_dict(), "class"), tmp_path / "vit.safetensors")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -122,7 +122,7 @@ def test_without_a_class_token_the_mean_is_read(file, timm_vit):
     ("rename", "count"),
     [(("blocks.1.norm1.weight", None), "1 missing: encoder.blocks.1.norm1.weight"),
      (("blocks.0.mlp.fc1.weight", None), "blocks.0.mlp.fc1.weight"),
-     (("norm.weight", "fc_norm.weight"), "1 missing: encoder.norm.weight\n1 unexpected: fc_norm.weight"),
+     (("norm.weight", "fc_norm.weight"), "2 missing: encoder.norm.weight, fc_norm.bias"),
      ((None, "head_dist.weight"), "1 unexpected: head_dist.weight"),
      ((None, "blocks.7.norm1.weight"), "blocks.7.norm1.weight"),
      ((None, "blocks.some.thing"), "blocks.some.thing"),

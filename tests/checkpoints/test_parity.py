@@ -8,7 +8,7 @@ import torch
 from timm.layers import SwiGLUPacked
 from torch import nn
 
-from vit.checkpoints.timm import HEADS_BY_WIDTH
+from vit.checkpoints.canonical import HEADS_BY_WIDTH
 
 # Keywords of timm's model; options of `vit.load` that no file can tell.
 MODELS = {

@@ -12,7 +12,8 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from vit.checkpoints import timm
+from vit.checkpoints import canonical
+from vit.checkpoints.sources.source import Facts
 from vit.foundation import UserError, atomic_write
 from vit.models.classifier import Classifier
 
@@ -25,7 +26,7 @@ def write_folder(model: Classifier, folder: Path) -> None:
 
     The config goes last: a folder that was cut short between the two is refused by its sha256, never half-read.
     """
-    tensors = timm.from_ours({name: value.cpu() for name, value in model.state_dict().items()})
+    tensors = canonical.from_ours({name: value.cpu() for name, value in model.state_dict().items()}, model.pool)
     with atomic_write(folder / WEIGHTS) as temporary:
         save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, {"format": "pt"})
         digest = sha256(temporary)
@@ -42,30 +43,38 @@ def write_folder(model: Classifier, folder: Path) -> None:
         temporary.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The config of a model folder, its weights checked against the stored sha256.
+def facts(folder: Path, config: dict[str, Any]) -> Facts:
+    """What the config of a model folder says, the weights checked against the stored sha256.
 
     Raises:
-        UserError: when the folder is no model folder, or its weights are not those it was written with.
+        UserError: when the config is none of a model folder, or the weights are not those it was written with.
     """
-    config_path, weights_path = folder / CONFIG, folder / WEIGHTS
-    for path in (config_path, weights_path):
-        if not path.is_file():
-            raise UserError(f"{folder} is no model folder: it has no {path.name}.\nGive the `model` folder of a run.")
+    weights = folder / WEIGHTS
     try:
-        config = json.loads(config_path.read_text(encoding="utf-8"))
         expected = config["weights_sha256"]
         for name, kind in (("architecture", dict), ("preprocessing", dict), ("pool", str), ("labels", list)):
             if not isinstance(config[name], kind):
                 raise TypeError(f"{name} is {config[name]!r}")
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{config_path} is not the config of a model folder: {error!r}") from None
-    if (found := sha256(weights_path)) != expected:
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder / CONFIG} is not the config of a model folder: {error!r}") from None
+    if not weights.is_file():
+        raise UserError(f"{folder} is no model folder: it has no {WEIGHTS}.\nGive the `model` folder of a run.")
+    if (found := sha256(weights)) != expected:
         raise UserError(
-            f"{weights_path} is damaged: its sha256 is {found[:12]}..., its config says {expected[:12]}...\n"
+            f"{weights} is damaged: its sha256 is {found[:12]}..., its config says {expected[:12]}...\n"
             "Copy the model folder again."
         )
-    return config
+    return Facts(
+        encoder=_with_tuples(config["architecture"]),
+        pool=config["pool"],
+        labels=tuple(config["labels"]),
+        preprocessing=_with_tuples(config["preprocessing"]),
+    )
+
+
+def _with_tuples(options: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows lists only."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
 
 
 def sha256(path: Path) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vit.foundation import UserError, nearest
+from vit.models.classifier import IMAGENET_MEAN, IMAGENET_STD
 
 HUB = ("huggingface.co", 443)
 SECONDS_TO_CONNECT = 1.0
@@ -41,3 +42,14 @@ def fetch_timm(name: str) -> tuple[Path, dict[str, Any]]:
         return Path(hf_hub_download(repository, file)), config.to_dict()
     except OSError as error:
         raise UserError(f"timm:{name} can't be downloaded: {str(error).splitlines()[0]}\nTry again later.") from None
+
+
+def timm_preprocessing(config: dict[str, Any]) -> dict[str, Any]:
+    """Keywords of `Preprocessing` from timm's pretrained config."""
+    return {
+        "mean": tuple(config.get("mean", IMAGENET_MEAN)),
+        "std": tuple(config.get("std", IMAGENET_STD)),
+        "interpolation": config.get("interpolation", "bicubic"),
+        "resize_mode": "crop",
+        "crop_pct": config.get("crop_pct", 1.0),
+    }

@@ -1,17 +1,19 @@
 """Load anything: read, recognise, rename, resize, merge strictly, report every key."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from vit.checkpoints import folder, hub, timm
-from vit.checkpoints.read import read_tensors
+from vit.checkpoints import canonical
+from vit.checkpoints.content import Content, read
+from vit.checkpoints.sources import SOURCES, Source, Tensors, recognise
 from vit.foundation import UserError
 from vit.layers.positions import resize_positions
-from vit.models.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, Preprocessing
+from vit.models.classifier import Classifier, Preprocessing
 from vit.models.encoder import image_encoder
 
 
@@ -20,31 +22,21 @@ class LoadReport:
     """What happened to each key, and what was assumed because the file does not say it."""
 
     source: str
+    layout: str
     matched: int = 0
     resized: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """The report for people, a line a subject."""
-        lines = [f"{self.source}: {self.matched} tensors loaded"]
-        subjects = {"resized": self.resized, "left out": self.dropped, "assumed": self.assumed}
+        lines = [f"{self.source}: {self.matched} tensors loaded, named as {self.layout} does"]
+        subjects = {"resized": self.resized, "left out": self.dropped, "assumed": self.assumed, "note": self.notes}
         return lines + [f"  {name}: {', '.join(items)}" for name, items in subjects.items() if items]
 
 
-@dataclass(frozen=True)
-class Content:
-    """A checkpoint as it was found, before a model is built of it."""
-
-    source: str
-    tensors: dict[str, Tensor]
-    known: dict[str, Any]  # keywords of image_encoder that a sidecar told
-    pool: str | None = None
-    labels: tuple[str, ...] = ()
-    preprocessing: dict[str, Any] = field(default_factory=dict)
-
-
-def load(source: str | Path, **options: Any) -> Classifier:
+def load(source: str | Path | nn.Module, **options: Any) -> Classifier:
     """The model of a checkpoint: a .safetensors or .pth file, a model folder or `timm:NAME`.
 
     Options are those of `load_with_report`, which also says what happened to each key.
@@ -56,7 +48,7 @@ def load(source: str | Path, **options: Any) -> Classifier:
 
 
 def load_with_report(
-    source: str | Path,
+    source: str | Path | nn.Module,
     *,
     image_size: tuple[int, int] | None = None,
     pool: str | None = None,
@@ -73,84 +65,69 @@ def load_with_report(
         architecture: `num_heads`, `act`, `norm_eps`, `pos_interpolation`, where the checkpoint does not say.
     """
     content = read(source)
-    _refuse_unknown(content)
+    origin = _recognised(content)
+    converted = origin.convert(content.tensors)
     _refuse_nonfinite(content)
-    known = {**content.known, **{name: value for name, value in architecture.items() if value is not None}}
-    keywords, assumed = timm.architecture(content.tensors, known, image_size=image_size)
-    report = LoadReport(content.source, assumed=assumed)
+    told = {name: value for name, value in architecture.items() if value is not None}
+    known = {**converted.known, **content.facts.encoder, **told}
+    keywords, assumed = canonical.architecture(converted.tensors, known, origin.assumes, image_size=image_size)
+    report = LoadReport(content.name, origin.name, dropped=list(converted.left_out), assumed=assumed)
+    report.notes += content.facts.notes
     patch_size = keywords["patch_size"]
     grid = (keywords["image_size"][0] // patch_size[0], keywords["image_size"][1] // patch_size[1])
-    state = timm.to_ours(content.tensors, grid)
     keywords["image_size"] = image_size or keywords["image_size"]
-    given_pool = content.pool or ("class" if keywords["class_token"] else "mean")
+    given_pool = content.facts.pool or converted.pool or canonical.pooling(converted.tensors)
+    state = canonical.to_ours(converted.tensors, grid)
     if pool not in (None, given_pool):
-        report.dropped += [name for name in state if name.startswith("head.")]
-        state = {name: value for name, value in state.items() if not name.startswith("head.")}
-    has_head = "head.weight" in state
-    try:
-        with torch.device("meta"):  # no time and memory for random weights that are replaced at once
-            model = Classifier(
-                image_encoder(**keywords, drop_path=drop_path),
-                state["head.weight"].shape[0] if has_head else 0,
-                pool=pool or given_pool,
-                labels=content.labels if has_head else (),
-                preprocessing=Preprocessing(**{**content.preprocessing, "image_size": tuple(keywords["image_size"])}),
-            )
-    except (TypeError, ValueError) as error:  # an option or a config that no model can have
-        raise UserError(f"{content.source} can't be built: {error}") from None
+        state = _without_head(state, report)
+    model = _build(content, keywords, drop_path, pool or given_pool, state)
     _fit_positions(state, grid, model.encoder.grid, keywords["pos_interpolation"], report)
     _merge_strictly(model, state, report)
     return model, report
 
 
-def read(source: str | Path) -> Content:
-    """The tensors of a checkpoint and all that stands beside them."""
-    name = str(source)
-    if name.startswith("timm:"):
-        path, config = hub.fetch_timm(name.removeprefix("timm:"))
-        return Content(name, read_tensors(path), {}, preprocessing=_timm_preprocessing(config))
-    path = Path(source)
-    if not path.is_dir():
-        return Content(name, read_tensors(path), {})
-    config = folder.read_config(path)
-    known = {key: tuple(value) if isinstance(value, list) else value for key, value in config["architecture"].items()}
-    preprocessing = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in config["preprocessing"].items()
-    }
-    return Content(
-        name,
-        read_tensors(path / folder.WEIGHTS),
-        known,
-        config["pool"],
-        tuple(config["labels"]),
-        preprocessing,
-    )
-
-
-def _timm_preprocessing(config: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "mean": tuple(config.get("mean", IMAGENET_MEAN)),
-        "std": tuple(config.get("std", IMAGENET_STD)),
-        "interpolation": config.get("interpolation", "bicubic"),
-        "resize_mode": "crop",
-        "crop_pct": config.get("crop_pct", 1.0),
-    }
-
-
-def _refuse_unknown(content: Content) -> None:
-    if not timm.recognises(content.tensors):
+def _recognised(content: Content) -> Source:
+    found = recognise(content.tensors)
+    if found is None:
         raise UserError(
-            f"{content.source} is no Vision Transformer that is known here; it has {len(content.tensors)} tensors.\n"
+            f"{content.name} is no Vision Transformer that is known here; it has {len(content.tensors)} tensors.\n"
             f"Its first names are {', '.join(list(content.tensors)[:3])}.\n"
-            "Allowed are weights under timm's names, and model folders."
+            f"Allowed are weights as {', '.join(source.name for source in SOURCES)} name them."
         )
+    return found
+
+
+def _without_head(state: Tensors, report: LoadReport) -> Tensors:
+    """The encoder's tensors: what another pooling gave the head to read is not what this head has learned."""
+    report.dropped += [name for name in state if not name.startswith("encoder.")]
+    return {name: value for name, value in state.items() if name.startswith("encoder.")}
+
+
+def _build(
+    content: Content, keywords: dict[str, Any], drop_path: float, pool: str, state: Mapping[str, Tensor]
+) -> Classifier:
+    """The model that the state is for, on the meta device: no time and memory for random weights."""
+    has_head = "head.weight" in state
+    prepared = {**content.facts.preprocessing, "image_size": tuple(keywords["image_size"])}
+    try:
+        with torch.device("meta"):
+            return Classifier(
+                image_encoder(**keywords, drop_path=drop_path),
+                state["head.weight"].shape[0] if has_head else 0,
+                pool=pool,
+                fc_norm="fc_norm.weight" in state,
+                labels=content.facts.labels if has_head else (),
+                preprocessing=Preprocessing(**prepared),
+            )
+    except (TypeError, ValueError) as error:  # an option or a config that no model can have
+        raise UserError(f"{content.name} can't be built: {error}") from None
 
 
 def _refuse_nonfinite(content: Content) -> None:
     bad = [name for name, value in content.tensors.items() if not torch.isfinite(value).all()]
     if bad:
         raise UserError(
-            f"{content.source} has NaN or infinite weights in {len(bad)} of {len(content.tensors)} tensors.\n"
+            f"{content.name} has NaN or infinite weights in {len(bad)} of {len(content.tensors)} tensors.\n"
             f"The first is {bad[0]}. Take an earlier checkpoint of the run that wrote it."
         )
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vit.layers.pooling import AttentionPool
 from vit.models.encoder import Encoder, init_weights
 
-POOLS = ("class", "mean", "class+mean")
+POOLS = ("class", "mean", "class+mean", "class+dist", "attention")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -41,7 +42,10 @@ class Classifier(nn.Module):
     Args:
         encoder: images to tokens.
         num_classes: outputs of the head; 0 for none, and the pooled vector comes out.
-        pool: "class" (the class token), "mean" (of the patches' tokens), or "class+mean" (both, side by side).
+        pool: "class" (the class token), "mean" (of the patches' tokens), "class+mean" (both, side by side), "class+dist"
+            (class and distillation tokens side by side: DeiT's mean of two heads is one head that reads both), or
+            "attention" (a learned query asks all tokens, see `AttentionPool`).
+        fc_norm: whether the pooled vector is layer-normalised, as where the mean of tokens that are not is read.
         labels: names of the classes, in order.
         preprocessing: what the images went through before they come here.
     """
@@ -52,6 +56,7 @@ class Classifier(nn.Module):
         num_classes: int,
         *,
         pool: str = "class",
+        fc_norm: bool = False,
         labels: Sequence[str] = (),
         preprocessing: Preprocessing | None = None,
     ):
@@ -60,6 +65,8 @@ class Classifier(nn.Module):
             raise ValueError(f"pool is {pool!r}; allowed are {', '.join(POOLS)}")
         if "class" in pool and encoder.embed.cls_token is None:
             raise ValueError(f"pool is {pool!r}, but the encoder has no class token; try pool='mean'")
+        if "dist" in pool and encoder.embed.dist_token is None:
+            raise ValueError(f"pool is {pool!r}, but the encoder has no distillation token; try pool='class'")
         if labels and len(labels) != num_classes:
             raise ValueError(f"{len(labels)} labels for {num_classes} classes; there must be one each")
         self.encoder = encoder
@@ -67,7 +74,13 @@ class Classifier(nn.Module):
         self.num_classes = num_classes
         self.labels = tuple(labels)
         self.preprocessing = preprocessing or Preprocessing(encoder.architecture["image_size"])
-        self.num_features = encoder.embed_dim * (2 if pool == "class+mean" else 1)
+        self.num_features = encoder.embed_dim * (2 if "+" in pool else 1)
+        self.attn_pool = self._new_attn_pool() if pool == "attention" else None
+        self.fc_norm = (
+            nn.LayerNorm(self.num_features, eps=encoder.architecture.get("norm_eps", 1e-6))
+            if fc_norm
+            else nn.Identity()
+        )
         self.head = self._new_head(num_classes)
 
     def reset_head(self, labels: Sequence[str]) -> None:
@@ -80,15 +93,34 @@ class Classifier(nn.Module):
         init_weights(head)
         return head
 
+    def _new_attn_pool(self) -> AttentionPool:
+        shape = self.encoder.architecture
+        pool = AttentionPool(
+            shape["embed_dim"],
+            shape["num_heads"],
+            mlp_ratio=shape.get("mlp_ratio", 4.0),
+            act=shape["act"],
+            norm_eps=shape["norm_eps"],
+        )
+        pool.apply(init_weights)
+        return pool
+
     @property
     def read(self) -> int | None:
         """How many of the encoder's first tokens the pooling looks at; None for all."""
-        return 1 if self.pool == "class" else None
+        return {"class": 1, "class+dist": 2}.get(self.pool)
 
     def pooled(self, tokens: Tensor) -> Tensor:
         """(B, N, D) tokens, or only the first `read` of them -> (B, num_features), what the head reads."""
+        return self.fc_norm(self._pool(tokens))
+
+    def _pool(self, tokens: Tensor) -> Tensor:
+        if self.attn_pool is not None:
+            return self.attn_pool(tokens)
         if self.pool == "class":
             return tokens[:, 0]
+        if self.pool == "class+dist":
+            return tokens[:, :2].flatten(1)
         mean = tokens[:, self.encoder.num_prefix_tokens :].mean(dim=1)
         return mean if self.pool == "mean" else torch.cat([tokens[:, 0], mean], dim=1)
 
@@ -96,7 +128,15 @@ class Classifier(nn.Module):
         return self.head(self.pooled(self.encoder(images, read=self.read)))
 
     def readout(self, num_tokens: int) -> Tensor:
-        """(num_tokens,) how much of each token the pooled vector is: the start of a walk. Sums to 1."""
+        """(num_tokens,) how much of each token the pooled vector is: the start of a walk. Sums to 1.
+
+        Of class and distillation token it is the class token alone.
+
+        Raises:
+            ValueError: for attention pooling, where it differs from image to image.
+        """
+        if self.pool == "attention":
+            raise ValueError("the readout of attention pooling is no property of the model: each image has its own")
         readout = torch.zeros(num_tokens)
         prefix = self.encoder.num_prefix_tokens
         if "mean" in self.pool:

@@ -24,6 +24,8 @@ class ImageEmbed(nn.Module):
         image_size: pixels (height, width) that the positions are learned for; other sizes resize them.
         class_token, dist_token, num_registers: which prefix tokens there are.
         pos_interpolation: the filter that resizes positions, see `vit.layers.positions`.
+        patch_bias: whether the projection of the patches has one.
+        embed_norm: whether the tokens are layer-normalised, as in CLIP; with `norm_eps`.
     """
 
     def __init__(
@@ -37,17 +39,21 @@ class ImageEmbed(nn.Module):
         dist_token: bool = False,
         num_registers: int = 0,
         pos_interpolation: str = "bicubic_antialias",
+        patch_bias: bool = True,
+        embed_norm: bool = False,
+        norm_eps: float = 1e-6,
     ):
         super().__init__()
         if pos_interpolation not in INTERPOLATIONS:
             raise ValueError(f"pos_interpolation is {pos_interpolation!r}; allowed are {', '.join(INTERPOLATIONS)}")
-        self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
+        self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim, bias=patch_bias)
         self.grid = self.patch_embed.grid(*image_size)
         self.pos_interpolation = pos_interpolation
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None
         self.dist_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if dist_token else None
         self.reg_token = nn.Parameter(torch.zeros(1, num_registers, embed_dim)) if num_registers else None
         self.pos_embed = nn.Parameter(torch.zeros(1, self.grid[0] * self.grid[1], embed_dim))
+        self.norm = nn.LayerNorm(embed_dim, eps=norm_eps) if embed_norm else nn.Identity()
 
     @property
     def num_prefix_tokens(self) -> int:
@@ -62,7 +68,7 @@ class ImageEmbed(nn.Module):
         positions = resize_positions(self.pos_embed, self.grid, grid, self.pos_interpolation)
         patches = self.patch_embed(images) + positions
         prefix = [token.to(patches.dtype).expand(len(images), -1, -1) for token in self._prefix()]
-        return torch.cat([*prefix, patches], dim=1)
+        return self.norm(torch.cat([*prefix, patches], dim=1))
 
 
 class Encoder(nn.Module):
@@ -152,6 +158,8 @@ def image_encoder(
     dist_token: bool = False,
     num_registers: int = 0,
     pos_interpolation: str = "bicubic_antialias",
+    patch_bias: bool = True,
+    embed_norm: bool = False,
     drop_path: float = 0.0,
     act: str = "gelu",
     norm_eps: float = 1e-6,
@@ -168,6 +176,8 @@ def image_encoder(
         "dist_token": dist_token,
         "num_registers": num_registers,
         "pos_interpolation": pos_interpolation,
+        "patch_bias": patch_bias,
+        "embed_norm": embed_norm,
     }
     stack_options = {
         "embed_dim": embed_dim,
@@ -179,7 +189,7 @@ def image_encoder(
     }
     sizes = {"image_size": tuple(image_size), "patch_size": tuple(patch_size)}
     encoder = Encoder(
-        ImageEmbed(sizes["image_size"], sizes["patch_size"], embed_dim, **embed_options),  # type: ignore[arg-type]
+        ImageEmbed(sizes["image_size"], sizes["patch_size"], embed_dim, norm_eps=norm_eps, **embed_options),  # type: ignore[arg-type]
         drop_path=drop_path,
         architecture={**sizes, **stack_options, **embed_options},
         **stack_options,

@@ -1,8 +1,9 @@
-"""timm's Vision Transformers (`vit_*`, `deit_*`, DINOv2): recognised by their keys, both ways by one table.
+"""The canonical layout of weights, timm's names: every source becomes it, model folders keep it, and it becomes ours.
 
-The names are also those of our own model folders.
+What the tensors say about the architecture is read here, once for all sources.
 """
 
+from collections.abc import Mapping
 from math import isqrt
 from typing import Any
 
@@ -18,8 +19,14 @@ KEY_TABLE = (
     ("encoder.embed.dist_token", "dist_token"),
     ("encoder.embed.reg_token", "reg_token"),
     ("encoder.embed.pos_embed", "pos_embed"),
+    ("encoder.embed.norm.", "norm_pre."),
     ("encoder.blocks.", "blocks."),
     ("encoder.norm.", "norm."),
+    ("attn_pool.attn.", "attn_pool."),
+    ("attn_pool.norm.", "attn_pool.norm."),
+    ("attn_pool.mlp.", "attn_pool.mlp."),
+    ("attn_pool.latent", "attn_pool.latent"),
+    ("fc_norm.", "fc_norm."),
     ("head.", "head."),
 )
 
@@ -38,13 +45,12 @@ REQUIRED = {
 OPTIONAL = {"cls_token": 3, "dist_token": 3, "reg_token": 3, "head.weight": 2}
 
 
-def recognises(tensors: dict[str, Tensor]) -> bool:
-    """Whether the keys are those of a timm Vision Transformer."""
-    return {"patch_embed.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight"} <= tensors.keys()
-
-
 def to_ours(tensors: dict[str, Tensor], grid: tuple[int, int]) -> dict[str, Tensor]:
-    """timm's state dict under our names, the positions of prefix tokens added into those tokens."""
+    """The canonical state dict under our names.
+
+    The positions of prefix tokens are added into those tokens, DeiT's two heads become the one that is their mean,
+    and the two projections of an attention pool become one.
+    """
     tensors = dict(tensors)
     prefix = tensors["pos_embed"].shape[1] - grid[0] * grid[1]
     if prefix:
@@ -53,17 +59,51 @@ def to_ours(tensors: dict[str, Tensor], grid: tuple[int, int]) -> dict[str, Tens
         names = [name for name in ("cls_token", "dist_token") if name in tensors]
         for index, name in enumerate(names[:prefix]):
             tensors[name] = tensors[name] + positions[:, index : index + 1]
+    if has_two_heads(tensors):
+        heads = tensors["head.weight"], tensors.pop("head_dist.weight")
+        tensors["head.weight"] = torch.cat(heads, dim=1) / 2
+        tensors["head.bias"] = (tensors["head.bias"] + tensors.pop("head_dist.bias")) / 2
+    for kind in ("weight", "bias"):
+        if {f"attn_pool.q.{kind}", f"attn_pool.kv.{kind}"} <= tensors.keys():
+            both = tensors.pop(f"attn_pool.q.{kind}"), tensors.pop(f"attn_pool.kv.{kind}")
+            tensors[f"attn_pool.qkv.{kind}"] = torch.cat(both)
     return {rename(name, to=0): value for name, value in tensors.items()}
 
 
-def from_ours(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict under timm's names; the prefix tokens' positions are zero, being in the tokens already."""
+def from_ours(state: dict[str, Tensor], pool: str) -> dict[str, Tensor]:
+    """Our state dict under the canonical names; the positions of prefix tokens are zero, being in the tokens already."""
     tensors = {rename(name, to=1): value for name, value in state.items()}
     prefix = sum(1 for name in ("cls_token", "dist_token") if name in tensors)
     if prefix and "reg_token" not in tensors:
         positions = tensors["pos_embed"]
         tensors["pos_embed"] = torch.cat([positions.new_zeros(1, prefix, positions.shape[2]), positions], dim=1)
+    if pool == "class+dist" and "head.weight" in tensors:
+        tensors["head.weight"], tensors["head_dist.weight"] = (2 * tensors["head.weight"]).chunk(2, dim=1)
+        tensors["head_dist.bias"] = tensors["head.bias"]
+    for kind in ("weight", "bias"):
+        if f"attn_pool.qkv.{kind}" in tensors:
+            q, k, v = tensors.pop(f"attn_pool.qkv.{kind}").chunk(3)
+            tensors[f"attn_pool.q.{kind}"], tensors[f"attn_pool.kv.{kind}"] = q, torch.cat([k, v])
     return tensors
+
+
+def pooling(tensors: dict[str, Tensor]) -> str:
+    """What the head reads, as far as the tensors tell: see `Classifier`."""
+    if "attn_pool.latent" in tensors:
+        return "attention"
+    if has_two_heads(tensors):
+        return "class+dist"
+    if "cls_token" not in tensors or ("fc_norm.weight" in tensors and "norm.weight" not in tensors):
+        return "mean"
+    width = tensors["patch_embed.proj.weight"].shape[0]
+    return "class+mean" if "head.weight" in tensors and tensors["head.weight"].shape[1] == 2 * width else "class"
+
+
+def has_two_heads(tensors: dict[str, Tensor]) -> bool:
+    """Whether a distilled model's second head is there, whole and as large as the first."""
+    pairs = [("head.weight", "head_dist.weight"), ("head.bias", "head_dist.bias")]
+    names = {name for pair in pairs for name in pair} | {"dist_token"}
+    return names <= tensors.keys() and all(tensors[a].shape == tensors[b].shape for a, b in pairs)
 
 
 def rename(name: str, *, to: int) -> str:
@@ -75,12 +115,17 @@ def rename(name: str, *, to: int) -> str:
 
 
 def architecture(
-    tensors: dict[str, Tensor], known: dict[str, Any], *, image_size: tuple[int, int] | None = None
+    tensors: dict[str, Tensor],
+    known: Mapping[str, Any],
+    assumed: Mapping[str, Any],
+    *,
+    image_size: tuple[int, int] | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """The keywords of `image_encoder` that fit the tensors, and what had to be assumed.
 
     Args:
         known: keywords that a sidecar or the user gave; they win over what the tensors suggest.
+        assumed: keywords that the source's models have as a rule.
         image_size: pixels (height, width) that the user wants; tells the grid where nothing else does.
 
     Raises:
@@ -107,8 +152,12 @@ def architecture(
         "qkv_bias": "blocks.0.attn.qkv.bias" in tensors,
         "qk_norm": "blocks.0.attn.q_norm.weight" in tensors,
         "init_values": 1e-5 if "blocks.0.ls1.gamma" in tensors else None,
+        # What a family leaves out goes with something that it has instead; else its absence is damage.
+        "patch_bias": "patch_embed.proj.bias" in tensors or "norm_pre.weight" not in tensors,
+        "embed_norm": "norm_pre.weight" in tensors,
+        "final_norm": not ({"norm.weight", "norm.bias"}.isdisjoint(tensors) and "fc_norm.weight" in tensors),
     }
-    assumed = {"norm_eps": 1e-6, "act": "gelu", "pos_interpolation": "bicubic_antialias"}
+    assumed = {"norm_eps": 1e-6, "act": "gelu", "pos_interpolation": "bicubic_antialias", **assumed}
     if embed_dim in HEADS_BY_WIDTH:
         assumed["num_heads"] = HEADS_BY_WIDTH[embed_dim]
     elif "num_heads" not in known:
