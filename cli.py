@@ -83,9 +83,15 @@ def train(
         temporary.write_text(config, encoding="utf-8")
     moves = asdict(optim)
     clip_grad = moves.pop("clip_grad")
-    task = ClassificationTask(network, seed=seed, names=module.names("train"), **moves)
-    result = fit(task, module, folder, clip_grad=clip_grad, device=device, resume=resume, **asdict(trainer))
+    length = asdict(trainer)
+    skip_bad_steps = length.pop("skip_bad_steps")
+    task = ClassificationTask(
+        network, seed=seed, names=module.names("train"), skip_bad_steps=skip_bad_steps, **moves
+    )
+    result = fit(task, module, folder, clip_grad=clip_grad, device=device, resume=resume, **length)
     tell_skipped(result.skipped, folder)
+    if result.bad_steps:
+        say(f"{result.bad_steps} steps were left out: their loss or gradient was not finite")
     say(f"best top-1 {result.best_top1:.1%} in epoch {result.best_epoch}, last {result.last_top1:.1%}")
     say(f"model: {folder / 'model'}   curves: {folder / 'curves.png'}")
 

@@ -52,6 +52,9 @@ class EpochSampler(Sampler[Draw]):
 
     Shuffled, the order is a pure function of (seed, epoch); Lightning calls `set_epoch` before each epoch,
     also after a resume. Unshuffled, for evaluation, it is 0, 1, 2 ... of epoch 0 always.
+
+    `start` is how many samples the next iteration, and it alone, leaves out at its beginning: those of an epoch
+    that was stopped in its midst.
     """
 
     def __init__(self, length: int, *, seed: int = 0, shuffle: bool = False) -> None:
@@ -59,6 +62,7 @@ class EpochSampler(Sampler[Draw]):
         self.seed = seed
         self.shuffle = shuffle
         self.epoch = 0
+        self.start = 0
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch of the next iteration."""
@@ -73,6 +77,7 @@ class EpochSampler(Sampler[Draw]):
             order = np.random.default_rng(np.random.SeedSequence((self.seed, epoch))).permutation(self.length)
         else:
             order = np.arange(self.length)
+        order, self.start = order[self.start :], 0
         return (Draw(epoch, int(index)) for index in order)
 
 
@@ -108,7 +113,8 @@ def labelled_batch(image_size: tuple[int, int]) -> dict[str, torch.Tensor]:
 
 
 class SampleLoader(DataLoader):
-    """A DataLoader whose failures are told to the user in the main process, in a few lines.
+    """A DataLoader that can go on in the midst of an epoch, and whose failures are told to the user in the main
+    process, in a few lines.
 
     Args:
         dataset: gives a dict, or Skipped, for a Draw.
@@ -123,12 +129,26 @@ class SampleLoader(DataLoader):
     def __init__(self, dataset: Dataset, *, strict: bool = False, **keywords: Any) -> None:
         self.strict = strict
         self._noted = False
+        self._start = self._given = 0  # batches left out at the next epoch's beginning; given in the present one
         super().__init__(dataset, **keywords)
 
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of the present epoch were given: 0 between epochs."""
+        return {"batches": self._given % len(self)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Begins the next epoch behind the batches that were given."""
+        self._start = state["batches"]
+
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        # Nothing happens before the first batch is asked for: Lightning makes the iterator, then sets the epoch.
+        assert isinstance(self.sampler, EpochSampler)
+        self.sampler.start = self._start * (self.batch_size or 1)
+        self._given, self._start = self._start, 0
         batches = super().__iter__()
         try:
             for batch in batches:
+                self._given += 1
                 yield self._checked(batch)
         except Exception as error:
             self._iterator = None
@@ -166,8 +186,7 @@ def sample_loader(
     cores less one, at most 8; there are never more workers than batches.
     """
     length = len(dataset)  # type: ignore[arg-type]
-    workers = num_workers if num_workers >= 0 else min(available_cores() - 1, 8)
-    workers = min(workers, -(-length // batch_size))
+    workers = min(reading_processes(num_workers), -(-length // batch_size))
     parallel: dict[str, Any] = {}
     if workers > 0:
         parallel = {
@@ -188,6 +207,11 @@ def sample_loader(
         generator=torch.Generator(),  # otherwise each iteration draws from the global generator
         **parallel,
     )
+
+
+def reading_processes(num_workers: int) -> int:
+    """The processes that `num_workers` means."""
+    return num_workers if num_workers >= 0 else min(available_cores() - 1, 8)
 
 
 def available_cores() -> int:

@@ -139,15 +139,21 @@ class TrainerOptions:
         max_epochs: passes over the training images.
         precision: auto takes bf16 where the processor has it in hardware, else fp32.
         accumulate: batches whose gradients are added up before a step.
+        checkpoint_minutes: at most so much work is done again when the run is killed and resumed.
+        skip_bad_steps: steps in a row that are left out when their loss or gradient is not finite; one more ends the run.
     """
 
     max_epochs: int = 10
     precision: Precision = "auto"
     accumulate: int = 1
+    checkpoint_minutes: float = 5.0
+    skip_bad_steps: int = 0
 
     def __post_init__(self) -> None:
         check_range("trainer.max_epochs", self.max_epochs, 1)
         check_range("trainer.accumulate", self.accumulate, 1)
+        check_range("trainer.checkpoint_minutes", self.checkpoint_minutes, 0)
+        check_range("trainer.skip_bad_steps", self.skip_bad_steps, 0)
 
 
 @dataclass(frozen=True)

@@ -218,10 +218,53 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_images(tmp_path: P
     data = Data(8, 4)
     data.dataset.images[6] = value
     learned = task(names=[f"{index}.png" for index in range(8)])
-    with pytest.raises(UserError, match=r"The loss became nan in epoch 1") as error:
+    with pytest.raises(UserError, match=r"loss became nan in epoch 1") as error:
         train(learned, data, tmp_path)
     assert "4.png, 5.png, 6.png, 7.png" in str(error.value)
     assert len(str(error.value).splitlines()) <= 5
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_bad_steps_are_left_out_whole_and_counted(tmp_path: Path, value: float) -> None:
+    """Image 6 is bad: the second of three steps leaves every weight and moment as it was."""
+
+    class States(L.Callback):
+        def __init__(self) -> None:
+            self.found: list[dict[str, Tensor]] = []
+
+        def on_train_batch_end(
+            self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
+            assert isinstance(task, ClassificationTask)
+            moments = trainer.optimizers[0].state_dict()["state"]
+            kept = {f"{i} {name}": value.clone() for i, state in moments.items() for name, value in state.items()}
+            self.found.append({**weights(task), **kept})
+
+    data = Data(12, 4)
+    data.dataset.images[6] = value
+    states, learned = States(), task(skip_bad_steps=1)
+    train(learned, data, tmp_path, [states], max_epochs=1, limit_val_batches=1)
+    first, second, third = states.found
+    assert same(first, second)
+    assert not same(second, third)
+    assert (learned.bad_steps, learned.bad_in_a_row) == (1, 0)
+
+
+def test_more_bad_steps_in_a_row_than_allowed_end_the_run(tmp_path: Path) -> None:
+    data = Data(12, 4)
+    data.dataset.images[4:] = torch.nan
+    with pytest.raises(UserError, match=r"became nan in epoch 1 after 1 steps that were left out"):
+        train(task(skip_bad_steps=1), data, tmp_path)
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
+    class Spoil(L.Callback):
+        def on_after_backward(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+            next(weight for weight in task.parameters() if weight.grad is not None).grad.view(-1)[0] = torch.inf
+
+    learned = task(names=[f"{index}.png" for index in range(8)])
+    with pytest.raises(UserError, match=r"The gradient became inf in epoch 1; .*\n.*0.png, 1.png, 2.png, 3.png"):
+        train(learned, Data(8, 4), tmp_path, [Spoil()])
 
 
 def test_weights_that_are_lost_in_the_last_step_of_an_epoch_end_the_run_too(tmp_path: Path) -> None:
@@ -232,7 +275,7 @@ def test_weights_that_are_lost_in_the_last_step_of_an_epoch_end_the_run_too(tmp_
             if batch_idx == 1:
                 next(task.parameters()).data.fill_(torch.nan)
 
-    with pytest.raises(UserError, match=r"The loss became nan in epoch 1"):
+    with pytest.raises(UserError, match=r"loss became nan in epoch 1"):
         train(task(), Data(8, 4), tmp_path, [Lose()])
 
 

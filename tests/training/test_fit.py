@@ -24,7 +24,7 @@ from vit.checkpoints.load import load
 from vit.foundation import UserError
 from vit.models.classifier import Classifier
 from vit.models.encoder import image_encoder
-from vit.training import callbacks
+from vit.training import checkpoints
 from vit.training import fit as fit_module
 from vit.training.classification import ClassificationTask
 from vit.training.fit import FitResult, fit
@@ -32,6 +32,7 @@ from vit.training.fit import FitResult, fit
 ROOT = Path(__file__).parent.parent.parent
 EPOCHS = 4
 STEPS = 5  # an epoch
+BATCHES_VAL = 2
 SCORES = (0.25, 0.75, 0.5, 0.75)  # best in the second epoch: the fourth is no better, and has a higher loss
 LOSSES = (0.7, 0.5, 0.4, 0.6)
 
@@ -79,9 +80,9 @@ def task(seed: int = 0, kind: type[ClassificationTask] = Scripted) -> Classifica
     return kind(Classifier(encoder, 2, labels=["bright", "dark"]), lr=1e-2, weight_decay=0.1, seed=seed)
 
 
-def run(photos: Path, folder: Path, *, seed: int = 0, num_workers: int = 0, resume: bool = False) -> FitResult:
+def run(photos: Path, folder: Path, *, seed: int = 0, num_workers: int = 0, **options: Any) -> FitResult:
     module = data(photos, seed, num_workers)
-    return fit(task(seed), module, folder, max_epochs=EPOCHS, precision="fp32", device="cpu", resume=resume)
+    return fit(task(seed), module, folder, max_epochs=EPOCHS, precision="fp32", device="cpu", **options)
 
 
 def checkpoint(folder: Path, name: str = "last") -> dict[str, Any]:
@@ -135,7 +136,7 @@ def test_metrics_have_a_row_every_ten_steps_and_one_an_epoch(whole: tuple[Path, 
     assert column(folder, "val_loss") == pytest.approx(LOSSES)
     assert len(column(folder, "train_loss_epoch")) == len(column(folder, "train_top1")) == EPOCHS
     assert len(column(folder, "train_loss_step")) == 2
-    assert len(column(folder, "lr")) == len(rows)
+    assert len(column(folder, "lr")) == 2
 
 
 def test_tensorboard_has_the_curves(whole: tuple[Path, FitResult]) -> None:
@@ -170,7 +171,8 @@ def test_only_whole_files_are_left(whole: tuple[Path, FitResult]) -> None:
     folder, _ = whole
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     assert [name for name in files if not name.startswith("tensorboard")] == [
-        "checkpoints/best.ckpt", "checkpoints/last.ckpt", "curves.png", "metrics.csv",
+        "checkpoints/best.ckpt", "checkpoints/best.ckpt.sha256", "checkpoints/last.ckpt", "checkpoints/last.ckpt.sha256",
+        "curves.png", "metrics.csv",
         "model/config.json", "model/model.safetensors",
     ]  # fmt: skip
 
@@ -226,11 +228,11 @@ def stop_at(call: int, function: Callable[..., Any], *, before: bool = False) ->
 # Where a run is stopped: (owner, function, the number of its call, before or after its work), and how many epochs are
 # left to be done then.
 STOPS = {
-    "after the checkpoint of epoch 1": (callbacks.CheckpointWriter, "on_train_epoch_end", 1, False, 3),
-    "after the checkpoint of epoch 3": (callbacks.CheckpointWriter, "on_train_epoch_end", 3, False, 1),
-    "before the checkpoint of epoch 3": (callbacks.CheckpointWriter, "on_train_epoch_end", 3, True, 2),
-    "before the best model is written": (callbacks, "write_folder", 2, True, 3),
-    "between the best model and its checkpoint": (callbacks, "write_folder", 2, False, 3),
+    "after the checkpoint of epoch 1": (checkpoints.CheckpointWriter, "on_train_epoch_end", 1, False, 3),
+    "after the checkpoint of epoch 3": (checkpoints.CheckpointWriter, "on_train_epoch_end", 3, False, 1),
+    "before the checkpoint of epoch 3": (checkpoints.CheckpointWriter, "on_train_epoch_end", 3, True, 2),
+    "before the best model is written": (checkpoints, "write_folder", 2, True, 3),
+    "between the best model and its checkpoint": (checkpoints, "write_folder", 2, False, 3),
     "between the best checkpoint and the last": (L.Trainer, "save_checkpoint", 4, True, 3),
     "in the midst of epoch 3": (ClassificationTask, "training_step", 2 * STEPS + 3, False, 2),
     "in the validation of epoch 2": (ClassificationTask, "validation_step", 3, False, 3),
@@ -251,6 +253,66 @@ def test_a_stopped_and_resumed_run_is_the_run_that_was_not_stopped(
         assert run(photos, tmp_path, resume=True) == whole[1]
     assert_same_run(tmp_path, whole[0])
     assert len(steps) == epochs_left * STEPS
+
+
+@pytest.fixture(scope="module")
+def accumulated(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FitResult]:
+    """The folder and the result of a run of two batches a step, that was not stopped."""
+    folder = tmp_path_factory.mktemp("runs") / "accumulated"
+    return folder, run(photos, folder, accumulate=2)
+
+
+# (function, the number of its call, batches a step, workers, batches of training that are done again or for the first
+# time), where a checkpoint is written at every step and at the start of validation.
+MIDST = {
+    "in the third batch of epoch 2": ("training_step", STEPS + 3, 1, 0, 2 * STEPS + 3),
+    "the same, one worker": ("training_step", STEPS + 3, 1, 1, 2 * STEPS + 3),
+    "the same, two workers": ("training_step", STEPS + 3, 1, 2, 2 * STEPS + 3),
+    "in the last batch of epoch 1": ("training_step", STEPS, 1, 0, 3 * STEPS + 1),
+    "in the first validation": ("validation_step", 1, 1, 0, 3 * STEPS),
+    "in the second batch of the third validation": ("validation_step", 2 * BATCHES_VAL + 2, 1, 0, STEPS),
+    "between two steps of two batches": ("training_step", STEPS + 4, 2, 0, 2 * STEPS + 3),
+}
+
+
+@pytest.mark.usefixtures("no_picture")
+@pytest.mark.parametrize("stop", MIDST)
+def test_a_run_that_is_stopped_within_an_epoch_goes_on_there(
+    whole: tuple[Path, FitResult], accumulated: tuple[Path, FitResult], photos: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, stop: str,
+) -> None:  # fmt: skip
+    function, call, accumulate, workers, batches_left = MIDST[stop]
+    expected = whole if accumulate == 1 else accumulated
+    options: dict[str, Any] = {"accumulate": accumulate, "num_workers": workers, "checkpoint_minutes": 0.0}
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassificationTask, function, stop_at(call, getattr(ClassificationTask, function), before=True))
+        with pytest.raises(Stopped):
+            run(photos, tmp_path, **options)
+    with steps_counted(monkeypatch) as steps:
+        assert run(photos, tmp_path, resume=True, **options) == expected[1]
+    assert_same_run(tmp_path, expected[0])
+    assert len(steps) == batches_left
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_a_run_that_is_stopped_again_and_again_is_the_same_run(
+    whole: tuple[Path, FitResult], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+    while calls < 2 * EPOCHS * STEPS:
+        calls += 1
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                ClassificationTask, "training_step", stop_at(2, ClassificationTask.training_step, before=True)
+            )
+            try:
+                result = run(photos, tmp_path, checkpoint_minutes=0.0, resume=calls > 1)
+                break
+            except Stopped:
+                continue
+    assert calls == EPOCHS * STEPS
+    assert result == whole[1]
+    assert_same_run(tmp_path, whole[0])
 
 
 @contextmanager
@@ -283,7 +345,9 @@ def test_rows_torn_by_a_crash_are_cut_off_on_resume(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(
-            callbacks.CheckpointWriter, "on_train_epoch_end", stop_at(2, callbacks.CheckpointWriter.on_train_epoch_end)
+            checkpoints.CheckpointWriter,
+            "on_train_epoch_end",
+            stop_at(2, checkpoints.CheckpointWriter.on_train_epoch_end),
         )
         with pytest.raises(Stopped):
             run(photos, tmp_path)
@@ -301,7 +365,9 @@ def test_a_damaged_last_checkpoint_is_passed_over(
     """Resumed from the best of epoch 2, the run is the same."""
     with monkeypatch.context() as patch:
         patch.setattr(
-            callbacks.CheckpointWriter, "on_train_epoch_end", stop_at(3, callbacks.CheckpointWriter.on_train_epoch_end)
+            checkpoints.CheckpointWriter,
+            "on_train_epoch_end",
+            stop_at(3, checkpoints.CheckpointWriter.on_train_epoch_end),
         )
         with pytest.raises(Stopped):
             run(photos, tmp_path)
@@ -320,32 +386,91 @@ def test_with_no_checkpoint_that_can_be_read_there_is_nothing_to_go_on_from(tmp_
         fit_module.last_checkpoint(tmp_path)
 
 
+SIGNALS = {signal.SIGINT: (KeyboardInterrupt, None), signal.SIGTERM: (SystemExit, 143)}
+
+
 @pytest.mark.usefixtures("no_picture")
-@pytest.mark.parametrize(
-    ("number", "ending", "code"), [(signal.SIGINT, KeyboardInterrupt, None), (signal.SIGTERM, SystemExit, 143)]
-)
-def test_a_run_that_is_asked_to_end_can_be_resumed(
+@pytest.mark.parametrize(("function", "call", "batches_left"), [
+    ("training_step", 2 * STEPS + 3, 2 * STEPS - 3), ("validation_step", 1, 3 * STEPS), ("validation_step", 4, 2 * STEPS),
+])  # fmt: skip
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_run_that_is_asked_to_end_saves_and_can_be_resumed(
     whole: tuple[Path, FitResult], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    number: signal.Signals, ending: type[BaseException], code: int | None,
+    number: signal.Signals, function: str, call: int, batches_left: int,
 ) -> None:  # fmt: skip
-    step, handlers = (
-        ClassificationTask.training_step,
-        [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)],
-    )
+    ending, code = SIGNALS[number]
+    handlers = [signal.getsignal(each) for each in SIGNALS]
     with monkeypatch.context() as patch:
-
-        def asked(task: ClassificationTask, batch: Any, batch_idx: int) -> Any:
-            if task.global_step == 2 * STEPS + 2:
-                signal.raise_signal(number)
-            return step(task, batch, batch_idx)
-
-        patch.setattr(ClassificationTask, "training_step", asked)
+        patch.setattr(ClassificationTask, function, signalled(getattr(ClassificationTask, function), {call: number}))
         with pytest.raises(ending) as ended:
             run(photos, tmp_path)
     assert getattr(ended.value, "code", None) == code
-    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
-    assert run(photos, tmp_path, resume=True) == whole[1]
+    assert [signal.getsignal(each) for each in SIGNALS] == handlers
+    with steps_counted(monkeypatch) as steps:
+        assert run(photos, tmp_path, resume=True) == whole[1]
     assert_same_run(tmp_path, whole[0])
+    assert len(steps) == batches_left  # nothing is done twice
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_second_signal_ends_the_run_at_once(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    ending, _ = SIGNALS[number]
+    step = ClassificationTask.training_step
+    monkeypatch.setattr(ClassificationTask, "training_step", signalled(step, {3: number, 4: number}))
+    with steps_counted(monkeypatch) as steps, pytest.raises(ending):
+        run(photos, tmp_path, accumulate=4)
+    assert len(steps) == 4
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def signalled(function: Callable[..., Any], signals: dict[int, signal.Signals]) -> Callable[..., Any]:
+    """The function, which signals its own process before its work in the calls of these numbers."""
+    calls = 0
+
+    def asked(*args: Any, **keywords: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls in signals:
+            signal.raise_signal(signals[calls])
+        return function(*args, **keywords)
+
+    return asked
+
+
+@pytest.mark.usefixtures("no_picture")
+@pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
+def test_a_flipped_bit_in_a_checkpoint_is_seen(photos: Path, tmp_path: Path, name: str) -> None:
+    run(photos, tmp_path)
+    path = tmp_path / "checkpoints" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    other = {"last.ckpt": "best.ckpt", "best.ckpt": "last.ckpt"}[name]
+    assert fit_module.last_checkpoint(tmp_path).name == other
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_weights_that_are_no_numbers_never_take_the_place_of_a_checkpoint(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassificationTask, "training_step", stop_at(3, ClassificationTask.training_step, before=True))
+        with pytest.raises(Stopped):
+            run(photos, tmp_path, checkpoint_minutes=0.0)
+    good = (tmp_path / "checkpoints" / "last.ckpt").read_bytes()
+    step = L.LightningModule.optimizer_step
+
+    def spoil(task: ClassificationTask, *args: Any, **keywords: Any) -> None:
+        step(task, *args, **keywords)
+        task.model.head.weight.data.fill_(torch.inf)
+
+    monkeypatch.setattr(ClassificationTask, "optimizer_step", spoil)
+    with pytest.raises(UserError, match="1 of .* weights are NaN or infinite, such as model.head.weight"):
+        run(photos, tmp_path, checkpoint_minutes=0.0, resume=True)
+    assert (tmp_path / "checkpoints" / "last.ckpt").read_bytes() == good
+    assert fit_module.last_checkpoint(tmp_path).name == "last.ckpt"
 
 
 def test_there_must_be_something_to_resume(photos: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What watches a run: the progress bar, and the writers of metrics.csv, checkpoints and the model folder."""
+"""What watches a run: the progress bar, and the writer of metrics.csv."""
 
 import csv
 import os
@@ -16,10 +16,6 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-
-from vit.checkpoints.folder import write_folder
-from vit.foundation import atomic_write
-from vit.training.classification import ClassificationTask
 
 
 class TrainingProgress(L.Callback):
@@ -49,6 +45,8 @@ class TrainingProgress(L.Callback):
         )
         total = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
         done = int(trainer.num_training_batches) * trainer.current_epoch
+        # In a run that is resumed in the midst of an epoch, that epoch's start is not called again.
+        self.images, self._epoch_began = 0, time.perf_counter()
         self._bar_id = self.bar.add_task("training", total=total, completed=done)
         self.bar.start()
 
@@ -130,7 +128,7 @@ class MetricsFile(L.Callback):
         self._last_step = trainer.global_step
 
     def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        self._append(trainer, ("lr", "train_loss_epoch", "train_top1", "val_loss", "val_top1", "val_top5"))
+        self._append(trainer, ("train_loss_epoch", "train_top1", "val_loss", "val_top1", "val_top5"))
 
     def _append(self, trainer: L.Trainer, names: tuple[str, ...]) -> None:
         found = {name: float(trainer.callback_metrics[name]) for name in names if name in trainer.callback_metrics}
@@ -138,38 +136,3 @@ class MetricsFile(L.Callback):
             rows = csv.DictWriter(file, self.COLUMNS, lineterminator="\n")
             rows.writerow({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **found})
         self.length = self.path.stat().st_size
-
-
-class CheckpointWriter(L.Callback):
-    """Writes last.ckpt after every epoch, and best.ckpt and the model folder when the epoch is the best so far.
-
-    Best is by top-1 on the validation images, the lower loss deciding between equals. Files are whole or not there.
-    last.ckpt is written after all else: it knows of a best epoch only when that epoch's files are there, and a run
-    that is killed before does the epoch again.
-    """
-
-    def __init__(self, run: Path):
-        self.run = run
-        self.best: tuple[float, float] = (-1.0, 0.0)
-        self.best_epoch = -1
-        self.last_top1 = 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"best": list(self.best), "best_epoch": self.best_epoch, "last_top1": self.last_top1}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best = (state["best"][0], state["best"][1])
-        self.best_epoch = state["best_epoch"]
-        self.last_top1 = state["last_top1"]
-
-    def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        assert isinstance(task, ClassificationTask)
-        metrics = trainer.callback_metrics
-        self.last_top1 = float(metrics.get("val_top1", 0.0))
-        score = (self.last_top1, -float(metrics.get("val_loss", 0.0)))
-        if is_best := score > self.best:
-            self.best, self.best_epoch = score, trainer.current_epoch
-            write_folder(task.model, self.run / "model")
-        for name in ("best.ckpt", "last.ckpt") if is_best else ("last.ckpt",):
-            with atomic_write(self.run / "checkpoints" / name) as temporary:
-                trainer.save_checkpoint(temporary)

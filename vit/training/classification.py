@@ -8,10 +8,13 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from vit.foundation import UserError, none_read
 from vit.models.classifier import Classifier
+from vit.training import running
 from vit.training.optim import choose_trained, parameter_groups, warmup_cosine
 
 
@@ -26,6 +29,7 @@ class ClassificationTask(L.LightningModule):
         beta2: decay of AdamW's second moment.
         trained: "all" or "head".
         seed: dropout and drop path of a micro-batch are a function of (seed, rank, its number) alone.
+        skip_bad_steps: steps in a row that are left out where the loss or the gradient is not finite.
         names: of the training images, by their `index` in a batch.
     """
 
@@ -42,6 +46,7 @@ class ClassificationTask(L.LightningModule):
         beta2: float = 0.999,
         trained: str = "all",
         seed: int = 0,
+        skip_bad_steps: int = 0,
         names: Sequence[str] = (),
     ):
         super().__init__()
@@ -55,13 +60,23 @@ class ClassificationTask(L.LightningModule):
         self.seed = seed
         self.names = names
         self.skipped: dict[str, str] = {}
+        self.skip_bad_steps = skip_bad_steps
+        self.bad_steps = self.bad_in_a_row = 0
+        self._step_names: list[str] = []  # the images of the present optimizer step
         choose_trained(model, trained)
         classes = model.num_classes
+        self.train_loss = MeanMetric()
         self.train_top1 = MulticlassAccuracy(classes, average="micro")
         self.val_top1 = MulticlassAccuracy(classes, average="micro")
         self.val_top5 = MulticlassAccuracy(classes, average="micro", top_k=min(5, classes))
 
+    def on_train_start(self) -> None:
+        self._keep_frozen_still()
+
     def on_train_epoch_start(self) -> None:
+        self._keep_frozen_still()
+
+    def _keep_frozen_still(self) -> None:
         if self.trained == "head":
             self.model.encoder.eval()  # a frozen encoder gives the same features in every epoch
 
@@ -76,11 +91,15 @@ class ClassificationTask(L.LightningModule):
             return None
         logits = self.model(images)
         loss = F.cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing)
-        self._require_finite(loss, [self.names[index] for index in batch["index"].tolist()] if self.names else [])
-        self.train_top1(logits.detach(), targets)
-        self.log("train_loss", loss, on_step=True, on_epoch=True, batch_size=len(images))
-        self.log("train_top1", self.train_top1, on_step=False, on_epoch=True, batch_size=len(images))
-        self.log("lr", self.trainer.optimizers[0].param_groups[-1]["lr"], on_step=True, batch_size=len(images))
+        if self.names:
+            self._step_names += [self.names[index] for index in batch["index"].tolist()]
+        if not loss.isfinite():
+            self._bad_step("loss", loss)
+            return loss  # its gradient is left out, too
+        self.train_loss.update(loss.detach(), weight=len(images))
+        self.train_top1.update(logits.detach(), targets)
+        self.log("train_loss_step", loss, batch_size=len(images))
+        self.log("lr", self.trainer.optimizers[0].param_groups[-1]["lr"], batch_size=len(images))
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -92,7 +111,8 @@ class ClassificationTask(L.LightningModule):
         self.val_top1(logits, targets)
         self.val_top5(logits, targets)
         loss = F.cross_entropy(logits, targets)
-        self._require_finite(loss, [])
+        if not loss.isfinite():
+            raise self._diverged("validation loss", loss, [])
         self.log("val_loss", loss, batch_size=len(images))
         self.log("val_top1", self.val_top1, batch_size=len(images))
         self.log("val_top5", self.val_top5, batch_size=len(images))
@@ -103,15 +123,59 @@ class ClassificationTask(L.LightningModule):
             if not metric.update_called:
                 raise none_read(f"{what} images", self.skipped)
 
-    def _require_finite(self, loss: Tensor, names: list[str]) -> None:
+        self.log("train_loss_epoch", self.train_loss.compute())
+        self.log("train_top1", self.train_top1.compute())
+        self.train_loss.reset()
+        self.train_top1.reset()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips by the norm of all gradients; a step whose norm is not finite is left out, or ends the run."""
+        weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
+        norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        if not norm.isfinite():
+            self._bad_step("gradient", norm)
+            optimizer.zero_grad(set_to_none=True)  # the optimizer passes over weights without a gradient
+            self.bad_steps, self.bad_in_a_row = self.bad_steps + 1, self.bad_in_a_row + 1
+        else:
+            self.bad_in_a_row = 0
+            if gradient_clip_val:
+                clip_grads_with_norm_(weights, gradient_clip_val, norm)
+        self._step_names.clear()
+
+    def _bad_step(self, what: str, value: Tensor) -> None:
         """Ends the run before weights that are lost, or soon will be, take the place of a good checkpoint."""
-        if not loss.isfinite():
-            more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-            listed = f"The images of its batch: {', '.join(names[:12])}{more}.\n" if names else ""
-            raise UserError(
-                f"The loss became {loss.item()} in epoch {self.current_epoch + 1}; the checkpoints are from before.\n"
-                f"{listed}Try a lower --optim.lr or --trainer.precision fp32, and look at the images."
-            )
+        if self.bad_in_a_row >= self.skip_bad_steps:
+            raise self._diverged(what, value, self._step_names)
+
+    def _diverged(self, what: str, value: Tensor, names: Sequence[str]) -> UserError:
+        more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+        listed = f"The images of its step: {', '.join(names[:12])}{more}.\n" if names else ""
+        skipped = f" after {self.bad_in_a_row} steps that were left out" if self.bad_in_a_row else ""
+        return UserError(
+            f"The {what} became {value.item()} in epoch {self.current_epoch + 1}{skipped}; the checkpoints are from before.\n"
+            f"{listed}Try a lower --optim.lr or --trainer.precision fp32, and look at the images."
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["running"] = {
+            "metrics": running.states(self._running_metrics()),
+            "skipped": dict(self.skipped),
+            "bad_steps": [self.bad_steps, self.bad_in_a_row],
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint["running"]
+        running.restore(self._running_metrics(), saved["metrics"])
+        self.skipped = dict(saved["skipped"])
+        self.bad_steps, self.bad_in_a_row = saved["bad_steps"]
+
+    def _running_metrics(self) -> dict[str, Metric]:
+        return {"train_loss": self.train_loss, "train_top1": self.train_top1}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.AdamW(parameter_groups(self.model, **self.groups), betas=(0.9, self.beta2), fused=True)

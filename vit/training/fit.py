@@ -12,10 +12,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from vit.inference import choose_device, choose_precision
-from vit.training.callbacks import CheckpointWriter, MetricsFile, TrainingProgress
+from vit.training.callbacks import MetricsFile, TrainingProgress
+from vit.training.checkpoints import CheckpointWriter
 from vit.training.classification import ClassificationTask
 from vit.training.pictures import draw_curves
 from vit.training.resume import last_checkpoint
+from vit.training.stopping import StopRequest
 
 STEPS_A_ROW = 10  # of metrics.csv, and of the TensorBoard events
 
@@ -29,12 +31,14 @@ class FitResult:
         best_epoch: counted from 1.
         last_top1: of the last epoch.
         skipped: images that could not be read: path to reason.
+        bad_steps: steps that were left out because their loss or gradient was not finite.
     """
 
     best_top1: float
     best_epoch: int
     last_top1: float
     skipped: dict[str, str]
+    bad_steps: int = 0
 
 
 def fit(
@@ -46,6 +50,7 @@ def fit(
     precision: str = "auto",
     accumulate: int = 1,
     clip_grad: float = 1.0,
+    checkpoint_minutes: float = 5.0,
     device: str = "auto",
     resume: bool = False,
 ) -> FitResult:
@@ -56,15 +61,17 @@ def fit(
         precision: "auto", "fp32" or "bf16", see `vit.inference.choose_precision`.
         accumulate: batches a step.
         clip_grad: largest gradient norm; 0 for no limit.
+        checkpoint_minutes: most time between two checkpoints.
         resume: goes on from the last good checkpoint.
 
     Raises:
         UserError: when there is nothing to resume from, no image can be read, or the loss is not finite.
-        KeyboardInterrupt: by an interrupt; SystemExit, with code 143, by SIGTERM. The run can be resumed then.
+        KeyboardInterrupt: by an interrupt; SystemExit, with code 143, by SIGTERM. The run is saved before.
     """
     last = last_checkpoint(run) if resume else None
     arithmetic = choose_precision(precision, choose_device(device))
-    writer = CheckpointWriter(run)
+    stop = StopRequest()
+    writer = CheckpointWriter(run, minutes=checkpoint_minutes, stop=stop)
     # Lightning's own notices (devices, tips, folders that are there) would bury what the user waits for.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
@@ -77,7 +84,7 @@ def fit(
         gradient_clip_val=clip_grad or None,
         logger=TensorBoardLogger(save_dir=run, name="", version="tensorboard"),
         # In this order: the checkpoint counts the epoch's row of metrics.csv in.
-        callbacks=[MetricsFile(run / "metrics.csv", every=STEPS_A_ROW), writer, TrainingProgress()],
+        callbacks=[stop, MetricsFile(run / "metrics.csv", every=STEPS_A_ROW), TrainingProgress(), writer],
         log_every_n_steps=STEPS_A_ROW,
         num_sanity_val_steps=0,
         enable_checkpointing=False,
@@ -92,4 +99,4 @@ def fit(
     except SystemExit:  # what Lightning makes of an interrupt
         raise KeyboardInterrupt from None
     draw_curves(run / "metrics.csv", run / "curves.png")
-    return FitResult(writer.best[0], writer.best_epoch + 1, writer.last_top1, task.skipped)
+    return FitResult(writer.best[0], writer.best_epoch + 1, writer.last_top1, task.skipped, task.bad_steps)

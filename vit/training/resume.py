@@ -1,16 +1,18 @@
 """Going on with a run that was stopped: from which checkpoint, and only with the options that it began with."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from vit.foundation import UserError
+from vit.training.checkpoints import is_whole
 
 # Options of a run that may differ when it is resumed. The others would be ignored, or mix two runs.
-FREE_TO_CHANGE = ("run", "device", "overwrite", "resume", "data.root", "data.num_workers", "data.strict")
+FREE_TO_CHANGE = (
+    "run", "device", "overwrite", "resume", "data.root", "data.num_workers", "data.strict",
+    "trainer.checkpoint_minutes",
+)  # fmt: skip
 
 
 def last_checkpoint(run: Path) -> Path:
@@ -26,11 +28,8 @@ def last_checkpoint(run: Path) -> Path:
             f"There is nothing to resume in {run}: it has no checkpoints/last.ckpt.\nStart it without --resume."
         )
     for path in paths:
-        try:
-            torch.load(path, map_location="meta", mmap=True, weights_only=True)
+        if is_whole(path):
             return path
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError):
-            continue
     raise UserError(
         f"No checkpoint of {run} can be read; damaged are {', '.join(path.name for path in paths)}.\n"
         "Start it again with --overwrite."

@@ -1,0 +1,84 @@
+"""What a training run will take, from a few steps of it."""
+
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional as F
+
+from vit.models.classifier import Classifier
+
+_STEPS = 2
+_BATCH = 4  # images of a measured step, at most
+_COPIES = 4  # of a weight that learns: itself, its gradient, AdamW's two moments
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What training takes, in fp32.
+
+    Args:
+        images_per_second: through forward and backward passes.
+        weight_bytes: weights, gradients and the optimizer's moments.
+        activation_bytes: of one image, kept from the forward pass for the backward pass.
+    """
+
+    images_per_second: float
+    weight_bytes: int
+    activation_bytes: int
+
+    def memory(self, batch_size: int) -> int:
+        """Bytes of a run with this batch size, without what the program itself takes."""
+        return self.weight_bytes + batch_size * self.activation_bytes
+
+
+def estimate_training(model: Classifier, batch_size: int, *, device: torch.device) -> Estimate:
+    """Times a few steps on random images; the model's weights stay as they are, its gradients are dropped.
+
+    Larger batches may be faster on a GPU: there the result is a lower bound of the speed.
+    """
+    model = model.to(device).train()
+    count = min(batch_size, _BATCH)
+    images = torch.rand(count, 3, *model.preprocessing.image_size, device=device)
+    activations = _kept(model, images)  # warms up, too
+    _wait(device)
+    began = perf_counter()
+    for _ in range(_STEPS):
+        _loss(model, images).backward()
+    _wait(device)
+    seconds = perf_counter() - began
+    model.zero_grad(set_to_none=True)
+    weights = sum(
+        weight.numel() * weight.element_size() * (_COPIES if weight.requires_grad else 1)
+        for weight in model.parameters()
+    )
+    return Estimate(_STEPS * count / seconds, weights, activations // count)
+
+
+def _loss(model: Classifier, images: Tensor) -> Tensor:
+    targets = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    return F.cross_entropy(model(images), targets)
+
+
+def _kept(model: Classifier, images: Tensor) -> int:
+    """Bytes that a forward pass keeps for the backward pass, each storage once, without the weights."""
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = _loss(model, images)
+    loss.backward()
+    return sum(kept.values())
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,23 @@
+"""The running state of metrics in the midst of an epoch, for checkpoints: torchmetrics keeps its own out of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torchmetrics import Metric
+
+
+def states(metrics: Mapping[str, Metric]) -> dict[str, Any]:
+    """What the metrics have added up so far, by name."""
+    return {
+        name: {"updates": metric.update_count, "values": {key: value.clone() for key, value in metric.metric_state.items()}}
+        for name, metric in metrics.items()
+    }  # fmt: skip
+
+
+def restore(metrics: Mapping[str, Metric], saved: Mapping[str, Any]) -> None:
+    """Puts the metrics back to where `states` found them."""
+    for name, metric in metrics.items():
+        metric.reset()
+        for key, value in saved[name]["values"].items():
+            setattr(metric, key, value.to(metric.device))
+        metric._update_count = saved[name]["updates"]

@@ -1,0 +1,49 @@
+"""A request to stop: the first SIGINT or SIGTERM is remembered, so that the run can save; a second one acts at once."""
+
+import signal
+from types import FrameType
+from typing import Any, NoReturn
+
+import lightning as L
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from vit.terminal import say
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest(L.Callback):
+    """Turns the first signal of a run into a request, which whoever has saved the run then grants with `stop`.
+
+    The handlers stand while the run trains; Lightning puts back those that were there before.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether the run is to stop."""
+        return self.signal is not None
+
+    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        for number in SIGNALS:
+            signal.signal(number, self._remember)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            self.stop()
+        self.signal = signal.Signals(number)
+        say("Stopping: the run is saved after the present step. Once more stops at once, without.")
+
+    def stop(self) -> NoReturn:
+        """Ends the run as its signal would have.
+
+        Raises:
+            KeyboardInterrupt: for SIGINT.
+            SIGTERMException: for SIGTERM.
+        """
+        raise KeyboardInterrupt if self.signal == signal.SIGINT else SIGTERMException
+
+    def teardown(self, trainer: L.Trainer, task: Any, stage: str) -> None:
+        self.signal = None
