@@ -140,7 +140,7 @@ class TrainerOptions:
         precision: auto takes bf16 where the processor has it in hardware, else fp32.
         accumulate: batches whose gradients are added up before a step.
         checkpoint_minutes: at most so much work is done again when the run is killed and resumed.
-        skip_bad_steps: steps in a row that are left out when their loss or gradient is not finite; one more ends the run.
+        skip_bad_steps: steps in a row that are left out when their loss or gradient is not finite; one more ends it.
     """
 
     max_epochs: int = 10

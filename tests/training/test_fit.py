@@ -171,8 +171,8 @@ def test_only_whole_files_are_left(whole: tuple[Path, FitResult]) -> None:
     folder, _ = whole
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     assert [name for name in files if not name.startswith("tensorboard")] == [
-        "checkpoints/best.ckpt", "checkpoints/best.ckpt.sha256", "checkpoints/last.ckpt", "checkpoints/last.ckpt.sha256",
-        "curves.png", "metrics.csv",
+        "checkpoints/best.ckpt", "checkpoints/best.ckpt.sha256",
+        "checkpoints/last.ckpt", "checkpoints/last.ckpt.sha256", "curves.png", "metrics.csv",
         "model/config.json", "model/model.safetensors",
     ]  # fmt: skip
 
@@ -390,9 +390,14 @@ SIGNALS = {signal.SIGINT: (KeyboardInterrupt, None), signal.SIGTERM: (SystemExit
 
 
 @pytest.mark.usefixtures("no_picture")
-@pytest.mark.parametrize(("function", "call", "batches_left"), [
-    ("training_step", 2 * STEPS + 3, 2 * STEPS - 3), ("validation_step", 1, 3 * STEPS), ("validation_step", 4, 2 * STEPS),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("function", "call", "batches_left"),
+    [
+        ("training_step", 2 * STEPS + 3, 2 * STEPS - 3),
+        ("validation_step", 1, 3 * STEPS),
+        ("validation_step", 4, 2 * STEPS),
+    ],
+)
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_run_that_is_asked_to_end_saves_and_can_be_resumed(
     whole: tuple[Path, FitResult], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -467,7 +472,7 @@ def test_weights_that_are_no_numbers_never_take_the_place_of_a_checkpoint(
         task.model.head.weight.data.fill_(torch.inf)
 
     monkeypatch.setattr(ClassificationTask, "optimizer_step", spoil)
-    with pytest.raises(UserError, match="1 of .* weights are NaN or infinite, such as model.head.weight"):
+    with pytest.raises(UserError, match=r"1 of .* weights are NaN or infinite, such as model.head.weight"):
         run(photos, tmp_path, checkpoint_minutes=0.0, resume=True)
     assert (tmp_path / "checkpoints" / "last.ckpt").read_bytes() == good
     assert fit_module.last_checkpoint(tmp_path).name == "last.ckpt"

@@ -123,7 +123,8 @@ def verify(path: Path) -> None:
     bad = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
     if bad:
         raise UserError(
-            f"{len(bad)} of {len(weights)} weights are NaN or infinite, such as {bad[0]}; the checkpoint before is kept.\n"
+            f"{len(bad)} of {len(weights)} weights are NaN or infinite, such as {bad[0]}.\n"
+            "The checkpoint before is kept.\n"
             "Resume from it with a lower --optim.lr in a new run, or with --trainer.precision fp32."
         )
 

@@ -157,7 +157,8 @@ class ClassificationTask(L.LightningModule):
         listed = f"The images of its step: {', '.join(names[:12])}{more}.\n" if names else ""
         skipped = f" after {self.bad_in_a_row} steps that were left out" if self.bad_in_a_row else ""
         return UserError(
-            f"The {what} became {value.item()} in epoch {self.current_epoch + 1}{skipped}; the checkpoints are from before.\n"
+            f"The {what} became {value.item()} in epoch {self.current_epoch + 1}{skipped}; "
+            "the checkpoints are from before.\n"
             f"{listed}Try a lower --optim.lr or --trainer.precision fp32, and look at the images."
         )
 

@@ -5,19 +5,21 @@ from typing import Any
 
 from torch import nn
 
+from vit.models.captioner import Captioner
 from vit.models.classifier import Classifier
+from vit.models.masked import MaskedImageModel
 
 # Learned vectors that stand for a place or a token: shrinking them towards zero would only forget them.
-UNDECAYED = ("pos_embed", "cls_token", "dist_token", "reg_token")
+UNDECAYED = ("pos_embed", "cls_token", "dist_token", "reg_token", "mask_token")
 
 
 def parameter_groups(
-    model: Classifier, *, lr: float, weight_decay: float, layer_decay: float = 1.0
+    model: Classifier | Captioner | MaskedImageModel, *, lr: float, weight_decay: float, layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
     """AdamW's groups of the weights that learn (`requires_grad`), a group a depth and kind.
 
     The learning rate of a weight is lr · layer_decay^(depth + 1 - layer), where the embedding is layer 0, block i
-    is layer i + 1, and the final norm and the head are layer depth + 1 (Clark et al. 2020, ELECTRA; Bao et al.
+    is layer i + 1, and the final norm, the head and a decoder are layer depth + 1 (Clark et al. 2020, ELECTRA; Bao et al.
     2022, BEiT). Biases, norms, layer scales, positions and tokens are not decayed.
     """
     top = len(model.encoder.blocks) + 1

@@ -3,15 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torchmetrics import Metric
 
 
 def states(metrics: Mapping[str, Metric]) -> dict[str, Any]:
     """What the metrics have added up so far, by name."""
     return {
-        name: {"updates": metric.update_count, "values": {key: value.clone() for key, value in metric.metric_state.items()}}
+        name: {
+            "updates": metric.update_count,
+            "values": {key: torch.as_tensor(value).clone() for key, value in metric.metric_state.items()},
+        }
         for name, metric in metrics.items()
-    }  # fmt: skip
+    }
 
 
 def restore(metrics: Mapping[str, Metric], saved: Mapping[str, Any]) -> None:

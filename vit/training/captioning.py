@@ -1,0 +1,74 @@
+"""Captioning as a LightningModule: the loss of the next word, and captions that are compared with people's."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from vit.models.captioner import Captioner
+from vit.models.generation import GenerationOptions
+from vit.training.task import TrainingTask
+
+
+class CaptioningTask(TrainingTask):
+    """Trains a Captioner. A batch is {"image": (B, C, h, w), "ids": B lists, "references": B lists, "skipped": [...]}.
+
+    `ids` is one caption an image, from its start token to its end token; `references` all captions that it has.
+
+    Args:
+        model: what learns.
+        label_smoothing: see `Captioner.loss`; validation has none.
+        options: the rest, as `TrainingTask` takes them.
+    """
+
+    model: Captioner
+
+    def __init__(self, model: Captioner, *, label_smoothing: float = 0.0, **options: Any):
+        super().__init__(model, **options)
+        self.label_smoothing = label_smoothing
+        self.val_exact = MeanMetric()
+        self.val_words = MeanMetric()
+
+    def loss(self, batch: dict[str, Any]) -> tuple[Tensor, int]:
+        ids = pad_texts(batch["ids"], self.model.pad).to(batch["image"].device)
+        return self.model.loss(batch["image"], ids, label_smoothing=self.label_smoothing), _targets(batch["ids"])
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.skipped.update(batch["skipped"])
+        images = batch["image"]
+        if len(images) == 0:
+            return
+        ids = pad_texts(batch["ids"], self.model.pad).to(images.device)
+        self.update_val_loss(self.model.loss(images, ids), _targets(batch["ids"]))
+        longest = max(len(caption) for references in batch["references"] for caption in references)
+        options = GenerationOptions(max_tokens=min(longest + 1, self.model.decoder.max_tokens))
+        found = self.model.generate(images, options)
+        for row, mask, references in zip(found.ids, found.mask, batch["references"], strict=True):
+            text = row[mask].tolist()
+            self.val_exact.update(float(any(text == reference[1:] for reference in references)))
+            self.val_words.update(max(words_right(text, reference[1:]) for reference in references))
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        for name, metric in (("val_exact", self.val_exact), ("val_words", self.val_words)):
+            self.log(name, metric.compute())
+            metric.reset()
+
+
+def pad_texts(texts: Sequence[Sequence[int]], pad: int) -> Tensor:
+    """(B, T) ids of B texts, the shorter ones padded at their ends."""
+    longest = max(len(text) for text in texts)
+    return torch.tensor([[*text, *[pad] * (longest - len(text))] for text in texts])
+
+
+def words_right(text: Sequence[int], reference: Sequence[int]) -> float:
+    """Share of the places of the longer of two texts at which both have the same token, the end token counted."""
+    same = sum(ours == theirs for ours, theirs in zip(text, reference, strict=False))
+    return same / max(len(text), len(reference))
+
+
+def _targets(texts: Sequence[Sequence[int]]) -> int:
+    """How many tokens of texts are predicted: all but their first."""
+    return sum(len(text) - 1 for text in texts)
