@@ -26,13 +26,15 @@ check: setup     ## ruff, types, import directions, tests
 	$(BIN)/mypy
 	$(BIN)/pytest -m 'not stress'
 
-stress: setup    ## what takes longer: numbers of training runs
+stress: setup    ## what takes longer: numbers of training runs, damaged images
 	$(BIN)/pytest -m stress
+	$(BIN)/python -m benchmarks.fuzz_reading --cases 30000
 
 bench: setup     ## side by side with peers
 	$(BIN)/python -m benchmarks.encoder
 	$(BIN)/python -m benchmarks.saliency
 	$(BIN)/python -m benchmarks.explain
+	$(BIN)/python -m benchmarks.loading
 
 clean:           ## remove what the commands above made
 	rm -rf .venv demo runs maps

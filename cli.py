@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import vit
 from vit.commandline import current_config, run_command
-from vit.foundation import UserError, atomic_write, check_range, claim_folder, nearest, none_read
+from vit.foundation import (
+    UserError,
+    atomic_write,
+    check_range,
+    claim_folder,
+    keep_freed_memory,
+    nearest,
+    none_read,
+)
 from vit.options import (
     DataOptions,
     Device,
@@ -24,10 +32,23 @@ from vit.options import (
     TrainerOptions,
     TrainingDataOptions,
 )
-from vit.terminal import print_classes, print_scores, progress, say, tell_skipped
+from vit.terminal import (
+    print_classes,
+    print_facts,
+    print_lines,
+    print_problems,
+    print_scores,
+    progress,
+    say,
+    tell_skipped,
+)
 
 if TYPE_CHECKING:
+    import torch
+
+    from datamodules.doctor.diagnosis import Diagnosis
     from datamodules.image_files import ImageFile, ImageFiles
+    from vit.checkpoints.card import Training
     from vit.models.classifier import Classifier, Preprocessing
 
 DEMO_CHECKPOINT = Path(vit.__file__).parent / "assets" / "birdscenes"
@@ -88,7 +109,8 @@ def train(
     task = ClassificationTask(
         network, seed=seed, names=module.names("train"), skip_bad_steps=skip_bad_steps, **moves
     )
-    result = fit(task, module, folder, clip_grad=clip_grad, device=device, resume=resume, **length)
+    about = describe_data(data, module, model.pretrained)
+    result = fit(task, module, folder, clip_grad=clip_grad, device=device, resume=resume, about=about, **length)
     tell_skipped(result.skipped, folder)
     if result.bad_steps:
         say(f"{result.bad_steps} steps were left out: their loss or gradient was not finite")
@@ -292,28 +314,202 @@ def explain(
     say(f"{len(files) - len(skipped)} maps in {folder}; first look at {folder / 'contact_sheet.png'}")
 
 
-def info(model: str, *, image_size: int | list[int] | None = None) -> None:
+def score(
+    model: str,
+    images: list[str],
+    *,
+    out: str,
+    masks: str | None = None,
+    methods: str = "rollout",
+    metrics: Literal["all", "localization", "faithfulness"] = "all",
+    fill: Literal["paper", "zero", "mean", "blur"] = "paper",
+    image_size: int | list[int] | None = None,
+    batch_size: int = 16,
+    num_workers: int = -1,
+    precision: Precision = "fp32",
+    device: Device = "auto",
+    seed: int = 0,
+    strict: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """How good saliency maps are, against masks of the object and against the model itself, and what it reads.
+
+    Example: vit score runs/birds/model photos/val --masks masks --methods rollout,attribution --out scores
+
+    Args:
+        model: a model folder or checkpoint.
+        images: files, folders or globs. A folder that is called as one of the model's labels tells the true class.
+        out: folder for scores.json, scores.csv and best_worst.png.
+        masks: a folder of mask images, or a CSV with image and mask, or image, x0, y0, x1, y1; also label and group.
+        methods: names with commas between them; the baselines centre and random are always scored, too.
+        metrics: localization needs masks; faithfulness a head and some 60 forward passes a map; all takes what it can.
+        fill: what takes the place of removed pixels; paper takes what each metric's paper has.
+        image_size: pixels that the model sees, one number or [height, width]; default: the checkpoint's.
+        batch_size: images a forward pass.
+        num_workers: processes that read images; -1 picks the number of cores less one, at most 8.
+        precision: arithmetic of the forward pass.
+        device: auto takes a GPU when there is one.
+        seed: of the resamples that the intervals come from.
+        strict: stop at the first image that can't be read or has no mask; otherwise skipped.csv lists it.
+        overwrite: write into a folder that already holds files.
+    """
+    from datamodules.image_files import list_images
+    from datamodules.masks import MarkedImages, find_annotations, labels_and_groups
+    from datamodules.reading import printable
+    from vit.checkpoints.load import load
+    from vit.inference import choose_device
+    from vit.saliency.score import Scorer, chosen_methods
+    from vit.saliency.score_report import PHOTO_SIDE, class_lines, score_tables, summarise, write_scores
+
+    check_range("batch_size", batch_size, 1)
+    check_range("seed", seed, 0)
+    asked = chosen_methods(methods)
+    place = choose_device(device)
+    network = load(model, image_size=pair(image_size))
+    if metrics == "localization" and masks is None:
+        raise UserError("--metrics localization needs --masks: a folder of mask images, or a CSV.")
+    if network.num_classes == 0 and (masks is None or metrics == "faithfulness"):
+        raise UserError(f"{model} has no head, so its maps are scored against masks alone.\nGive --masks.")
+    files = list_images(images)
+    known = None if masks is None else find_annotations(masks, files)
+    labels, groups = labels_and_groups(files, known)
+    truths = [network.labels.index(label) if label in network.labels else -1 for label in labels]
+    folder = claim_folder(out, overwrite=overwrite)
+    keywords = asdict(prepared_for(network, crop=False))
+    dataset = MarkedImages(
+        files, known if metrics != "faithfulness" else None, truths, keywords.pop("image_size"), keywords.pop("mean"),
+        keywords.pop("std"), photo_side=PHOTO_SIDE, **keywords,
+    )  # fmt: skip
+    scorer = Scorer(
+        network,
+        asked,
+        device=place,
+        precision=precision,
+        faithfulness=fill if network.num_classes and metrics != "localization" else None,
+        truths_known=min(truths) >= 0,
+    )
+    skipped: dict[str, str] = {}
+    loader = dataset.loader(batch_size, num_workers, strict=strict)
+    for batch in progress(loader, "scoring", len(files), lambda batch: len(batch["index"])):
+        scorer.add(batch)
+        skipped.update(batch["skipped"])
+    tell_skipped(skipped, folder)
+    if len(skipped) == len(files):
+        raise none_read(f"{len(files)} images", skipped)
+    scores = scorer.scores()
+    summary = summarise(scores, groups=groups, seed=seed)
+    names = [printable(file.relative) for file in files]
+    settings = {"model": model, "masks": masks, "fill": scorer.faithfulness, "accuracy_of": scorer.accuracy_of,
+                "skipped": len(skipped)}  # fmt: skip
+    write_scores(scores, summary, names, folder, groups=groups, settings=settings)
+    print_scores(score_tables(summary))
+    print_lines(class_lines(summary))
+    say(f"{len(scores.index)} images: scores.json, scores.csv and best_worst.png in {folder}")
+
+
+def info(model: str, *, image_size: int | list[int] | None = None, classes: int | None = None) -> None:
     """What is in a checkpoint, and whether it can be loaded, key by key.
 
-    Example: vit info vit.safetensors --image_size 112
+    Example: vit info vit.safetensors --image_size 112 --classes 27
 
     Args:
         model: a model folder or checkpoint.
         image_size: pixels to load it for, one number or [height, width]; default: the checkpoint's own.
+        classes: of the data that it would be trained on: tells what becomes of its head.
     """
-    from vit.checkpoints.load import load_with_report
+    from vit.checkpoints.inspection import inspect
 
-    network, report = load_with_report(model, image_size=pair(image_size))
-    prepared = network.preprocessing
-    print("\n".join(report.lines()))
-    for name, value in network.encoder.architecture.items():
-        print(f"{name:18} {value}")
-    print(f"{'parameters':18} {sum(weight.numel() for weight in network.parameters()):,}")
-    print(f"{'pool':18} {network.pool}")
-    print(f"{'classes':18} {network.num_classes}  {', '.join(network.labels[:8])}{' ...' * (len(network.labels) > 8)}")
-    print(
-        f"{'preprocessing':18} mean {prepared.mean} std {prepared.std} {prepared.interpolation} {prepared.resize_mode}"
-    )
+    if classes is not None:
+        check_range("classes", classes, 1)
+    found = inspect(model, image_size=pair(image_size), classes=classes)
+    print_facts(found.rows)
+    if found.refusal:
+        raise found.refusal
+
+
+def export(
+    model: str, *, to: Literal["timm", "transformers", "torchvision"], out: str, overwrite: bool = False
+) -> None:
+    """Write a model as another library reads it, without a line of ours.
+
+    Example: vit export runs/birds/model --to transformers --out birds_hf
+
+    Args:
+        model: a model folder or checkpoint.
+        to: the library. What it has no place for is named, and nothing is written.
+        out: folder for the weights, the config, and README.md with the lines that load them.
+        overwrite: write into a folder that already holds files.
+    """
+    from vit.checkpoints.export import export as write_export
+    from vit.checkpoints.load import load
+
+    network = load(model)
+    folder = claim_folder(out, overwrite=overwrite)
+    say(f"written to {folder}: {', '.join(write_export(network, to, folder))}")
+
+
+def check(
+    data: str,
+    model: ModelOptions,
+    *,
+    out: str = "check",
+    fix_list: str | None = None,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    batch_size: int = 32,
+    max_epochs: int = 10,
+    num_workers: int = -1,
+    device: Device = "auto",
+    overwrite: bool = False,
+) -> None:
+    """What is wrong with a data set, before hours are spent on it.
+
+    Example: vit check photos --out check --fix_list good.csv
+
+    Args:
+        data: the folder that training would get as --data.root, or a CSV with the columns path,label[,split].
+        model: the model to be trained, for an estimate of time and memory.
+        out: folder for report.html and problems.csv.
+        fix_list: a CSV to write with the images that have no serious problem, fit for --data.root.
+        val_fraction: share of each class held out for validation, when the data has no val.
+        seed: of the run to come; it decides what is held out.
+        batch_size: images a step, for the estimate.
+        max_epochs: passes over the training images, for the estimate.
+        num_workers: processes that read images; -1 picks the number of cores less one, at most 8.
+        device: where the run would be; auto takes a GPU when there is one.
+        overwrite: write over what is there.
+    """
+    from datamodules.doctor.diagnosis import diagnose
+    from datamodules.doctor.listing import check_fix_list, list_data, write_fix_list
+    from datamodules.doctor.report import write_problems, write_report
+    from datamodules.doctor.scan import Scan, scan
+    from vit.inference import choose_device
+
+    for name, value in (("batch_size", batch_size), ("max_epochs", max_epochs)):
+        check_range(name, value, 1)
+    check_range("num_workers", num_workers, -1)
+    place = choose_device(device)
+    root = Path(data).absolute()
+    if fix_list is not None:
+        check_fix_list(Path(fix_list), root, overwrite=overwrite)
+    listing = list_data(root, val_fraction=val_fraction, seed=seed)
+    network, _ = build_model(model, seed)
+    folder = claim_folder(out, overwrite=overwrite)
+    scanned = Scan.empty(len(listing))
+    for _ in progress(scan(listing.paths, scanned, num_workers), "checking", len(listing), lambda count: count):
+        pass
+    found = diagnose(listing, scanned)
+    lines = [*found.summary(), *run_estimate(found, network, batch_size, max_epochs, num_workers, place)]
+    write_problems(found, folder / "problems.csv")
+    write_report(found, folder / "report.html", lines)
+    print_lines(lines)
+    print_problems(found.table())
+    if fix_list is not None:
+        write_fix_list(Path(fix_list), listing, found.keep)
+        say(f"{len(found.keep)} of {len(listing)} images are in {fix_list}")
+    say(f"pictures: {folder / 'report.html'}   all of it: {folder / 'problems.csv'}")
+    if found.errors:
+        raise UserError(f"{found.errors} errors: they break training, lose images of it, or make its accuracy untrue.")
 
 
 def demo(*, out: str = "demo", seed: int = 0, device: Device = "auto", overwrite: bool = False) -> None:
@@ -330,7 +526,8 @@ def demo(*, out: str = "demo", seed: int = 0, device: Device = "auto", overwrite
     from datamodules.birdscenes import write_scenes
     from vit.checkpoints.load import load
     from vit.inference import choose_device
-    from vit.saliency.score import score_localization
+    from vit.saliency.score import Scorer
+    from vit.saliency.score_report import class_lines, score_tables, summarise
 
     folder = claim_folder(out, overwrite=overwrite)
     model, common = str(folder / "run" / "model"), ["--seed", str(seed), "--device", device, "--overwrite"]
@@ -355,8 +552,12 @@ def demo(*, out: str = "demo", seed: int = 0, device: Device = "auto", overwrite
     step("Do the maps hit the birds? Means over the unseen scenes:")
     network = load(model)
     module = data_module(DataOptions(root="birdscenes:demo"), network, seed=seed, labels=network.labels)
-    scores = score_localization(network, module.dataloader("test"), device=choose_device(device))
-    print_scores(scores)
+    scorer = Scorer(network, ["rollout"], device=choose_device(device))
+    for batch in module.dataloader("test"):
+        scorer.add(batch)
+    summary = summarise(scorer.scores(), seed=seed)
+    print_scores(score_tables(summary))
+    print_lines(class_lines(summary))
     say(
         "",
         f"curves             {folder / 'run' / 'curves.png'}",
@@ -390,6 +591,34 @@ def build_model(options: ModelOptions, seed: int) -> tuple[Classifier, list[str]
     return Classifier(encoder, 0, pool=options.pool or "class"), []
 
 
+def run_estimate(
+    found: Diagnosis, network: Classifier, batch_size: int, max_epochs: int, num_workers: int, device: torch.device
+) -> list[str]:
+    """What training on the checked data would take, in words."""
+    from datamodules.doctor.speed import reading_rate
+    from datamodules.sampling import reading_processes
+    from vit.training.estimate import estimate_training
+
+    network.reset_head(found.listing.labels)
+    prepared = network.preprocessing
+    reading = reading_rate(found.listing, found.scan, prepared.image_size, prepared.mean, prepared.std)
+    if not reading:
+        return []
+    step = estimate_training(network, batch_size, device=device)
+    processes = reading_processes(num_workers)
+    rate = min(reading * max(processes, 1), step.images_per_second)
+    if not processes:  # then one process reads and learns by turns
+        rate = 1 / (1 / reading + 1 / step.images_per_second)
+    minutes = max(1, max_epochs * int(found.counts[0].sum()) / rate / 60)
+    height, width = prepared.image_size
+    return [
+        f"training at {height} x {width} px: reading {reading:.0f} images/s a process, "
+        f"the model {step.images_per_second:.1f} images/s on {device.type} (measured on a few)",
+        f"{max_epochs} epochs: about {minutes:.0f} minutes and {step.memory(batch_size) / 2**30:.1f} GiB at batch size "
+        f"{batch_size}, fp32, validation and the program itself not counted",
+    ]
+
+
 def data_module(options: DataOptions, model: Classifier, *, seed: int, labels: tuple[str, ...] | None = None) -> Any:
     """The data module of `--data.root`, prepared for the model."""
     from datamodules.birdscenes import BirdScenes
@@ -418,6 +647,17 @@ def data_module(options: DataOptions, model: Classifier, *, seed: int, labels: t
         "crop_pct": prepared.crop_pct,
     }
     return ImageFolder(root, **keywords)
+
+
+def describe_data(options: DataOptions, module: Any, start: str | None) -> Training:
+    """What a model card tells of the data and of the checkpoint that a run begins with; no path of this machine."""
+    from vit.checkpoints.card import Training
+
+    name = options.root if options.root.startswith("birdscenes:") else Path(options.root).absolute().name
+    images = {split: len(module.names(split)) for split in ("train", "val")}
+    classes = module.counts()["train"] if hasattr(module, "counts") else {}
+    start = start or ""
+    return Training(name, images, classes, start=start if start.startswith(("timm:", "hf:")) else Path(start).name)
 
 
 def pair(size: int | list[int] | None) -> tuple[int, int] | None:
@@ -493,13 +733,17 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "predict": predict,
     "explain": explain,
+    "score": score,
     "info": info,
+    "export": export,
+    "check": check,
     "demo": demo,
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command line; returns its exit code."""
+    keep_freed_memory()
     return run_command(VERBS, sys.argv[1:] if arguments is None else arguments)
 
 

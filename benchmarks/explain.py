@@ -31,6 +31,7 @@ from benchmarks.photographs import photographs
 from datamodules.image_files import ImageFile, list_images
 from vit.checkpoints.folder import write_folder
 from vit.checkpoints.load import load
+from vit.foundation import keep_freed_memory
 from vit.models.classifier import Classifier
 from vit.saliency import export
 from vit.saliency.explain import explain_batch
@@ -109,6 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Table]:
     parser.add_argument("--workers", type=int, default=-1, help="as --num_workers of vit explain (default -1)")
     chosen = parser.parse_args(arguments)
     machine = begin(chosen)
+    keep_freed_memory()  # as `vit` does
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         place, described = photographs(

@@ -53,7 +53,13 @@ class Table:
 
 
 def measure(
-    variants: Variants, *, rounds: int, warmup: int = 1, min_seconds: float = 0.0, rotate: bool = True
+    variants: Variants,
+    *,
+    rounds: int,
+    warmup: int = 1,
+    min_seconds: float = 0.0,
+    rotate: bool = True,
+    seldom: Mapping[str, int] | None = None,
 ) -> Timings:
     """Seconds a call of each variant, in each of `rounds` rounds.
 
@@ -67,13 +73,17 @@ def measure(
         min_seconds: the first variant is called as often in a row as fills this time, and all others as often; its
             mean counts. One call of a few milliseconds is mostly noise.
         rotate: False keeps the given order in every round.
+        seldom: variants that run in so many of the first rounds that count, and in no others: those that take long.
     """
+    seldom = seldom or {}
     names = list(variants)
     calls = _calls(variants[names[0]], min_seconds) if min_seconds else 1
     timings: Timings = {name: [] for name in names}
     for number in range(warmup + rounds):
         first = number % len(names) if rotate else 0
         for name in names[first:] + names[:first]:
+            if name in seldom and not warmup <= number < warmup + seldom[name]:
+                continue
             call = variants[name]
             start = perf_counter()
             for _ in range(calls):
@@ -96,8 +106,8 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def ratio(timings: Timings, over: str, under: str) -> Spread:
-    """Seconds of `over` in units of those of `under`, taken within each round."""
-    return spread([a / b for a, b in zip(timings[over], timings[under], strict=True)])
+    """Seconds of `over` in units of those of `under`, taken within each round that both took part in."""
+    return spread([a / b for a, b in zip(timings[over], timings[under], strict=False)])
 
 
 def images_per_second(timings: Timings, name: str, images: int) -> Spread:

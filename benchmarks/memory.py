@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 
 FORWARD, ROLLOUT, KEPT, AS_IT_GOES = "forward", "rollout", "textbook", "textbook, lean"
+BACKWARD, ATTRIBUTION, KEPT_ATTRIBUTION = "forward + backward", "attribution", "textbook attribution"
+NAMES = (FORWARD, ROLLOUT, KEPT, AS_IT_GOES, BACKWARD, ATTRIBUTION, KEPT_ATTRIBUTION)
 
 
 class Memory(NamedTuple):
@@ -56,25 +58,33 @@ def in_new_process(name: str, *, variant: str, image_size: int, batch: int, thre
 def prepared(name: str, variant: str, image_size: int, batch: int) -> Callable[[], object]:
     """The call of a variant, its model and images made."""
     images = torch.randn(batch, 3, image_size, image_size)
-    if name in (FORWARD, ROLLOUT):
+    if name in (FORWARD, ROLLOUT, BACKWARD, ATTRIBUTION):
         from benchmarks.ours import classifier
         from vit.saliency.explain import explain_batch
 
         ours = classifier(variant, image_size)
-        return (lambda: explain_batch(ours, images, method="rollout")) if name == ROLLOUT else lambda: ours(images)
+        return {
+            FORWARD: torch.inference_mode()(lambda: ours(images)),
+            ROLLOUT: lambda: explain_batch(ours, images, method="rollout"),
+            BACKWARD: lambda: ours(images).amax(dim=1).sum().backward(),
+            ATTRIBUTION: lambda: explain_batch(ours, images, method="attribution"),
+        }[name]
     import timm
 
-    from benchmarks.textbook import rollout_as_it_goes, rollout_of_kept_maps
+    from benchmarks.textbook import attribution_of_kept_maps, rollout_as_it_goes, rollout_of_kept_maps
 
     peer = timm.create_model(f"vit_{variant}_patch16_224", img_size=image_size).eval()
-    method = rollout_of_kept_maps if name == KEPT else rollout_as_it_goes
-    return lambda: method(peer, images)
+    if name == KEPT_ATTRIBUTION:
+        peer.requires_grad_(False)
+        images.requires_grad_()
+    methods = {KEPT: rollout_of_kept_maps, AS_IT_GOES: rollout_as_it_goes, KEPT_ATTRIBUTION: attribution_of_kept_maps}
+    return lambda: methods[name](peer, images)
 
 
 def main() -> None:
     """Measures one variant, and prints what it took."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__, allow_abbrev=False)
-    parser.add_argument("name", choices=(FORWARD, ROLLOUT, KEPT, AS_IT_GOES))
+    parser.add_argument("name", choices=NAMES)
     parser.add_argument("--variant", default="small", choices=("tiny", "small", "base"))
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=1)
@@ -83,8 +93,7 @@ def main() -> None:
     torch.set_num_threads(chosen.threads)
     call = prepared(chosen.name, chosen.variant, chosen.image_size, chosen.batch)
     before = peak_memory()
-    with torch.inference_mode():
-        call()
+    call()
     print(json.dumps(Memory(before, peak_memory())._asdict()))
 
 

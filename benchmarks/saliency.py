@@ -15,7 +15,11 @@ Agreement: our map against the textbook's in float64, for weights that are made 
 magnify the rounding of an fp32 forward pass, so the walk after a float64 one is compared too.
 
 Attribution: our explain_batch(method="attribution") against one forward and backward pass of the predicted class's
-logit, to all weights as in training, and to the image alone with frozen weights, which is the least.
+logit, to all weights as in training, and to the image alone with frozen weights, which is the least. Textbook: maps of
+N x N of timm's unfused attention and their gradients, all kept; left out where these alone would take more than
+--most-memory.
+
+The variants that keep N x N maps take so long on large images that they run in one round there.
 """
 
 import argparse
@@ -28,15 +32,26 @@ import timm
 import torch
 
 from benchmarks.harness import Table, Timings, Variants, begin, measure, options, ratio, report, spread
-from benchmarks.memory import AS_IT_GOES, FORWARD, KEPT, ROLLOUT, in_new_process
+from benchmarks.memory import (
+    AS_IT_GOES,
+    ATTRIBUTION,
+    BACKWARD,
+    FORWARD,
+    KEPT,
+    KEPT_ATTRIBUTION,
+    ROLLOUT,
+    in_new_process,
+)
 from benchmarks.ours import classifier
 from benchmarks.peers import timm_twin
-from benchmarks.textbook import rollout_as_it_goes, rollout_of_kept_maps
+from benchmarks.textbook import attribution_of_kept_maps, rollout_as_it_goes, rollout_of_kept_maps
 from vit.models.classifier import Classifier
+from vit.models.variants import variant as keywords_of
 from vit.saliency.explain import explain_batch
 
 TIMM = "timm's forward"
-ATTRIBUTION, TO_WEIGHTS, TO_IMAGE = "attribution", "forward + backward", "forward + backward to the image"
+TO_IMAGE = "forward + backward to the image"
+EXPENSIVE = (KEPT, AS_IT_GOES, KEPT_ATTRIBUTION)
 LARGE = 512  # pixels from which a round takes so long that fewer must do
 
 
@@ -52,8 +67,13 @@ class Case(NamedTuple):
         image_size, batch = text.split("x")
         return cls(int(image_size), int(batch))
 
+    @property
+    def tokens(self) -> int:
+        """Of an image, with patches of 16 px and a class token."""
+        return (self.image_size // 16) ** 2 + 1
+
     def __str__(self) -> str:
-        return f"{self.image_size} px, batch {self.batch} ({(self.image_size // 16) ** 2 + 1:,} tokens)"
+        return f"{self.image_size} px, batch {self.batch} ({self.tokens:,} tokens)"
 
 
 def time_rollout(case: Case, chosen: argparse.Namespace) -> Timings:
@@ -76,6 +96,7 @@ def time_attribution(case: Case, chosen: argparse.Namespace) -> Timings:
     """Seconds of attribution and of plain forward and backward passes."""
     ours = classifier(chosen.variant, case.image_size)
     frozen = deepcopy(ours).requires_grad_(False)
+    peer = timm_twin(ours, chosen.variant).requires_grad_(False)
     images = torch.randn(case.batch, 3, case.image_size, case.image_size)
     leaf = images.clone().requires_grad_()
 
@@ -84,9 +105,10 @@ def time_attribution(case: Case, chosen: argparse.Namespace) -> Timings:
         ours.zero_grad(set_to_none=True)
 
     calls: dict[str, Callable[[], object]] = {
-        TO_WEIGHTS: to_weights,
+        BACKWARD: to_weights,
         TO_IMAGE: lambda: torch.autograd.grad(frozen(leaf).amax(dim=1).sum(), leaf),
         ATTRIBUTION: lambda: explain_batch(ours, images, method="attribution"),
+        KEPT_ATTRIBUTION: lambda: attribution_of_kept_maps(peer, leaf),
     }
     return timed(calls, case, chosen)
 
@@ -94,7 +116,8 @@ def time_attribution(case: Case, chosen: argparse.Namespace) -> Timings:
 def timed(calls: Variants, case: Case, chosen: argparse.Namespace) -> Timings:
     """The calls measured for as long as the case's size allows."""
     if case.image_size >= LARGE:
-        return measure(calls, rounds=chosen.large_rounds, warmup=min(chosen.warmup, 1))
+        seldom = dict.fromkeys(EXPENSIVE, 1)
+        return measure(calls, rounds=chosen.large_rounds, warmup=min(chosen.warmup, 1), seldom=seldom)
     return measure(calls, rounds=chosen.rounds, warmup=chosen.warmup, min_seconds=chosen.min_seconds)
 
 
@@ -134,46 +157,68 @@ def rollout_tables(found: dict[Case, Timings]) -> list[Table]:
     return [times, costs]
 
 
-def memory_table(cases: Sequence[Case], chosen: argparse.Namespace) -> Table:
-    """Peaks of whole processes, one a variant."""
+def memory_table(title: str, names: Sequence[str], cases: Sequence[Case], chosen: argparse.Namespace) -> Table:
+    """Peaks of whole processes, one a variant; the ratios are to the first of them."""
     table = Table(
-        "peak memory of a process, MB",
-        ("", "variant", "imports, model, image", "peak", "increment", "peak / forward's", "increment / forward's"),
+        f"{title}: peak memory of a process, MB",
+        ("", "variant", "imports, model, image", "peak", "increment", f"peak / {names[0]}'s", "increment / its"),
     )
     for case in cases:
-        found = {
-            name: in_new_process(name, variant=chosen.variant, threads=chosen.threads, **case._asdict())
-            for name in (FORWARD, ROLLOUT, KEPT, AS_IT_GOES)
-        }
-        least = found[FORWARD]
-        for name, memory in found.items():
+        found = {}
+        for name in names:
+            maps = maps_of_attribution(case, chosen.variant)
+            if name == KEPT_ATTRIBUTION and maps > chosen.most_memory:
+                table.rows.append((case, name, "", "not run", f"above {maps:,.0f}: its maps", "", ""))
+                continue
+            found[name] = memory = in_new_process(
+                name, variant=chosen.variant, threads=chosen.threads, **case._asdict()
+            )
+            least = found[names[0]]
             ratios = memory.peak / least.peak, memory.increment / least.increment
             table.rows.append((case, name, memory.before, memory.peak, memory.increment, *ratios))
     return table
 
 
+def maps_of_attribution(case: Case, variant: str) -> float:
+    """MB of all maps of N x N and their gradients, float32."""
+    shape = keywords_of(variant)
+    maps = shape["depth"] * shape["num_heads"] * case.tokens**2 * case.batch
+    return 2 * 4 * maps / 2**20
+
+
 def attribution_tables(found: dict[Case, Timings]) -> list[Table]:
     """Milliseconds, and ratios to a forward and backward pass."""
-    times = Table("attribution, ms a call, median (min..max)", ("", TO_WEIGHTS, TO_IMAGE, ATTRIBUTION))
+    names = (BACKWARD, TO_IMAGE, ATTRIBUTION, KEPT_ATTRIBUTION)
+    times = Table("attribution, ms a call, median (min..max)", ("", *names))
     costs = Table(
-        "attribution's time, median of the rounds' ratios (min..max)", ("", f"/ {TO_WEIGHTS}", f"/ {TO_IMAGE}")
+        "attribution's time, median of the rounds' ratios (min..max)",
+        ("", f"/ {BACKWARD}", f"/ {TO_IMAGE}", f"{KEPT_ATTRIBUTION} / {ATTRIBUTION}"),
     )
     for case, timings in found.items():
-        times.rows.append((case, *(spread([1000 * s for s in timings[name]]) for name in times.columns[1:])))
-        costs.rows.append((case, *(ratio(timings, ATTRIBUTION, name) for name in (TO_WEIGHTS, TO_IMAGE))))
+        times.rows.append((case, *(spread([1000 * s for s in timings[name]]) for name in names)))
+        plain = [ratio(timings, ATTRIBUTION, name) for name in (BACKWARD, TO_IMAGE)]
+        costs.rows.append((case, *plain, ratio(timings, KEPT_ATTRIBUTION, ATTRIBUTION)))
     return [times, costs]
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Table]:
     """Measures and reports; returns the tables."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = options("saliency", __doc__ or "", rounds=11)
+    parser = options("saliency", __doc__ or "", rounds=9)
     parser.add_argument("--variant", default="small", choices=("tiny", "small", "base"), help="size (default small)")
-    small, batch, large = Case(224, 1), Case(224, 8), Case(1024, 1)
-    defaults = {"--cases": [small, batch, large], "--memory": [small, large], "--attribution": [small, batch]}
+    small, batch, middle, large = Case(224, 1), Case(224, 8), Case(512, 1), Case(1024, 1)
+    defaults = {
+        "--cases": [small, batch, large],
+        "--memory": [large],
+        "--attribution": [small, batch],
+        "--attribution-memory": [middle],
+    }
     for option, default in defaults.items():
         parser.add_argument(option, nargs="*", type=Case.parse, metavar="PIXELSxBATCH", default=default)
-    parser.add_argument("--large-rounds", type=int, default=5, help=f"rounds from {LARGE} px on (default 5)")
+    parser.add_argument("--large-rounds", type=int, default=3, help=f"rounds from {LARGE} px on (default 3)")
+    parser.add_argument(
+        "--most-memory", type=float, default=12_000.0, metavar="MB", help="for the textbook's maps (default 12000)"
+    )
     parser.add_argument("--min-seconds", type=float, default=0.2, help="least time of one measurement (default 0.2)")
     parser.add_argument("--agreement", type=int, default=224, help="pixels of the image whose maps are compared")
     chosen = parser.parse_args(arguments)
@@ -191,7 +236,10 @@ def main(arguments: Sequence[str] | None = None) -> list[Table]:
     )
     tables = [right]
     if chosen.memory:  # first: nothing else runs yet that could fill the machine
-        tables.append(memory_table(chosen.memory, chosen))
+        tables.append(memory_table("rollout", (FORWARD, ROLLOUT, KEPT, AS_IT_GOES), chosen.memory, chosen))
+    if chosen.attribution_memory:
+        names = (BACKWARD, ATTRIBUTION, KEPT_ATTRIBUTION)
+        tables.append(memory_table("attribution", names, chosen.attribution_memory, chosen))
     if chosen.cases:
         tables += rollout_tables({case: time_rollout(case, chosen) for case in chosen.cases})
     if chosen.attribution:

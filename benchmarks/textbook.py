@@ -1,7 +1,7 @@
-"""Attention rollout as it is usually written: matrices of N x N, taken out of the model by hooks.
+"""Attention rollout and attribution as they are usually written: matrices of N x N, taken out of the model by hooks.
 
 Abnar & Zuidema 2020, equation 1, after the widespread vit-explain, without its slips (a sum over the wrong axis, and
-the first image of a batch alone). The peer that our walk is measured against, and its reference.
+the first image of a batch alone). The peers that our walks are measured against, and their references.
 """
 
 from collections.abc import Callable, Iterator
@@ -52,20 +52,33 @@ def rollout_as_it_goes(model: nn.Module, images: Tensor) -> Tensor:
     return product[:, 0]
 
 
+def attribution_of_kept_maps(model: nn.Module, images: Tensor) -> Tensor:
+    """(B, N) relevance of each token for the predicted class, of a timm model, by equations 5 and 6 of Chefer et al.
+    2021 (ICCV): R <- R + mean_h relu(A * dA) R, with every head's map and its gradient kept until the end."""
+    maps: list[Tensor] = []
+    logits = _run_hooked(model, images, maps.append)
+    gradients = torch.autograd.grad(logits.amax(dim=1).sum(), maps)
+    with torch.inference_mode():
+        relevance = torch.eye(maps[0].shape[-1], dtype=maps[0].dtype)
+        for attention, gradient in zip(maps, gradients, strict=True):
+            relevance = relevance + (attention * gradient).relu().mean(dim=1) @ relevance
+        return relevance[:, 0]
+
+
 def mixed(attention: Tensor, identity: Tensor) -> Tensor:
     """Half the heads' mean, half the residual connection; rows sum to 1. (B, H, N, N) -> (B, N, N)."""
     matrix = 0.5 * attention.mean(dim=1) + 0.5 * identity
     return matrix / matrix.sum(dim=-1, keepdim=True)
 
 
-def _run_hooked(model: nn.Module, images: Tensor, take: Callable[[Tensor], None]) -> None:
+def _run_hooked(model: nn.Module, images: Tensor, take: Callable[[Tensor], None]) -> Tensor:
     hooks = [
         block.attn.attn_drop.register_forward_hook(lambda module, inputs, output: take(output))
         for block in model.blocks
     ]
     try:
         with unfused(model):
-            model(images)
+            return model(images)
     finally:
         for hook in hooks:
             hook.remove()

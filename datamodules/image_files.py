@@ -148,19 +148,13 @@ class ImageFiles(Dataset):
     def __getitem__(self, draw: Draw | int) -> dict[str, Any] | Skipped:
         index = draw.index if isinstance(draw, Draw) else draw
         try:
-            photo = read_photo(self.files[index].path, min_size=self._min_size)
+            photo = read_photo(self.files[index].path, min_size=self.transform.min_size)
         except UnreadableImage as error:
             return Skipped(error.path, error.reason)
         item = {"image": self.transform(photo.image), "index": index, "size": photo.size, "note": photo.note}
         if self.photo_side is not None:
             item["photo"] = torch.from_numpy(_shrunk(photo.image, self.photo_side))
         return item
-
-    @property
-    def _min_size(self) -> tuple[int, int]:
-        height, width = self.transform.min_size
-        side = self.photo_side or 0
-        return max(height, side), max(width, side)
 
     def loader(self, batch_size: int, num_workers: int = -1, *, strict: bool = False) -> SampleLoader:
         """Batches in the order of the list; `strict` raises UserError at the first unreadable file."""

@@ -3,10 +3,11 @@
     root/train/robin/*.jpg, root/val/robin/*.jpg, and root/test/ where there is one; or
     root/robin/*.jpg, split into train and val here
 
-The labels are the folders' names, sorted. Folders may nest below a class.
+Or a manifest, see `datamodules.manifest`. The labels are the folders' names, sorted. Folders may nest below a class.
 """
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -17,6 +18,7 @@ import lightning.pytorch as pl
 from torch.utils.data import Dataset
 
 from datamodules.image_files import find_images, has_image_suffix, is_ignored, refuse_heic
+from datamodules.manifest import is_manifest, manifest_classes
 from datamodules.reading import UnreadableImage, printable, read_photo
 from datamodules.sampling import Draw, SampleLoader, Skipped, labelled_batch, sample_loader
 from datamodules.transforms import Interpolation, Pipeline, ResizeMode, eval_transform, train_transform
@@ -59,7 +61,7 @@ class ImageFolder(pl.LightningDataModule):
     """Photographs in class folders, for training and evaluation.
 
     Args:
-        root: the folder, see above.
+        root: the folder or manifest, see above.
         image_size: (h, w) of the model.
         mean, std: of the three channels, of values 0 to 1.
         val_fraction: share of each class kept for validation, when the root has no val/.
@@ -124,7 +126,8 @@ class ImageFolder(pl.LightningDataModule):
 
     def names(self, split: str) -> list[str]:
         """The photos of a split below the root, by index."""
-        return [printable(path.relative_to(self.root)) for path in self.dataset(split).paths]
+        base = self.root.parent if is_manifest(self.root) else self.root
+        return [printable(os.path.relpath(path, base)) for path in self.dataset(split).paths]
 
     def dataloader(self, split: str) -> SampleLoader:
         """Batches of a split in order, with the transform of evaluation."""
@@ -157,11 +160,25 @@ class ImageFolder(pl.LightningDataModule):
 Classes = dict[str, list[str]]  # label -> absolute paths, sorted
 
 
-def find_splits(root: Path, *, val_fraction: float, seed: int) -> dict[str, Classes]:
-    """The photos of each split of `root`, an absolute path, by class.
+def find_splits(root: Path, *, val_fraction: float, seed: int, notices: list[str] | None = None) -> dict[str, Classes]:
+    """The photos of each split of `root`, an absolute path of a folder or a manifest, by class.
 
-    Without a val/ of its own, val is taken out of train.
+    Without a val of its own, val is taken out of train. What is passed over is logged, or added to `notices`.
     """
+    found = manifest_classes(root) if is_manifest(root) else _find_folders(root, notices)
+    refuse_heic(path for classes in found.values() for paths in classes.values() for path in paths)
+    if "train" in found and "val" not in found:
+        base = root.parent if is_manifest(root) else _split_folders(root).get("train", root)
+        parts = {label: split_class(paths, base, val_fraction, seed) for label, paths in found["train"].items()}
+        val = {label: held for label, (_, held) in parts.items() if held}
+        found = {"train": {label: kept for label, (kept, _) in parts.items()}, "val": val} | {
+            split: classes for split, classes in found.items() if split != "train"
+        }
+    return found
+
+
+def _find_folders(root: Path, notices: list[str] | None) -> dict[str, Classes]:
+    """The photos of the splits that `root` has folders of, or of train alone."""
     if not root.is_dir():
         raise UserError(_no_root(root))
     ignored: list[str] = []
@@ -170,16 +187,10 @@ def find_splits(root: Path, *, val_fraction: float, seed: int) -> dict[str, Clas
     if not given and set(found["train"]) <= {name for names in _SPLITS.values() for name in names}:
         names = ", ".join(found["train"])
         raise UserError(f"The folders {names} in {printable(root)} have no class folders in them.\n{_LAYOUT}")
-    if ignored:
+    if notices is not None:
+        notices.extend(printable(name) for name in ignored)
+    elif ignored:
         log.warning("Ignored in %s: %s.", printable(root), _few([printable(name) for name in ignored]))
-    refuse_heic(path for classes in found.values() for paths in classes.values() for path in paths)
-    if "train" in found and "val" not in found:
-        base = given.get("train", root)
-        parts = {label: split_class(paths, base, val_fraction, seed) for label, paths in found["train"].items()}
-        val = {label: held for label, (_, held) in parts.items() if held}
-        found = {"train": {label: kept for label, (kept, _) in parts.items()}, "val": val} | {
-            split: classes for split, classes in found.items() if split != "train"
-        }
     return found
 
 
@@ -203,12 +214,12 @@ def split_class(paths: list[str], base: Path, fraction: float, seed: int) -> tup
     if not 0 < fraction < 1:
         raise UserError(f"val_fraction is {fraction}; it must lie between 0 and 1, such as 0.2.")
     held = min(max(round(len(paths) * fraction), 1), len(paths) - 1)
-    drawn = sorted(paths, key=lambda path: _lot(Path(path).relative_to(base), seed))
+    drawn = sorted(paths, key=lambda path: _lot(os.path.relpath(path, base), seed))
     return sorted(drawn[held:]), sorted(drawn[:held])
 
 
-def _lot(relative: Path, seed: int) -> bytes:
-    return blake2b(bytes(relative), key=str(seed).encode()).digest()
+def _lot(relative: str, seed: int) -> bytes:
+    return blake2b(os.fsencode(relative), key=str(seed).encode()).digest()
 
 
 def _class_folders(folder: Path, ignored: list[str]) -> list[Path]:

@@ -8,26 +8,48 @@ What is decided here, once, for training, evaluation and explanation alike:
                     to maximum
     many frames     the first
     CMYK and others Pillow's plain conversion, without a colour profile
+
+Pillow opens every file and judges it; a whole, undamaged RGB JPEG is then decoded by libjpeg-turbo straight into the
+array, to the same pixels in less time. Whatever that path does not take, Pillow decodes.
+
+What a file can cost is bounded before it is paid: its pixels by `max_pixels`, what is read besides pixels by
+`_Guarded`, a PNG's chunks by `_check_png`, a progressive JPEG's scans by `_refuse_many_scans`.
 """
 
+import io
+import math
 import os
 import stat
+import struct
 import warnings
+import zlib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".heic", ".heif"}
 )
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
-# Admits the 108-megapixel photos of telephones. Decoding takes up to ten bytes a pixel for a moment.
+# Admits the 108-megapixel photos of telephones. Decoding takes up to ten bytes a pixel for a moment, a WebP sixteen.
 MAX_PIXELS = 110_000_000
+# Reads of one file, and bytes read to open it. Pillow looks for the next marker or frame byte by byte, and takes
+# all metadata, and the whole of a WebP, into memory; no photo comes near either.
+_MAX_READS = 2_000_000
+_MAX_METADATA = 1 << 28
+_MAX_PNG_CHUNK = 1 << 26  # of one that holds no pixels
+# Every scan of a progressive JPEG passes over all its pixels, and costs a few bytes. Encoders write about ten.
+_MAX_SCANS = 200
+_BAND = 1 << 18  # pixels converted at a time: few enough to stay in the processor's cache
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class UnreadableImage(Exception):
@@ -44,11 +66,13 @@ class UnreadableImage(Exception):
 
 class Photo(NamedTuple):
     """`image` uint8 RGB (img_h, img_w, 3), upright, perhaps decoded smaller; `size` (img_h, img_w) of the
-    whole upright photo; `note` says what was left out, such as further frames, or is empty."""
+    whole upright photo; `note` says what was left out, such as further frames, or is empty; `kind` is the format
+    and Pillow's mode of what is stored, such as JPEG RGB."""
 
     image: np.ndarray
     size: tuple[int, int]
     note: str
+    kind: str
 
 
 def printable(path: str | os.PathLike[str]) -> str:
@@ -79,13 +103,12 @@ def read_photo(
     """
     try:
         _refuse_special(path)
-        with Path(path).open("rb") as file, warnings.catch_warnings():
+        with _Guarded(io.FileIO(path)) as file, warnings.catch_warnings():
             # Pillow warns of sizes and damaged metadata; sizes are judged below, and damage is raised or
             # harmless.
             warnings.simplefilter("ignore")
-            image, size, several = _decode(file, max_pixels, min_size)
-            note = f"{printable(path)} has several frames; only the first is used" if several else ""
-            return Photo(image, size, note)
+            photo = _decode(file, max_pixels, min_size)
+            return photo._replace(note=f"{printable(path)} {photo.note}") if photo.note else photo
     except _Refused as refusal:
         reason = str(refusal)
     except UnidentifiedImageError:
@@ -103,6 +126,25 @@ class _Refused(Exception):
     pass
 
 
+class _Guarded(io.BufferedReader):
+    """A file that a decoder can't search for ever; nor take into memory by the gigabyte, while `left` is a number."""
+
+    reads = 0
+    left = math.inf  # bytes
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads += 1
+        if self.reads > _MAX_READS:
+            raise _Refused(f"no image found after {_MAX_READS:,} reads")
+        if size is None or size < 0 or size > self.left:
+            rest = os.fstat(self.fileno()).st_size - self.tell()
+            if min(rest, math.inf if size is None or size < 0 else size) > self.left:
+                raise _Refused(f"more than {_MAX_METADATA:,} bytes would have to be read before its pixels")
+        block = super().read(size)
+        self.left -= len(block)
+        return block
+
+
 def _refuse_special(path: str | os.PathLike[str]) -> None:
     """Raises _Refused for what is not a regular file with something in it, without opening it."""
     try:
@@ -117,35 +159,96 @@ def _refuse_special(path: str | os.PathLike[str]) -> None:
         raise _Refused("the file is empty")
 
 
-def _decode(
-    file: BinaryIO, max_pixels: int, min_size: tuple[int, int] | None
-) -> tuple[np.ndarray, tuple[int, int], bool]:
-    """The upright image, the size of the whole, and whether there are further frames."""
+def _decode(file: _Guarded, max_pixels: int, min_size: tuple[int, int] | None) -> Photo:
+    """The photo; its note lacks the file's name."""
+    _check_png(file)
+    file.left = _MAX_METADATA
     photo = Image.open(file, formats=formats())
+    file.left = math.inf
     width, height = photo.size
     if width * height > max_pixels:
         raise _Refused(f"{width} x {height} pixels, more than the {max_pixels:,} allowed")
-    if photo.format == "PNG":
-        # The decoder skips the checksum of the pixels' chunks; verify() reads all of them and spends the
-        # object.
-        photo.verify()
-        file.seek(0)
-        photo = Image.open(file, formats=("PNG",))
     # An MPO is a JPEG with a preview or a depth map behind it, as many telephones write; not an animation.
     several = photo.format != "MPO" and getattr(photo, "is_animated", False)
-    if min_size is not None and isinstance(photo, JpegImageFile):
-        photo.draft(None, min_size if _turned(_orientation(photo)) else min_size[::-1])
+    kind = f"{photo.format} {photo.mode}"
+    image = None
+    if isinstance(photo, JpegImageFile):
+        orientation = _orientation(photo)
+        if "progressive" in photo.info:
+            _refuse_many_scans(file)
+        if min_size is not None:
+            photo.draft(None, min_size if _turned(orientation) else min_size[::-1])
+        if photo.size == (width, height) and photo.mode == "RGB":
+            image = _turbo(file)
+    if image is None:
         photo.load()
-    else:
-        photo.load()
+    if not isinstance(photo, JpegImageFile):
         width, height = photo.size  # Pillow turns a TIFF upright while it loads
-    orientation = _orientation(photo)
+        orientation = _orientation(photo)
     size = (width, height) if _turned(orientation) else (height, width)
-    return _upright(_to_rgb(photo), orientation), size, several
+    image = _upright(_to_rgb(photo) if image is None else image, orientation)
+    return Photo(image, size, "has several frames; only the first is used" if several else "", kind)
+
+
+def _turbo(file: _Guarded) -> np.ndarray | None:
+    """The pixels (h, w, 3) of an RGB JPEG, or None for one that is damaged, or too large to hold as it is stored."""
+    if os.fstat(file.fileno()).st_size > _MAX_METADATA:
+        return None
+    place = file.tell()
+    file.seek(0)
+    try:
+        # strict: what libjpeg would only warn of, such as an early end, is left to Pillow to judge
+        return simplejpeg.decode_jpeg(file.read(), colorspace="RGB", strict=True)
+    except ValueError:
+        file.seek(place)
+        return None
+
+
+def _refuse_many_scans(file: _Guarded) -> None:
+    """Raises _Refused for a JPEG with more scans than any encoder writes. Leaves the file where it stood."""
+    place = file.tell()
+    file.seek(0)
+    scans = 0
+    while block := file.read(1 << 20):
+        scans += block.count(b"\xff\xda")  # in compressed pixels, no other byte than 0 or a marker follows 255
+        if scans > _MAX_SCANS:
+            raise _Refused(f"a JPEG of more than {_MAX_SCANS} scans, which would take very long to decode")
+    file.seek(place)
+
+
+def _check_png(file: _Guarded) -> None:
+    """Raises _Refused for a PNG that is cut short, or has a wrong checksum or a huge chunk of no pixels.
+
+    Pillow does not look at the checksum of the pixels' chunks, and takes all others whole into memory. Leaves the
+    file at its start.
+    """
+    found = file.read(len(_PNG)) == _PNG
+    kind = b""
+    while found and kind != b"IEND":
+        length, kind = struct.unpack(">I4s", _exactly(file, 8))
+        if kind != b"IDAT" and length > _MAX_PNG_CHUNK:
+            raise _Refused(f"a PNG with {length:,} bytes of metadata")
+        checksum = zlib.crc32(kind)
+        while length:
+            block = _exactly(file, min(length, 1 << 16))
+            checksum = zlib.crc32(block, checksum)
+            length -= len(block)
+        if _exactly(file, 4) != checksum.to_bytes(4, "big"):
+            raise _Refused(f"a wrong checksum in the PNG's chunk {kind!r}")
+    file.seek(0)
+
+
+def _exactly(file: _Guarded, size: int) -> bytes:
+    block = file.read(size)
+    if len(block) < size:
+        raise _Refused("the PNG ends too early")
+    return block
 
 
 def _orientation(photo: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 when there is none, or none that can be understood."""
+    if isinstance(photo, JpegImageFile) and not photo.info.keys() & {"exif", "xmp"}:
+        return 1
     try:
         value = photo.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged metadata is no reason to lose the pixels
@@ -173,30 +276,52 @@ def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
 def _to_rgb(photo: Image.Image) -> np.ndarray:
     """The loaded photo in any Pillow mode -> uint8 (h, w, 3)."""
+    width, height = photo.size
+    image = np.empty((height, width, 3), np.uint8)
+    if photo.mode.startswith("I;16") or photo.mode in ("I", "F"):
+        low, high = _ends(photo)
+        for rows, band in _bands(photo):
+            grey = (np.asarray(band).astype(np.float64) - low) * (255.0 / (high - low))
+            image[rows] = np.rint(grey)[:, :, None]
+    else:
+        for rows, band in _bands(photo):
+            image[rows] = np.asarray(_flat(band))
+    return image
+
+
+def _bands(photo: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+    """The photo in pieces of some rows each, so that converting them takes little memory."""
+    width, height = photo.size
+    step = max(1, _BAND // width)
+    for start in range(0, height, step):
+        stop = min(start + step, height)
+        yield slice(start, stop), photo if step >= height else photo.crop((0, start, width, stop))
+
+
+def _ends(photo: Image.Image) -> tuple[float, float]:
+    """The values that become 0 and 255: of 16 bits the whole range; of others the first usual range that holds all
+    there are, else the least and greatest."""
     if photo.mode.startswith("I;16"):
-        return _grey(np.asarray(photo).astype(np.float32) / 257.0)
-    if photo.mode in ("I", "F"):
-        return _grey(_spread(np.asarray(photo).astype(np.float64)))
-    if photo.has_transparency_data:
-        colour = photo.convert("RGBA")
-        white = Image.new("RGBA", colour.size, "white")
-        photo = Image.alpha_composite(white, colour)
-    return np.array(photo if photo.mode == "RGB" else photo.convert("RGB"))
-
-
-def _spread(values: np.ndarray) -> np.ndarray:
-    """Values of unknown range -> 0 to 255, by the first usual range that holds them all."""
-    low, high = float(values.min()), float(values.max())
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise _Refused("holds pixels that are NaN or infinite")
+        white_is_zero = isinstance(photo, TiffImageFile) and photo.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
+        return (65535.0, 0.0) if white_is_zero else (0.0, 65535.0)
+    low, high = np.inf, -np.inf
+    for _, band in _bands(photo):
+        values = np.asarray(band)
+        low, high = float(np.minimum(low, values.min())), float(np.maximum(high, values.max()))
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise _Refused("holds pixels that are NaN or infinite")
     for top in (1.0, 255.0, 65535.0):
         if low >= 0 and high <= top:
-            return values * (255.0 / top)
-    return (values - low) * (255.0 / (high - low)) if high > low else np.zeros_like(values)
+            return 0.0, top
+    return low, high if high > low else low + 1
 
 
-def _grey(values: np.ndarray) -> np.ndarray:
-    return np.repeat(np.rint(values).astype(np.uint8)[:, :, None], 3, axis=2)
+def _flat(photo: Image.Image) -> Image.Image:
+    """A photo of 8-bit channels, composited on white where it is transparent, in mode RGB."""
+    if photo.has_transparency_data:
+        colour = photo.convert("RGBA")
+        photo = Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour)
+    return photo if photo.mode == "RGB" else photo.convert("RGB")
 
 
 def _cause(error: Exception) -> str:

@@ -12,11 +12,14 @@ B is smaller than the batch size where files were skipped, and 0 where all were.
 """
 
 import logging
+import math
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -31,6 +34,9 @@ log = logging.getLogger("vit.data")
 
 # Seconds to wait for a batch before a worker is taken to hang: many times what the slowest disk needs.
 WORKER_TIMEOUT = 120.0
+
+SHARED_MEMORY = Path("/dev/shm")
+BATCHES_AHEAD = 2  # that a worker makes before they are asked for
 
 
 class Draw(NamedTuple):
@@ -189,9 +195,13 @@ def sample_loader(
     workers = min(reading_processes(num_workers), -(-length // batch_size))
     parallel: dict[str, Any] = {}
     if workers > 0:
+        tensors = [value for value in empty.values() if isinstance(value, torch.Tensor)]
+        item = sum(value.element_size() * math.prod(value.shape[1:]) for value in tensors)
+        _check_shared_memory(workers * BATCHES_AHEAD * batch_size * item)
         parallel = {
             "num_workers": workers,
             "persistent_workers": True,
+            "prefetch_factor": BATCHES_AHEAD,
             "worker_init_fn": _start_worker,
             "timeout": timeout,
             # fork starts a worker in milliseconds; elsewhere it is unsafe or missing
@@ -212,6 +222,22 @@ def sample_loader(
 def reading_processes(num_workers: int) -> int:
     """The processes that `num_workers` means."""
     return num_workers if num_workers >= 0 else min(available_cores() - 1, 8)
+
+
+def _check_shared_memory(needed: int) -> None:
+    """Raises UserError when the batches of the workers can't all be in the shared memory, which they come through.
+
+    Found out later, it is a worker that dies without a word, or that never answers.
+    """
+    if not SHARED_MEMORY.is_dir():
+        return
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if free < needed:
+        raise UserError(
+            f"The shared memory, {SHARED_MEMORY}, has {free / 2**20:.0f} MiB free; the processes that read images "
+            f"need {needed / 2**20:.0f} MiB.\n"
+            "Try a smaller num_workers (0 reads in the main process) or batch_size, or make it larger."
+        )
 
 
 def available_cores() -> int:

@@ -41,7 +41,7 @@ class Pipeline:
     Args:
         steps: what is done to the uint8 photo; ends at the model's size.
         mean, std: of the three channels, of values 0 to 1.
-        min_size: (img_h, img_w) below which a photo must not be decoded, see `read_photo`.
+        min_size: (img_h, img_w) below which a photo must not be decoded, see `read_photo`; None for the whole.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Pipeline:
         steps: Sequence[A.BasicTransform],
         mean: Sequence[float],
         std: Sequence[float],
-        min_size: tuple[int, int],
+        min_size: tuple[int, int] | None = None,
     ) -> None:
         self.steps = A.Compose(list(steps))
         self.min_size = min_size
@@ -137,7 +137,10 @@ def eval_transform(
     resize_mode: ResizeMode = "squash",
     interpolation: Interpolation = "bicubic",
 ) -> Pipeline:
-    """The same tensor for the same photo, always.
+    """The same tensor for the same photo, always, and the one that timm's evaluation makes of it.
+
+    So that a model's probabilities are the same wherever it is loaded, the photo is decoded whole: a JPEG decoded
+    to a smaller size and then resized differs from it by some grey levels.
 
     Args:
         image_size: (h, w).
@@ -148,11 +151,8 @@ def eval_transform(
         interpolation: the filter of resizing.
     """
     kernel = _filter(interpolation)
-    if resize_mode == "squash":
-        # A JPEG decoded to twice the size or more loses nothing that the filter would have kept.
-        return Pipeline([_Squash(image_size, kernel)], mean, std, (2 * image_size[0], 2 * image_size[1]))
-    step = _CentreCrop(image_size, crop_pct, kernel)
-    return Pipeline([step], mean, std, (2 * step.whole[0], 2 * step.whole[1]))
+    step = _Squash(image_size, kernel) if resize_mode == "squash" else _CentreCrop(image_size, crop_pct, kernel)
+    return Pipeline([step], mean, std)
 
 
 class _Squash(A.DualTransform):

@@ -1,17 +1,18 @@
 """The benchmarks run, and their numbers mean what they say: tiny sizes, one round."""
 
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import encoder, explain, loading, saliency
+from benchmarks import checkpoints, encoder, explain, loading, saliency
 from benchmarks.harness import Spread, Table, measure, ratio, readable, spread
-from benchmarks.memory import ROLLOUT, in_new_process
+from benchmarks.memory import ATTRIBUTION, BACKWARD, KEPT_ATTRIBUTION, ROLLOUT, Memory, in_new_process
 from benchmarks.ours import classifier
 from benchmarks.peers import timm_twin
-from benchmarks.textbook import rollout_as_it_goes, rollout_of_kept_maps
+from benchmarks.textbook import attribution_of_kept_maps, rollout_as_it_goes, rollout_of_kept_maps
 from vit.saliency.explain import explain_batch
 
 QUICK = ["--threads", "1", "--rounds", "1", "--warmup", "0"]
@@ -40,6 +41,15 @@ def test_rounds_take_turns_and_begin_with_another_variant_each() -> None:
     order.clear()
     measure(variants, rounds=2, warmup=1, rotate=False)
     assert "".join(order) == "abc" * 3
+
+
+def test_a_seldom_variant_runs_in_the_first_rounds_that_count() -> None:
+    order: list[str] = []
+    variants = {name: lambda name=name: order.append(name) for name in "abc"}
+    timings = measure(variants, rounds=3, warmup=1, seldom={"b": 2})
+    assert "".join(order) == "ac" + "bca" + "cab" + "ac"
+    assert {name: len(seconds) for name, seconds in timings.items()} == {"a": 3, "b": 2, "c": 3}
+    assert ratio({"a": [6.0, 4.0], "b": [3.0, 1.0, 9.0]}, "a", "b") == Spread(3.0, 2.0, 4.0)
 
 
 def test_ratios_are_taken_within_each_round() -> None:
@@ -93,7 +103,7 @@ def test_encoder_refuses_models_that_differ() -> None:
 def test_saliency(capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--variant", "tiny", "--min-seconds", "0", "--agreement", "64"]
     right, times, costs, with_gradients, shares = saliency.main(
-        [*QUICK, *small, "--cases", "48x1", "32x2", "--memory", "--attribution", "32x2"]
+        [*QUICK, *small, "--cases", "48x1", "32x2", "--memory", "--attribution", "32x2", "--attribution-memory"]
     )
     difference, of_the_walk, contrast = right.rows[0]
     assert difference < 1e-3
@@ -102,8 +112,8 @@ def test_saliency(capsys: pytest.CaptureFixture[str]) -> None:
     assert [str(row[0]) for row in times.rows] == ["48 px, batch 1 (10 tokens)", "32 px, batch 2 (5 tokens)"]
     assert len(spreads(times)) == 10
     assert len(spreads(costs)) == 12
-    assert len(spreads(with_gradients)) == 3
-    assert len(spreads(shares)) == 2
+    assert len(spreads(with_gradients)) == 4
+    assert len(spreads(shares)) == 3
     assert "time in units of our plain forward" in capsys.readouterr().out
 
 
@@ -118,6 +128,24 @@ def test_maps_equal_the_textbook_for_each_image_of_a_batch() -> None:
     torch.testing.assert_close(maps.double(), kept[:, 1:], rtol=1e-5, atol=0)
     assert not torch.allclose(kept[0], kept[1], rtol=1e-2)
     assert all(block.attn.fused_attn and not block.attn.attn_drop._forward_hooks for block in peer.blocks)
+
+
+def test_textbook_attribution_equals_ours() -> None:
+    ours = saliency.sharpen(classifier("tiny", 64)).double()
+    images = torch.randn(3, 3, 64, 64, dtype=torch.float64)
+    expected = attribution_of_kept_maps(timm_twin(ours, "tiny").double(), images)
+    maps = explain_batch(ours, images, method="attribution").maps.flatten(1)
+    torch.testing.assert_close(maps.double(), expected[:, 1:], rtol=1e-4, atol=1e-9)
+    assert not torch.allclose(expected[0], expected[1], rtol=1e-2)
+
+
+def test_maps_that_would_not_fit_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saliency, "in_new_process", lambda name, **sizes: Memory(100.0, 150.0))
+    chosen = Namespace(variant="small", threads=1, most_memory=9000.0)
+    names = (BACKWARD, ATTRIBUTION, KEPT_ATTRIBUTION)
+    table = saliency.memory_table("attribution", names, [saliency.Case(512, 1), saliency.Case(1024, 1)], chosen)
+    assert [row[3] for row in table.rows] == [150.0] * 5 + ["not run"]
+    assert "9,221" in table.rows[-1][4]  # 2 tensors · 12 blocks · 6 heads · 4,097² tokens · 4 bytes
 
 
 def test_memory_is_that_of_the_measured_process_alone() -> None:
@@ -147,3 +175,14 @@ def test_loading() -> None:
     assert photos.title == "8 photographs at 32 px"
     assert len(spreads(photos)) == 6
     assert all(row[2] == pytest.approx(1000 / row[1].median) for row in photos.rows)
+
+
+def test_checkpoints(capsys: pytest.CaptureFixture[str]) -> None:
+    seconds, memory = checkpoints.main([*QUICK, "--variant", "tiny"])
+    assert len(spreads(seconds)) == 7
+    ours, must, *_, over = seconds.rows[0]
+    assert over.median == pytest.approx(ours.median / must.median)
+    size, before, peak, growth = memory.rows[0]
+    assert 20 < size < 25  # 5.7 million parameters
+    assert growth == pytest.approx((peak - before) / size)
+    assert "growth / file" in capsys.readouterr().out

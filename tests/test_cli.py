@@ -151,7 +151,8 @@ def test_train_leaves_a_run_folder(trained: Path) -> None:
     left = {name for name in files(trained) if not name.startswith("tensorboard/events")}
     assert left == {
         "config.yaml", "metrics.csv", "curves.png", "checkpoints/last.ckpt", "checkpoints/best.ckpt",
-        "model/model.safetensors", "model/config.json", "tensorboard/hparams.yaml",
+        "checkpoints/last.ckpt.sha256", "checkpoints/best.ckpt.sha256",
+        "model/model.safetensors", "model/config.json", "model/README.md", "tensorboard/hparams.yaml",
     }  # fmt: skip
     assert any(name.startswith("tensorboard/events") for name in files(trained))
     assert is_png(trained / "curves.png")
@@ -161,7 +162,7 @@ def test_train_leaves_a_run_folder(trained: Path) -> None:
 
 
 def test_train_leaves_a_model_that_says_all_it_takes_to_use_it(trained: Path) -> None:
-    config = json.loads((trained / "model" / "config.json").read_text())
+    config = json.loads((trained / "model" / "config.json").read_text())["vitscope"]
     assert config["labels"] == ["bright", "dark"]
     assert config["architecture"]["image_size"] == [16, 16]
     assert config["architecture"]["patch_size"] == [8, 8]
@@ -221,7 +222,7 @@ def test_train_on_generated_scenes(vit: Vit, tmp_path: Path) -> None:
     assert "new head for 8 classes" in ran.err
     (row,) = rows(tmp_path / "run" / "metrics.csv")
     assert row["step"] == "2"  # sixteen scenes, four a batch, two batches a step
-    assert len(json.loads((tmp_path / "run" / "model" / "config.json").read_text())["labels"]) == 8
+    assert len(json.loads((tmp_path / "run" / "model" / "config.json").read_text())["label_names"]) == 8
 
 
 def test_a_checkpoint_of_the_same_classes_keeps_its_head(vit: Vit, model: Path, classes: Path, tmp_path: Path) -> None:
@@ -237,7 +238,7 @@ def test_a_checkpoint_of_the_same_classes_keeps_its_head(vit: Vit, model: Path, 
     (tmp_path / "other" / "bright").rename(tmp_path / "other" / "robin")
     ran = vit(f"train --data.root {tmp_path}/other {keep} --run {tmp_path}/new")
     assert "new head for 2 classes" in ran.err
-    assert json.loads((tmp_path / "new" / "model" / "config.json").read_text())["labels"] == ["dark", "robin"]
+    assert json.loads((tmp_path / "new" / "model" / "config.json").read_text())["label_names"] == ["dark", "robin"]
 
 
 def test_a_linear_probe_leaves_the_encoder_as_it_was(vit: Vit, model: Path, classes: Path, tmp_path: Path) -> None:
@@ -609,16 +610,35 @@ def test_info_tells_the_architecture_the_keys_and_what_was_assumed(
     tensors = len(load_file(weights[0]))
     ran = vit("info", weights[0])
     assert ran.code == 0
-    assert f"{weights[0]}: {tensors} tensors loaded" in ran.out
-    assert "num_heads=4" in next(line for line in ran.out.splitlines() if "assumed" in line)
-    told = dict(line.split(maxsplit=1) for line in ran.out.splitlines() if not line.startswith((" ", "/")))
+    told = dict(line.split("  ", 1) for line in ran.out.splitlines())
+    told = {subject.strip(): text.strip() for subject, text in told.items()}
+    assert (told["checkpoint"], told["tensors"]) == (str(weights[0]), f"{tensors} in it, {tensors} of the model's")
+    assert "num_heads=4" in next(line for line in ran.out.splitlines() if "assumed (" in line)
     assert (told["embed_dim"], told["depth"], told["patch_size"], told["pool"]) == ("128", "6", "(8, 8)", "class")
     assert told["parameters"] == f"{sum(value.numel() for value in load_file(weights[0]).values()) - 128:,}"
 
-    ran = vit("info", trained / "model", "--image_size", "32")
+    ran = vit("info", trained / "model", "--image_size", "32", "--classes", "5")
     assert "assumed" not in ran.out
     assert "positions from 2 x 2 to 4 x 4" in ran.out
     assert "bright, dark" in ran.out
+    assert "a new head of 5 x 128 random weights" in ran.out
+
+
+def test_export_writes_what_a_library_reads(vit: Vit, trained: Path, tmp_path: Path) -> None:
+    for target in ("timm", "transformers", "torchvision"):
+        assert vit(f"export {trained}/model --to {target} --out {tmp_path / target}").code == 0
+    assert files(tmp_path / "torchvision") == {"README.md", "labels.json", "model.pth"}
+    again = vit(f"export {trained}/model --to timm --out {tmp_path}/timm")
+    assert again.code == 1
+    assert "already holds files" in again.err
+
+
+def test_the_model_card_of_a_run(trained: Path, classes: Path) -> None:
+    card = (trained / "model" / "README.md").read_text(encoding="utf-8")
+    assert f"`{classes.name}`: images " in card
+    assert "| top-1 | " in card
+    assert "random weights" in card
+    assert str(classes) not in card
 
 
 # Refusals
@@ -730,7 +750,7 @@ def test_a_mistake_is_answered_in_five_lines_and_leaves_nothing(vit: Vit, places
     ran = vit(line.format(**places))
     assert text in ran.err
     assert ran.code == code
-    assert ran.out == ""
+    assert ran.out == "" or line.startswith("info {model}")  # which tells what it found all the same
     assert 1 <= len(ran.err.splitlines()) <= 5
     assert "Traceback" not in ran.err
     assert "This is a bug" not in ran.err

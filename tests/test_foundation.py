@@ -1,7 +1,10 @@
 """Whole files or none, and folders that are not written into by accident."""
 
 import os
+import platform
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,3 +134,35 @@ def test_the_first_of_many_unreadable_images_stands_for_all() -> None:
     error = none_read("3 images", {"a.png": "the file is empty", "b.png": "damaged"})
     assert str(error) == "None of the 3 images could be read.\nThe first is a.png: the file is empty."
     assert str(none_read("images", {})) == "None of the images could be read."
+
+
+def test_only_what_must_outlive_a_power_cut_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    for sync in (True, False):
+        with atomic_write(tmp_path / "map.npy", sync=sync) as temporary:
+            temporary.write_text("whole")
+        assert len(synced) == 1
+    assert (tmp_path / "map.npy").read_text() == "whole"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_kept() -> None:
+    """Four blocks of 30 MB are 30,720 pages: the second time they are there already, or are to be asked for again."""
+    code = """
+import resource, sys
+from vit.foundation import keep_freed_memory
+
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [b"." * (30 * 2**20) for _ in range(4)]
+    del blocks
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = {
+        way: int(subprocess.run([sys.executable, "-c", code, way], capture_output=True, check=True).stdout)
+        for way in ("keep", "return")
+    }
+    assert faults["keep"] < 1000 < 10_000 < faults["return"]

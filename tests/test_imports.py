@@ -40,7 +40,7 @@ LIBRARIES = {
     "transformers": set(),
 }
 SLOW = {"torch", "torchvision", "torchmetrics", "lightning", "timm", "numpy", "cv2", "PIL", "matplotlib"}
-SLOW |= {"albumentations", "safetensors", "huggingface_hub", "tensorboard", "rich"}
+SLOW |= {"albumentations", "captum", "safetensors", "huggingface_hub", "tensorboard", "rich"}
 
 
 def module_of(path):

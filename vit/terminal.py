@@ -51,6 +51,31 @@ def progress(items: Iterable[T], what: str, total: int, advance: Callable[[T], i
             bar.update(line, advance=advance(item))
 
 
+def print_lines(lines: Iterable[str]) -> None:
+    """Results in words, on the output stream."""
+    for line in lines:
+        print(line)
+
+
+def print_facts(rows: Iterable[tuple[str, str]]) -> None:
+    """A table of subjects and what there is to say of them; a line each where no terminal sets the width."""
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = list(rows)
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        width = max(len(subject) for subject, _ in rows)
+        print_lines(f"{subject:{width}}  {text}" for subject, text in rows)
+        return
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for subject, text in rows:
+        table.add_row(subject, text)
+    console.print(table)
+
+
 def print_classes(per_class: dict[str, dict[str, float]]) -> None:
     """A table of the classes on the output stream."""
     width = max(len(label) for label in per_class)
@@ -59,8 +84,43 @@ def print_classes(per_class: dict[str, dict[str, float]]) -> None:
         print(f"{label:{width}}  {row['images']:6}  {row['precision']:9.3f}  {row['recall']:6.3f}")
 
 
-def print_scores(scores: dict[str, dict[str, float]]) -> None:
-    """A table of methods and metrics on the output stream."""
-    print(f"{'':10}" + "".join(f"{metric.replace('_', ' '):>20}" for metric in next(iter(scores.values()))))
-    for name, row in scores.items():
-        print(f"{name:10}" + "".join(f"{value:20.3f}" for value in row.values()))
+def print_scores(tables: Iterable[tuple[str, list[str], list[list[str]]]]) -> None:
+    """Tables of methods and metrics, (title, columns, rows) each, on the output stream."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = 120  # a file has no width that would have to be kept
+    for title, columns, rows in tables:
+        table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+        for number, column in enumerate(columns):
+            table.add_column(column, justify="right" if number else "left", no_wrap=number == 0)
+        for row in rows:
+            table.add_row(*row)
+        console.print(title)
+        console.print(table)
+        console.print()
+
+
+def print_problems(rows: Iterable[tuple[str, str, int, str]]) -> None:
+    """A table of (severity, problem, how many, what to do) on the output stream."""
+    rows = list(rows)
+    if not rows:
+        print("nothing was found to be wrong")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    colours = {"error": "red", "warning": "yellow", "note": "dim"}
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("")
+    table.add_column("problem", no_wrap=True)
+    table.add_column("count", justify="right")
+    table.add_column("what to do")
+    for severity, problem, count, advice in rows:
+        table.add_row(severity, problem, f"{count:,}", advice, style=colours[severity])
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = 120  # a file has no width that would have to be kept
+    console.print(table)

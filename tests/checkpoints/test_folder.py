@@ -1,12 +1,14 @@
-"""The model folder gives back the same model, or says what is wrong with it."""
+"""The model folder gives back the same model, here, in timm and in transformers, or says what is wrong with it."""
 
 import json
 
 import pytest
+import timm
 import torch
-from safetensors.torch import load_file
+from transformers import AutoModelForImageClassification
 
-from vit.checkpoints.folder import write_folder
+from vit.checkpoints.card import Training
+from vit.checkpoints.folder import _digest, write_folder
 from vit.checkpoints.load import load, load_with_report
 from vit.foundation import UserError
 from vit.models.classifier import Classifier, Preprocessing
@@ -21,7 +23,7 @@ MODELS = [
 ]
 
 
-def build(pool="class", **options):
+def oblong(pool="class", **options):
     encoder = image_encoder(
         image_size=(10, 21), patch_size=(5, 7), embed_dim=22, depth=2, num_heads=11, in_chans=3, **options
     )
@@ -31,7 +33,7 @@ def build(pool="class", **options):
 
 @pytest.fixture
 def folder(tmp_path, randomise):
-    write_folder(randomise(build()), tmp_path / "model")
+    write_folder(randomise(oblong()), tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -51,7 +53,7 @@ def refusal(folder):
     ],
 )
 def test_round_trip_is_exact(tmp_path, randomise, pool, options):
-    model = randomise(build(pool, **options))
+    model = randomise(oblong(pool, **options))
     write_folder(model, tmp_path)
     again, report = load_with_report(tmp_path)
     images = torch.randn(3, 3, 10, 21)
@@ -66,27 +68,102 @@ def test_round_trip_is_exact(tmp_path, randomise, pool, options):
 
 
 def test_model_without_a_head(tmp_path, randomise):
-    model = randomise(Classifier(build().encoder, 0))
+    model = randomise(Classifier(oblong().encoder, 0))
     write_folder(model, tmp_path)
     images = torch.randn(3, 3, 10, 21)
     assert torch.equal(load(tmp_path).eval()(images), model(images))
 
 
-def test_timm_reads_the_weights(tmp_path, randomise, timm_vit):
-    model = randomise(build(dist_token=False))
+CROP = Preprocessing((30, 30), (0.5, 0.4, 0.3), (0.2, 0.3, 0.25), "bilinear", "crop", 0.875)
+
+
+@pytest.fixture
+def cards():
+    """What the lines of a model card for each library find in a photograph, by label."""
+
+    def run(folder, photo):
+        answers = {}
+        for part in (folder / "README.md").read_text(encoding="utf-8").split("\nWith ")[1:]:
+            code = part.split("```python\n")[1].split("```")[0]
+            found: dict = {}
+            exec(code.replace("FOLDER", str(folder)).replace("photo.jpg", str(photo)), found)
+            answers[part.split(":")[0]] = found["probabilities"]
+        return answers
+
+    return run
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("options", [{}, {"prepared": CROP, "pool": "mean", "num_registers": 3, "init_values": 0.1}])
+def test_the_lines_of_the_model_card_give_our_probabilities(tmp_path, build, ask, photo, cards, options):
+    model = build(**options)
+    write_folder(model, tmp_path / "model")
+    found = cards(tmp_path / "model", photo)
+    assert list(found) == ["vitscope", "timm", "transformers, which needs timm"]
+    for probabilities in found.values():
+        assert probabilities == pytest.approx(ask(model, photo), abs=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_other_libraries_take_a_folder_as_one_of_theirs(tmp_path, build):
+    """New classes, features, labels: what their own users do with a pretrained model."""
+    model = build(pool="class+dist", dist_token=True)
     write_folder(model, tmp_path)
-    reference = timm_vit(img_size=(10, 21), patch_size=(5, 7), depth=2, num_heads=11, num_classes=4)
-    reference.load_state_dict(load_file(tmp_path / "model.safetensors"))
-    images = torch.randn(3, 3, 10, 21)
-    torch.testing.assert_close(reference(images), model(images), rtol=1e-5, atol=1e-5)
+    images = torch.randn(2, 3, 30, 30)
+    theirs = AutoModelForImageClassification.from_pretrained(tmp_path)
+    torch.testing.assert_close(theirs.eval()(images).logits, model(images), rtol=1e-5, atol=1e-5)
+    assert theirs.config.id2label == dict(enumerate(LABELS))
+    assert theirs.config.label2id == {label: index for index, label in enumerate(LABELS)}
+    source = f"local-dir:{tmp_path}"
+    assert timm.create_model(source, pretrained=True, num_classes=7).eval()(images).shape == (2, 7)
+    features = timm.create_model(source, pretrained=True, num_classes=0).eval()(images)
+    expected = model.encoder(images)
+    torch.testing.assert_close(features, (expected[:, 0] + expected[:, 1]) / 2, rtol=1e-5, atol=1e-5)
+
+
+def test_what_timm_has_no_place_for_is_told(tmp_path, build):
+    write_folder(build(pool="class+mean"), tmp_path)
+    assert set(json.loads((tmp_path / "config.json").read_text())) == {"vitscope"}
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "vitscope alone loads it: timm and transformers have no place for a head that reads class+mean" in card
+    assert "With timm" not in card
+
+
+def test_the_model_card_tells_the_run(tmp_path, build):
+    training = Training(
+        data="garden",
+        images={"train": 1200, "val": 300},
+        classes={"crow": 700, "鳥": 500},
+        start="vit_small.safetensors",
+        metrics={"top-1": 0.876},
+        epoch=7,
+    )
+    write_folder(build(), tmp_path, training)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    told = ["`garden`: images 1,200 train, 300 val", "`vit_small.safetensors`", "| top-1 | 87.6% |", "epoch 7"]
+    told += ["| 0 | 鳥 | 500 |", "| 1 | crow | 700 |", "| 2 | épervier |  |", "## Licence", "Intended use"]
+    told += [json.loads((tmp_path / "config.json").read_text())["vitscope"]["weights_sha256"]]
+    for text in told:
+        assert text in card
+    assert str(tmp_path) not in card
 
 
 def test_a_folder_can_be_written_over(folder, randomise):
-    model = randomise(build("mean"))
+    model = randomise(oblong("mean"))
     write_folder(model, folder)
     images = torch.randn(2, 3, 10, 21)
     assert torch.equal(load(folder).eval()(images), model(images))
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
+def sign(path, change):
+    """Changes our part of a config as someone does who knows how it is signed."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    ours = config["vitscope"]
+    del ours["config_sha256"]
+    change(ours)
+    ours["config_sha256"] = _digest(config)
+    path.write_text(json.dumps(config), encoding="utf-8")
 
 
 def test_options_go_before_the_config(folder):
@@ -110,7 +187,7 @@ def test_one_flipped_bit_is_noticed(folder, place, bit):
 
 
 def test_weights_of_another_model_are_noticed(folder, tmp_path, randomise):
-    write_folder(randomise(build()), tmp_path / "other")
+    write_folder(randomise(oblong()), tmp_path / "other")
     (tmp_path / "other" / "model.safetensors").rename(folder / "model.safetensors")
     assert "sha256" in refusal(folder)
 
@@ -121,6 +198,30 @@ def test_a_missing_file_is_named(folder, name):
     assert f"is no model folder: it has no {name}" in refusal(folder)
 
 
+@pytest.mark.parametrize("bit", [0, 2, 6])
+def test_no_flipped_bit_of_the_config_changes_the_model(folder, randomise, bit):
+    """It is refused, or changes nothing: of a name that nobody reads, of a space."""
+    path, images = folder / "config.json", torch.randn(1, 3, 10, 21)
+    expected, content, refused = load(folder).eval(), path.read_bytes(), 0
+    for place in range(0, len(content), 17):
+        spoiled = bytearray(content)
+        spoiled[place] ^= 1 << bit
+        path.write_bytes(spoiled)
+        try:
+            found = load(folder).eval()
+        except UserError:
+            refused += 1
+            continue
+        assert torch.equal(found(images), expected(images))
+        assert (found.labels, found.preprocessing) == (expected.labels, expected.preprocessing)
+    assert refused > 0.5 * len(content) / 17
+
+
+def test_the_first_format_is_refused_by_name(folder):
+    (folder / "config.json").write_text(json.dumps({"format": "vitscope", "architecture": {}}))
+    assert "is of the first format" in refusal(folder)
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -129,9 +230,10 @@ def test_a_missing_file_is_named(folder, name):
         lambda text: "[]",
         lambda text: "null",
         lambda text: "<html>not found</html>",
-        lambda text: json.dumps({"weights_sha256": json.loads(text)["weights_sha256"]}),
+        lambda text: json.dumps({"vitscope": {"pool": "class"}}),
+        lambda text: json.dumps({"vitscope": []}),
     ],
-    ids=["empty", "cut short", "a list", "null", "web page", "nothing else"],
+    ids=["empty", "cut short", "a list", "null", "web page", "nothing else", "of another kind"],
 )
 def test_a_config_that_is_none_is_refused(folder, spoil):
     path = folder / "config.json"
@@ -153,11 +255,18 @@ def test_a_config_that_is_none_is_refused(folder, spoil):
     ],
 )
 def test_a_config_that_does_not_fit_the_weights_is_refused(folder, key, value, told):
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
-    config[key] = {**config[key], **value} if isinstance(value, dict) else value
-    path.write_text(json.dumps(config))
+
+    def change(ours):
+        ours[key] = {**ours[key], **value} if isinstance(value, dict) else value
+
+    sign(folder / "config.json", change)
     assert told in refusal(folder)
+
+
+def test_a_change_by_hand_is_noticed(folder):
+    path = folder / "config.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("0.9", "0.8"), encoding="utf-8")
+    assert "config.json was changed since it was written" in refusal(folder)
 
 
 def test_a_write_that_fails_leaves_the_folder_as_it_was(monkeypatch, folder, randomise):
@@ -166,7 +275,7 @@ def test_a_write_that_fails_leaves_the_folder_as_it_was(monkeypatch, folder, ran
     def fail(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("vit.checkpoints.folder.save_file", fail)
+    monkeypatch.setattr("vit.checkpoints.targets.target.save_file", fail)
     with pytest.raises(OSError, match="No space"):
-        write_folder(randomise(build()), folder)
+        write_folder(randomise(oblong()), folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

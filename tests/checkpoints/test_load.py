@@ -3,10 +3,13 @@
 import pytest
 import torch
 from safetensors.torch import save_file
-from timm.layers import resample_abs_pos_embed
+from timm.layers import resample_abs_pos_embed, resample_patch_embed
 
 from vit.checkpoints.load import load, load_with_report
+from vit.checkpoints.sources import SOURCES
 from vit.foundation import UserError
+from vit.models.classifier import Classifier
+from vit.models.encoder import image_encoder
 
 
 @pytest.fixture
@@ -95,6 +98,80 @@ def test_a_grid_that_is_not_square_asks_for_the_size(file, timm_vit):
     assert "11 positions, which is no square grid" in refusal(path)
     assert "--model.image_size" in refusal(path)
     assert "no square grid" in refusal(path, image_size=(14, 28))  # which it was not trained for
+
+
+@pytest.mark.parametrize(("patch", "size"), [((14, 14), (28, 28)), ((5, 7), (10, 14)), ((4, 3), None)])
+@torch.no_grad()
+def test_patches_are_resized_as_timm_does(file, timm_vit, patch, size):
+    trained = timm_vit(img_size=24, patch_size=8)
+    model, report = load_with_report(file(trained.state_dict()), num_heads=2, patch_size=patch, image_size=size)
+    size = size or (24, 24)
+    reference = timm_vit(img_size=size, patch_size=patch)
+    grid = [size[0] // patch[0], size[1] // patch[1]]
+    state = trained.state_dict()
+    state["patch_embed.proj.weight"] = resample_patch_embed(state["patch_embed.proj.weight"], list(patch))
+    state["pos_embed"] = resample_abs_pos_embed(state["pos_embed"], grid, [3, 3], num_prefix_tokens=1)
+    reference.load_state_dict(state)
+    images = torch.randn(2, 3, *size)
+    torch.testing.assert_close(model.eval()(images), reference(images), rtol=1e-4, atol=1e-4)
+    told = f"patches from 8 x 8 to {patch[0]} x {patch[1]} pixels by the pseudo-inverse of bicubic_antialias"
+    assert told in report.resized
+    assert model.encoder.architecture["patch_size"] == patch
+    assert model.preprocessing.image_size == size
+
+
+def test_patches_that_do_not_divide_the_trained_size_ask_for_another(file, state):
+    assert "heights that can: 12 or 18" in refusal(file(state), patch_size=(6, 6))
+
+
+@pytest.mark.parametrize(
+    ("in_chans", "told", "mean"),
+    [
+        (1, "channels from 3 to 1, summed", (0.449,)),
+        (4, "channels from 3 to 4, taken in turn, times 3/4", (0.485, 0.456, 0.406, 0.485)),
+    ],
+)
+def test_other_channels(file, state, in_chans, told, mean):
+    model, report = load_with_report(file(state), num_heads=2, in_chans=in_chans)
+    assert report.resized == [told]
+    assert model.preprocessing.mean == pytest.approx(mean, abs=1e-3)
+    assert len(model.preprocessing.std) == in_chans
+    weight = state["patch_embed.proj.weight"]
+    expected = weight.sum(dim=1) if in_chans == 1 else weight[:, 0] * 3 / 4
+    torch.testing.assert_close(model.encoder.embed.patch_embed.proj.weight[:, -1], expected)
+    assert model.eval()(torch.randn(2, in_chans, 14, 14)).shape == (2, 5)
+
+
+def test_channels_without_a_rule_are_refused(file, timm_vit):
+    path = file(timm_vit(in_chans=2).state_dict())
+    assert "of 2 channels can't be made one of 3; of 3 channels it can" in refusal(path, in_chans=3)
+
+
+@pytest.mark.parametrize("prefix", ["backbone.", "model.", "encoder.", "teacher.backbone.", "model.vit.", "net.model."])
+def test_a_model_within_a_larger_one(file, state, prefix):
+    inside = {f"{prefix}{name}": value for name, value in state.items()}
+    model, report = load_with_report(file(inside), num_heads=2)
+    assert (report.matched, report.dropped) == (len(state), [])
+    outside = {f"{prefix.split('.')[0]}_2.weight": torch.ones(3), "criterion.temperature": torch.ones(1)}
+    again, report = load_with_report(file({**inside, **outside}), num_heads=2)
+    images = torch.randn(2, 3, 14, 14)
+    assert torch.equal(again.eval()(images), model.eval()(images))
+    assert [text.split(" ", 1)[1] for text in report.dropped] == [f"... (2 tensors beside {prefix.split('.')[0]})"]
+
+
+def test_of_two_models_the_teacher_is_taken(file, state):
+    both = {f"student.{name}": torch.zeros_like(value) for name, value in state.items()}
+    both |= {f"teacher.{name}": value for name, value in state.items()}
+    model, report = load_with_report(file(both), num_heads=2)
+    assert torch.equal(model.head.weight, state["head.weight"])
+    assert f"({len(state)} tensors beside teacher)" in report.dropped[0]
+
+
+def test_at_most_one_source_recognises_a_checkpoint(timm_vit):
+    """Whatever the order of the registry, the source is the same."""
+    assert [source.name for source in SOURCES if source.recognises(timm_vit().state_dict())] == ["timm"]
+    ours = Classifier(image_encoder(image_size=(14, 14), patch_size=(7, 7), embed_dim=22, depth=1, num_heads=2), 3)
+    assert [source.name for source in SOURCES if source.recognises(ours.state_dict())] == ["vit's checkpoints"]
 
 
 @pytest.mark.parametrize("pool", ["mean", "class+mean"])

@@ -1,10 +1,12 @@
 """Checkpoint files as people have them: wrapped, prefixed, broken, and hostile."""
 
+import json
 import os
 import pickle
 import random
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vit.checkpoints.read import read_tensors
+from vit.checkpoints.read import read_file, read_tensors
 from vit.foundation import UserError
 
 FORCE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
@@ -81,6 +83,132 @@ def test_wrapped_and_prefixed(path, tensors, wrap):
     assert_same(read_tensors(path), tensors)
 
 
+@pytest.mark.parametrize(
+    ("names", "taken"),
+    [
+        (("model", "model_ema"), "model_ema"),
+        (("state_dict", "state_dict_ema"), "state_dict_ema"),
+        (("ema", "model"), "ema"),
+        (("student", "teacher"), "teacher"),
+        (("model", "student"), "model"),
+        (("student",), "student"),
+    ],
+)
+def test_averaged_weights_come_first(path, tensors, names, taken):
+    content = {name: {key: torch.zeros_like(value) for key, value in tensors.items()} for name in names}
+    torch.save({**content, taken: tensors, "args": Namespace(lr=0.1), "optimizer": {"state": {}}}, path)
+    stored = read_file(path)
+    assert_same(stored.tensors, tensors)
+    averaged = taken not in ("model", "student")
+    expected = f"of {', '.join(sorted(names))} in the file, {taken} was taken{', which is averaged' * averaged}"
+    assert stored.notes == ((expected,) if len(names) > 1 else ())
+
+
+def test_wrappers_without_tensors_are_passed_over(path, tensors):
+    torch.save({"ema": {"decay": 0.99}, "teacher": None, "model": tensors}, path)
+    assert_same(read_tensors(path), tensors)
+
+
+@pytest.fixture
+def shards(tmp_path, tensors):
+    """Weights in two files, and their index."""
+    names = list(tensors)
+    folder = tmp_path / "sharded"
+    folder.mkdir()
+    files = {"model-1-of-2.safetensors": names[:1], "model-2-of-2.safetensors": names[1:]}
+    for file, inside in files.items():
+        save_file({name: tensors[name] for name in inside}, folder / file)
+    index = {
+        "metadata": {"total_size": sum(value.numel() * 4 for value in tensors.values())},
+        "weight_map": {name: file for file, inside in files.items() for name in inside},
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder / "model.safetensors.index.json"
+
+
+def change(index, **changed):
+    index.write_text(json.dumps({**json.loads(index.read_text()), **changed}))
+
+
+def test_several_files_with_an_index(shards, tensors):
+    assert_same(read_tensors(shards), tensors)
+    change(shards, metadata={})
+    assert_same(read_tensors(shards), tensors)
+
+
+def test_several_files_of_torch(shards, tensors, tmp_path):
+    for file in shards.parent.glob("*.safetensors"):
+        torch.save(read_tensors(file), file.with_suffix(".bin"))
+    index = shards.with_name("pytorch_model.bin.index.json")
+    index.write_text(shards.read_text().replace(".safetensors", ".bin"))
+    assert_same(read_tensors(index), tensors)
+
+
+def test_the_shards_of_transformers(tmp_path):
+    from transformers import ViTConfig, ViTModel
+
+    model = ViTModel(ViTConfig(hidden_size=22, num_hidden_layers=2, num_attention_heads=2, intermediate_size=30))
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    found = read_tensors(tmp_path / "model.safetensors.index.json")
+    assert sum(value.numel() for value in found.values()) == sum(value.numel() for value in model.state_dict().values())
+
+
+def test_a_missing_shard_is_named(shards):
+    (shards.parent / "model-2-of-2.safetensors").unlink()
+    assert "needs 2 files, of which 1 are not there: model-2-of-2.safetensors" in refusal(shards)
+
+
+def test_shards_of_another_version_are_refused(shards, tensors):
+    save_file({"other": torch.ones(2)}, shards.parent / "model-1-of-2.safetensors")
+    with pytest.raises(UserError, match=r"does not hold what .* says: 2 tensors differ"):
+        read_tensors(shards)
+    save_file({next(iter(tensors)): torch.ones(2)}, shards.parent / "model-1-of-2.safetensors")
+    assert "says 40 bytes, its files hold 36" in refusal(shards)
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["../outside.safetensors", "/outside.safetensors", "{folder}/outside.safetensors", "..", "inner/x.safetensors"],
+)
+def test_an_index_names_files_of_its_folder_alone(shards, tensors, place):
+    outside = shards.parent.parent / "outside.safetensors"
+    save_file(tensors, outside)
+    change(shards, metadata={}, weight_map=dict.fromkeys(tensors, place.format(folder=outside.parent)))
+    assert "is no index of weights" in refusal(shards)
+
+
+def test_a_link_out_of_the_folder_is_not_followed(shards, tensors):
+    outside = shards.parent.parent / "outside.safetensors"
+    save_file(tensors, outside)
+    (shards.parent / "link.safetensors").symlink_to(outside)
+    change(shards, metadata={}, weight_map=dict.fromkeys(tensors, "link.safetensors"))
+    with pytest.raises(UserError, match=r"is a link to .*outside\.safetensors, outside of its folder"):
+        read_tensors(shards)
+
+
+def test_links_within_a_hubs_cache_are_followed(tmp_path, shards, tensors):
+    blobs, snapshot = tmp_path / "hub" / "blobs", tmp_path / "hub" / "snapshots" / "a1b2"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for number, file in enumerate(shards.parent.iterdir()):
+        file.rename(blobs / str(number))
+        (snapshot / file.name).symlink_to(blobs / str(number))
+    assert_same(read_tensors(snapshot / shards.name), tensors)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "null", "{}", '{"weight_map": {}}', '{"weight_map": 3}', '{"weight_map": {"a": 3}}', "<html>",
+     '{"weight_map": {"a": "weights.pth"}}', '{"weight_map": {"a": "x\\u0000.safetensors"}}',
+     '{"metadata": [], "weight_map": {"a": "x.safetensors"}}',
+     '{"metadata": {"total_size": "big"}, "weight_map": {"a": "x.safetensors"}}'],
+)  # fmt: skip
+def test_what_is_no_index_is_refused(shards, content):
+    shards.write_text(content)
+    assert "is no index of weights" in refusal(shards)
+
+
 class Payload:
     """Unpickled, it makes a file."""
 
@@ -139,12 +267,43 @@ def test_code_in_a_pickle_is_never_run_by_a_process_that_was_told_to(hostile):
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".npy", ".ckpt", ".pkl"])
-def test_code_under_another_name_is_never_run(hostile, suffix):
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize(
+    ("suffix", "told"),
+    [
+        (".npz", ""),
+        (".ckpt", "executed"),
+        (".npy", "Allowed are .safetensors, .pth, .pt, .bin, .ckpt, .npz files"),
+        (".pkl", "Allowed are .safetensors, .pth, .pt, .bin, .ckpt, .npz files"),
+    ],
+)
+@pytest.mark.parametrize("forced", [False, True])
+def test_code_under_another_name_is_never_run(monkeypatch, hostile, suffix, told, forced):
     path, marker = hostile
+    if forced:
+        monkeypatch.setenv(FORCE, "1")
     renamed = path.rename(path.with_suffix(suffix))
-    assert "Allowed are .safetensors, .pth, .pt, .bin files" in refusal(renamed)
+    assert told in refusal(renamed)
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_code_in_an_npz_is_never_run(tmp_path, save):
+    path, marker = tmp_path / "weights.npz", tmp_path / "marker"
+    save(path, **{"embedding/kernel": np.zeros((2, 2)), "cls": np.array([Payload(marker)], dtype=object)})
+    with np.load(path, allow_pickle=True) as archive:
+        _ = archive["cls"]
+    assert marker.exists()  # the payload works
+    marker.unlink()
+    assert "nothing of it was executed" in refusal(path)
+    assert not marker.exists()
+
+
+def test_npz(tmp_path):
+    arrays = {"a/kernel": np.arange(6, dtype=">f4").reshape(2, 3), "step": np.array(7), "name": np.array("text")}
+    np.savez(tmp_path / "weights.npz", **arrays)
+    found = read_tensors(tmp_path / "weights.npz")
+    assert_same(found, {"a/kernel": torch.arange(6.0).reshape(2, 3), "step": torch.tensor(7)})
 
 
 def test_a_class_named_in_hyperparameters_is_never_imported(monkeypatch, tmp_path, path, tensors):
@@ -205,6 +364,25 @@ def test_damage_is_refused_or_harmless(path, tensors, form):
         except UserError:
             refused += 1
     assert refused > 30
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_damage_of_an_npz_is_refused_or_harmless(tmp_path, save):
+    path = tmp_path / "weights.npz"
+    save(path, **{"a/kernel": np.arange(35.0).reshape(5, 7), "b": np.arange(9, dtype=np.float32)})
+    whole = path.read_bytes()
+    chance = random.Random(0)
+    refused = 0
+    for turn in range(200):
+        damaged = bytearray(whole)
+        for _ in range(3):
+            damaged[chance.randrange(len(whole))] = chance.randrange(256)
+        path.write_bytes(damaged[: chance.randrange(len(whole))] if turn % 4 == 0 else damaged)
+        try:
+            read_tensors(path)
+        except UserError:
+            refused += 1
+    assert refused > 100
 
 
 @pytest.mark.parametrize("content", [[torch.zeros(3)], torch.zeros(3), {}, {"state_dict": None}, {"epoch": 3}, "text"])

@@ -157,6 +157,52 @@ def test_float_and_long_images_are_scaled_never_saturated(tmp_path, values, expe
     np.testing.assert_array_equal(read_image(tmp_path / "x.tif")[0, :, 2], expected)
 
 
+def test_sixteen_bits_where_zero_is_white(tmp_path):
+    values = np.array([[0, 257, 32768, 65535]], "<u2").tobytes()
+    tags = [(256, 3, 1, 4), (257, 3, 1, 1), (258, 3, 1, 16), (259, 3, 1, 1), (262, 3, 1, 0), (273, 4, 1, 8),
+            (277, 3, 1, 1), (278, 3, 1, 1), (279, 4, 1, 8)]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    (tmp_path / "x.tif").write_bytes(b"II*\0\x10\0\0\0" + values + struct.pack("<H", len(tags)) + entries + bytes(4))
+    np.testing.assert_array_equal(read_image(tmp_path / "x.tif")[0, :, 0], [255, 254, 127, 0])
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "L", "I;16", "F", "CMYK", "1"])
+def test_conversion_in_bands_changes_nothing(tmp_path, monkeypatch, mode):
+    if mode in ("I;16", "F"):
+        kind = {"I;16": np.uint16, "F": np.float32}[mode]
+        photo = Image.fromarray((RNG.random((37, 53)) * 60_000).astype(kind))
+    else:
+        photo = Image.fromarray(RNG.integers(0, 256, (37, 53, 4), dtype=np.uint8), "RGBA").convert(mode)
+    photo.save(tmp_path / "x.tif")
+    whole = read_image(tmp_path / "x.tif")
+    monkeypatch.setattr("datamodules.reading._BAND", 53 * 5 + 1)
+    np.testing.assert_array_equal(read_image(tmp_path / "x.tif"), whole)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30}, {"keep_rgb": True}]
+)
+def test_jpegs_have_the_pixels_that_pillow_gives(tmp_path, options):
+    (tmp_path / "x.jpg").write_bytes(encoded("JPEG", **options))
+    np.testing.assert_array_equal(read_image(tmp_path / "x.jpg"), np.asarray(Image.open(tmp_path / "x.jpg")))
+
+
+def test_a_damaged_jpeg_is_what_pillow_makes_of_it(tmp_path, capfd):
+    raw = encoded("JPEG")
+    (tmp_path / "x.jpg").write_bytes(raw[: len(raw) // 2] + b"junk" + raw[-2:])  # half of it, but with its end mark
+    with Image.open(tmp_path / "x.jpg") as photo:
+        np.testing.assert_array_equal(read_image(tmp_path / "x.jpg"), np.asarray(photo))
+    (tmp_path / "x.jpg").write_bytes(raw + b"a trailer")
+    assert read_image(tmp_path / "x.jpg").shape == NOISE.shape
+    assert capfd.readouterr().err == ""
+
+
+def test_format_and_mode_are_told(tmp_path):
+    for form, mode, expected in (("JPEG", "L", "JPEG L"), ("PNG", "RGBA", "PNG RGBA"), ("GIF", "P", "GIF P")):
+        Image.fromarray(NOISE).convert(mode).save(tmp_path / "x", form)
+        assert read_photo(tmp_path / "x").kind == expected
+
+
 def test_nan_pixels_are_refused(tmp_path):
     Image.fromarray(np.array([[0, np.nan]], np.float32)).save(tmp_path / "x.tif")
     assert "NaN" in reason_of(tmp_path / "x.tif")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from timm.data.transforms_factory import transforms_imagenet_eval
+from timm.data.transforms_factory import create_transform, transforms_imagenet_eval
 
 from datamodules.reading import read_image
 from datamodules.transforms import eval_transform, train_transform
@@ -124,15 +124,18 @@ def test_a_crop_never_enlarges_a_photo_decoded_at_min_size():
         assert made[1].max() - made[1].min() >= 48
 
 
-def test_smaller_decoding_changes_little(tmp_path):
-    image = np.asarray(Image.fromarray(picture(40, 60)).resize((1200, 800), Image.Resampling.BICUBIC))
-    Image.fromarray(image).save(tmp_path / "x.jpg", quality=92)
-    transform = eval_transform((64, 64), (0, 0, 0), (1, 1, 1))
-    whole, small = read_image(tmp_path / "x.jpg"), read_image(tmp_path / "x.jpg", min_size=transform.min_size)
-    assert small.shape[0] < whole.shape[0] / 3
-    difference = (transform(whole) - transform(small)).abs()
-    assert difference.mean() < 1 / 255
-    assert difference.max() < 12 / 255
+@pytest.mark.parametrize(("mode", "crop_pct"), [("squash", 1.0), ("crop", 0.9)])
+def test_a_large_jpeg_is_evaluated_as_timm_does(tmp_path, mode, crop_pct):
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((1600, 1203), Image.Resampling.BICUBIC).save(tmp_path / "x.jpg", quality=92)
+    transform = eval_transform((64, 64), MEAN, STD, resize_mode=mode, crop_pct=crop_pct)
+    ours = transform(read_image(tmp_path / "x.jpg", min_size=transform.min_size))
+    theirs = create_transform(
+        (3, 64, 64), mean=MEAN, std=STD, interpolation="bicubic",
+        crop_mode="center" if mode == "crop" else mode, crop_pct=crop_pct,
+    )  # fmt: skip
+    with Image.open(tmp_path / "x.jpg") as photo:
+        torch.testing.assert_close(ours, theirs(photo.convert("RGB")), atol=1e-5, rtol=0)
 
 
 def test_an_unknown_filter_is_named():

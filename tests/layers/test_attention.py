@@ -8,7 +8,7 @@ import timm.layers
 import torch
 from torch import nn
 
-from vit.layers.attention import Attention, attention_weights
+from vit.layers.attention import Attention, KeyValues, attention_weights, causal_mask
 
 B, N, M, D, H = 3, 7, 5, 22, 2
 
@@ -110,3 +110,39 @@ def test_qk_norm_equals_timm(randomise, qkv_bias):
 def test_heads_that_do_not_divide_are_refused(num_heads):
     with pytest.raises(ValueError, match=rf"22 is not a multiple of num_heads {num_heads}; try 1, 2, 11, 22 heads"):
         Attention(22, num_heads)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(4, 4), (2, 5), (1, 3)])
+def test_causal_mask_ends_at_each_query_of_the_last(queries, keys):
+    expected = [[key <= keys - queries + query for key in range(keys)] for query in range(queries)]
+    assert causal_mask(queries, keys).tolist() == expected
+
+
+def test_cached_causal_attention_equals_the_whole():
+    ours, _ = pair_with_torch()
+    x, cache = tokens(N), KeyValues()
+    parts = []
+    for part in x.split([3, 1, 1, 2], dim=1):
+        seen = cache.num_tokens
+        parts.append(ours(part, mask=causal_mask(part.shape[1], seen + part.shape[1]), cache=cache))
+    assert cache.num_tokens == N
+    torch.testing.assert_close(torch.cat(parts, dim=1), ours(x, is_causal=True), rtol=0, atol=1e-12)
+
+
+def test_cached_context_needs_no_second_look():
+    ours, _ = pair_with_torch()
+    x, context, cache = tokens(N), tokens(M), KeyValues()
+    first = ours(x[:, :4], context, cache=cache)
+    kept = cache.k
+    second = ours(x[:, 4:], context[:, :0], cache=cache)
+    assert cache.k is kept  # not even copied
+    torch.testing.assert_close(torch.cat([first, second], dim=1), ours(x, context), rtol=0, atol=1e-12)
+
+
+def test_rows_of_a_cache_are_chosen_in_order():
+    ours, _ = pair_with_torch()
+    x, cache, rows = tokens(N), KeyValues(), torch.tensor([2, 2, 0])
+    cache.select(rows)  # there is nothing in it yet
+    ours(x[:, :-1], cache=cache)
+    cache.select(rows)
+    torch.testing.assert_close(ours(x[rows, -1:], cache=cache), ours(x)[rows, -1:], rtol=0, atol=1e-12)

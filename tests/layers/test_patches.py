@@ -4,7 +4,7 @@ import pytest
 import timm.layers
 import torch
 
-from vit.layers.patches import PatchEmbed
+from vit.layers.patches import PatchEmbed, adapt_channels, resize_patches
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -36,3 +36,49 @@ def test_error_names_sizes_that_do_divide():
 def test_images_smaller_than_a_patch_are_refused(size):
     with pytest.raises(ValueError, match="heights that can: 5"):
         PatchEmbed((5, 7), 3, 11).grid(*size)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [((16, 16), (14, 14)), ((16, 16), (32, 32)), ((8, 8), (5, 7)), ((5, 7), (7, 5)), ((14, 14), (3, 29))],
+)
+def test_resized_patches_equal_timm(old, new):
+    weight = torch.randn(3, 2, *old)
+    expected = timm.layers.resample_patch_embed(weight, list(new))
+    assert expected.shape == (3, 2, *new)
+    torch.testing.assert_close(resize_patches(weight, new), expected, rtol=1e-4, atol=1e-4)  # timm's are float32
+
+
+@pytest.mark.parametrize(("old", "new"), [((4, 4), (8, 8)), ((5, 3), (11, 7))])
+def test_a_larger_image_with_larger_patches_gets_the_same_tokens(old, new):
+    """What the pseudo-inverse is for (FlexiViT, section 3.4): the product of patch and weights stays."""
+    weight = torch.randn(3, 2, *old, dtype=torch.float64)
+    patches = torch.randn(5, 2, *old, dtype=torch.float64)
+    larger = torch.nn.functional.interpolate(patches, new, mode="bicubic", antialias=True)
+    tokens = torch.einsum("bchw,dchw->bd", larger, resize_patches(weight, new))
+    torch.testing.assert_close(tokens, torch.einsum("bchw,dchw->bd", patches, weight))
+
+
+def test_patches_of_the_same_size_stay():
+    weight = torch.randn(3, 2, 4, 5)
+    assert resize_patches(weight, (4, 5)) is weight
+    assert adapt_channels(weight, 2) is weight
+
+
+@pytest.mark.parametrize("in_chans", [1, 2, 4, 7])
+def test_other_channels_equal_timm(in_chans):
+    weight = torch.randn(5, 3, 4, 4)
+    expected = timm.models.adapt_input_conv(in_chans, weight)
+    torch.testing.assert_close(adapt_channels(weight, in_chans), expected)
+
+
+def test_a_grey_image_is_one_of_three_like_channels():
+    weight, grey = torch.randn(5, 3, 4, 4), torch.randn(2, 1, 4, 4)
+    colours = torch.einsum("bchw,dchw->bd", grey.expand(-1, 3, -1, -1), weight)
+    torch.testing.assert_close(torch.einsum("bchw,dchw->bd", grey, adapt_channels(weight, 1)), colours)
+
+
+@pytest.mark.parametrize(("colours", "in_chans"), [(1, 3), (4, 3), (3, 0)])
+def test_channels_without_a_rule_are_refused(colours, in_chans):
+    with pytest.raises(ValueError, match=f"of {colours} channels can't be made one of {in_chans}"):
+        adapt_channels(torch.randn(5, colours, 4, 4), in_chans)

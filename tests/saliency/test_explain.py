@@ -1,5 +1,7 @@
 """The one call for every method: shapes, what it leaves alone, and what it refuses."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,11 +10,15 @@ from vit.models.classifier import Classifier
 from vit.models.encoder import image_encoder
 from vit.saliency.attribution import generic_attribution
 from vit.saliency.explain import explain, explain_batch
+from vit.saliency.methods import METHODS as EVERY_METHOD
 from vit.saliency.record import record
 from vit.saliency.rollout import RolloutOptions, rollout
 
 SIZES = {"image_size": (10, 21), "patch_size": (5, 7), "embed_dim": 22, "depth": 3, "num_heads": 2}
-METHODS = [("rollout", {}), ("rollout", {"head_fusion": "max", "discard_ratio": 0.5}), ("attribution", {})]
+FEW = {"rise": {"masks": 12}, "smoothgrad": {"samples": 3}, "integrated_gradients": {"steps": 3}}
+FEW["occlusion"] = {"window": 1}  # the smallest image here is one patch
+METHODS = [(name, FEW.get(name, {})) for name in EVERY_METHOD]
+METHODS += [("rollout", {"head_fusion": "max", "discard_ratio": 0.5}), ("legrad", {"refine": True})]
 
 
 @pytest.fixture
@@ -156,23 +162,28 @@ def test_works_under_autocast(build, images, method, options):
     assert similarity > 0.95
 
 
-def test_attribution_works_compiled(build, images):
+def test_gradients_work_compiled(build, images):
     model = build()
-    expected = explain(model, images, method="attribution")
     torch._dynamo.reset()
     compiled = torch.compile(model, backend="aot_eager")
-    torch.testing.assert_close(explain(compiled, images, method="attribution"), expected)
+    for method in ("attribution", "legrad", "grad_cam", "input_x_gradient"):
+        expected = explain(model, images, method=method)
+        torch.testing.assert_close(explain(compiled, images, method=method), expected)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "rolout"}, "method is 'rolout'; allowed are rollout, attribution.*; did you mean 'rollout'\\?"),
+        ({"method": "rolout"}, "method is 'rolout'; allowed are default, rollout, .*; did you mean 'rollout'\\?"),
         ({"discard_ration": 0.5}, "'rollout' has no such option: 'discard_ration'"),
         ({"method": "attribution", "head_fusion": "max"}, "'attribution' has no such option: 'head_fusion'"),
         ({"head_fusion": "median"}, "'median'; allowed are mean, max, min"),
         ({"start_block": 3}, "start_block is 3; the model has blocks 0 to 2"),
         ({"method": "attribution", "target": 5}, "classes 0 to 4"),
+        ({"method": "last_attention", "start_block": 1}, "'last_attention' has no such option: 'start_block'"),
+        ({"method": "last_attention", "head_fusion": "max"}, "'max'; allowed are mean, median"),
+        ({"method": "legrad", "start_block": 3}, "start_block is 3; the model has blocks 0 to 2"),
+        ({"method": "gradient_rollout", "residual": 1.5}, "residual is 1.5"),
         ({"method": "attribution", "target": -1}, "classes 0 to 4"),
         ({"method": "attribution", "target": torch.tensor([0, 1])}, "one for each of the 3 images"),
         ({"method": "attribution", "target": torch.tensor([[0], [1], [2]])}, "one for each of the 3 images"),
@@ -188,10 +199,58 @@ def test_a_size_that_the_patches_do_not_divide_is_refused(build):
         explain(build(), torch.randn(1, 3, 16, 28))
 
 
-def test_attribution_without_a_head_is_refused(build, images):
+@pytest.mark.parametrize("method", EVERY_METHOD)
+def test_without_a_head_what_explains_a_class_is_refused(build, images, method):
     model = build(0)
-    with pytest.raises(ValueError, match="no head; try method='rollout'"):
-        explain(model, images, method="attribution")
-    explanation = explain_batch(model, images)
+    if EVERY_METHOD[method].needs_class:
+        with pytest.raises(ValueError, match=f"{method} explains a class, but the model has no head; try .*'rollout'"):
+            explain(model, images, method=method)
+        return
+    explanation = explain_batch(model, images, method=method)
     torch.testing.assert_close(explanation.logits, model(images).detach())
     assert explanation.maps.shape == (3, 3, 4)
+
+
+@pytest.mark.parametrize("method", EVERY_METHOD)
+def test_attention_pooling_has_no_readout_to_start_at(build, images, method):
+    model = build(pool="attention")
+    options = FEW.get(method, {})
+    if EVERY_METHOD[method].family == "attention":
+        with pytest.raises(ValueError, match=f"{method} starts at the tokens that are read"):
+            explain(model, images, method=method, **options)
+    else:
+        assert explain(model, images, method=method, **options).isfinite().all()
+
+
+@pytest.mark.parametrize("method", [name for name, method in EVERY_METHOD.items() if method.needs_class])
+def test_classes_have_maps_of_their_own(build, images, method):
+    model = build()
+    first, second = (explain(model, images, method=method, target=index, **FEW.get(method, {})) for index in (1, 3))
+    assert ((first - second).abs().amax(dim=(1, 2)) > 0.01 * first.abs().amax(dim=(1, 2))).all()
+
+
+@pytest.mark.parametrize("method", [name for name, method in EVERY_METHOD.items() if method.family != "baseline"])
+def test_maps_change_when_blocks_are_randomised_from_the_top(build, images, method):
+    """The cascading randomisation of Adebayo et al. 2018: a map that stays shows the image and not the model."""
+    model, options = build(), FEW.get(method, {})
+    maps = [explain_batch(model, images, method=method, target=1, **options).maps]
+    for block in reversed(model.encoder.blocks):
+        for weight in block.parameters():
+            torch.nn.init.normal_(weight, std=0.5)
+        maps.append(explain_batch(model, images, method=method, target=1, **options).maps)
+    for before, after in pairwise(maps):
+        likeness = torch.corrcoef(torch.stack([before.flatten(), after.flatten()]))[0, 1]
+        assert likeness < 0.99
+
+
+def test_noise_is_of_the_image_and_the_seed(build, images):
+    model = build()
+    maps = explain_batch(model, images, method="random").maps
+    assert torch.equal(explain_batch(model, images.flip(0), method="random").maps, maps.flip(0))
+    assert len(maps.unique()) == maps.numel()
+    assert not torch.equal(explain_batch(model, images, method="random", seed=1).maps, maps)
+
+
+def test_the_centre_is_highest_in_the_middle(build):
+    maps = explain_batch(build(), torch.randn(2, 3, 15, 21), method="centre").maps
+    assert (maps.flatten(1).argmax(dim=1) == 4).all()  # of 3 x 3 patches

@@ -1,11 +1,13 @@
 """Maps of many photographs as files: each on the right pixels, under its own name, in bounded memory."""
 
 import csv
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -189,6 +191,7 @@ def test_the_rows_stand_in_the_order_of_the_photos_though_drawings_end_in_anothe
         return result
 
     monkeypatch.setattr(export, "write_one", out_of_order)
+    monkeypatch.setattr(export, "_drawing_threads", lambda device: 2)
     list(steps(tmp_path, [batch([0, 1]), batch([2, 3])], 4))
     assert [row["image"] for row in index_rows(tmp_path)] == [f"birds/{index}.jpg" for index in range(4)]
 
@@ -264,3 +267,20 @@ def test_the_contact_sheet_shows_the_first_photos(tmp_path: Path, monkeypatch: p
     list(steps(tmp_path, [batch([0, 1]), batch([2, 3, 4])], 5))
     assert shown == ["birds/0.jpg", "birds/1.jpg", "birds/2.jpg"]
     assert len(index_rows(tmp_path)) == 5
+
+
+def test_maps_outlive_a_power_cut_and_opencv_gets_its_threads_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def remember(descriptor: int) -> None:
+        synced.append(Path(f"/dev/fd/{descriptor}").resolve().suffix)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", remember)
+    threads = cv2.getNumThreads()
+    list(steps(tmp_path, [batch([0, 1])], 2))
+    assert sorted(synced) == [".csv", ".npy", ".npy"]  # a lost overlay can be drawn again
+    assert cv2.getNumThreads() == threads

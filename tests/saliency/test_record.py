@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from vit.layers.attention import attention_weights
+from vit.layers.attention import Attention, attention_weights
 from vit.models.classifier import Classifier
 from vit.models.encoder import image_encoder
 from vit.saliency.record import record
@@ -277,3 +277,34 @@ def test_what_ran_before_the_recording_is_not_in_it(model, images):
 def test_model_without_an_encoder_is_refused():
     with pytest.raises(ValueError, match="a Linear has no vit Encoder"), record(nn.Linear(2, 3)):
         pass
+
+
+@pytest.mark.parametrize("options", [{}, {"values": False}, {"gradients": True}])
+@pytest.mark.parametrize("shape", [(1, N), (B, 1, 1, N), (1, H, N, N), (B, 1, N, N)])
+def test_a_mask_is_recorded_for_each_image_and_head(model, images, options, shape):
+    mask = torch.rand(shape) > 0.3
+    mask[..., 0] = True
+    with record(model, **options) as trace:
+        model.encoder(images, mask=mask)
+    for recorded in trace.blocks:
+        assert recorded.mask.shape == (B, H, N, N)
+        assert torch.equal(recorded.mask, mask.expand(B, H, N, N))
+        assert recorded.mask.untyped_storage().data_ptr() == mask.untyped_storage().data_ptr()  # nothing is copied
+        assert torch.equal(recorded.of(slice(1, 2)).mask, recorded.mask[1:2])
+
+
+def test_the_rows_of_a_mask_are_those_that_were_read(model, images):
+    mask = torch.rand(B, 1, N, N) > 0.3
+    mask[..., 0] = True
+    with record(model) as trace:
+        model.encoder(images, mask=mask, read=2)
+    assert torch.equal(trace.blocks[-1].mask, mask[:, :, :2].expand(B, H, 2, N))
+
+
+def test_a_causal_mask_is_recorded_too(randomise):
+    attention = randomise(Attention(D, H))
+    attention.recording = "qkvo"
+    attention(torch.randn(B, 5, D), is_causal=True)
+    found = attention.recorded
+    assert torch.equal(found.mask, torch.ones(5, 5).tril().bool().expand(B, H, 5, 5))
+    torch.testing.assert_close(attention_weights(found.q, found.k, found.mask) @ found.v, found.output)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,11 +13,11 @@ from vit.models.encoder import image_encoder
 from vit.saliency import score
 from vit.saliency.baselines import centre_gaussian, random_map
 from vit.saliency.explain import Explanation, explain_batch
+from vit.saliency.faithfulness import Perturbation
 from vit.saliency.localization import evaluate_maps
-from vit.saliency.score import score_localization
+from vit.saliency.score import FAITHFULNESS, LOCALIZATION, SHOWN, Scorer, Scores, chosen_methods
 
 CPU = torch.device("cpu")
-METRICS = ["pointing_game", "energy_inside", "iou_at_equal_area"]
 
 
 @pytest.fixture
@@ -41,6 +42,19 @@ def objects(count: int) -> Tensor:
     return masks
 
 
+def scored(
+    model: Classifier, *batches: dict[str, Any], methods: tuple[str, ...] = ("rollout",), **options: Any
+) -> Scores:
+    scorer = Scorer(model, methods, device=CPU, **options)
+    for each in batches:
+        scorer.add(each)
+    return scorer.scores()
+
+
+def means(scores: Scores, method: str) -> dict[str, float]:
+    return {metric: float(values.mean()) for metric, values in scores.values[method].items()}
+
+
 def test_a_method_that_answers_with_the_mask_scores_one(model: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     masks = iter([objects(4), objects(2)])
 
@@ -48,28 +62,59 @@ def test_a_method_that_answers_with_the_mask_scores_one(model: Classifier, monke
         return Explanation(next(masks).float(), torch.zeros(len(images), 3))
 
     monkeypatch.setattr(score, "explain_batch", answer)
-    found = score_localization(model, [batch(objects(4)), batch(objects(2), 4)], device=CPU)
-    assert found["rollout"] == dict.fromkeys(METRICS, 1.0)
+    found = scored(model, batch(objects(4)), batch(objects(2), 4))
+    assert means(found, "rollout") == dict.fromkeys(LOCALIZATION, 1.0)
+    intersections, unions = found.overlaps["rollout"]
+    assert np.array_equal(intersections, unions)
     # The objects lie in the corners: a map of the centre misses them, and chance hits some.
-    assert found["centre"]["pointing_game"] == 0
-    assert 0 < found["random"]["energy_inside"] < 0.5
+    assert means(found, "centre")["pointing_game"] == 0
+    assert 0 < means(found, "random")["energy_inside"] < 0.5
 
 
-def test_scores_are_means_over_images_of_maps_in_patches(model: Classifier) -> None:
+def test_each_image_has_the_scores_of_its_map_in_patches(model: Classifier) -> None:
     masks = objects(5)
     batches = [batch(masks[:3]), batch(masks[3:], 3)]
-    options = {"start_block": 1}
-    found = score_localization(model, batches, method="attribution", device=CPU, method_options=options)
+    options = {"attribution": {"start_block": 1}}
+    found = scored(model, *batches, methods=("attribution",), method_options=options)
     images = torch.cat([each["image"] for each in batches])
     expected = {
         "attribution": explain_batch(model, images, method="attribution", start_block=1).maps,
         "centre": centre_gaussian(2, 3).expand(5, 2, 3),
         "random": torch.stack([random_map(2, 3, seed=index) for index in range(5)]),
     }
-    assert list(found) == ["attribution", "centre", "random"]
+    assert found.methods == ("attribution", "centre", "random")
+    assert found.index.tolist() == [0, 1, 2, 3, 4]
     for name, maps in expected.items():
-        means = {metric: float(values.mean()) for metric, values in evaluate_maps(maps, masks).items()}
-        assert found[name] == pytest.approx(means, abs=1e-6), name
+        for metric, values in evaluate_maps(maps, masks).items():
+            assert found.values[name][metric] == pytest.approx(values.numpy(), abs=1e-6), name
+    assert found.area == pytest.approx(masks.double().mean(dim=(1, 2)).numpy())
+    assert found.predicted.tolist() == model(images).argmax(dim=1).tolist()
+
+
+def test_methods_and_both_kinds_of_metrics_in_one_pass(model: Classifier) -> None:
+    one = batch(objects(4)) | {"target": torch.tensor([0, 1, 2, -1])}
+    found = scored(model, one, methods=("rollout", "attribution", "centre"), faithfulness="zero")
+    assert found.methods == ("rollout", "attribution", "centre", "random")
+    assert found.metrics == [*LOCALIZATION, *FAITHFULNESS]
+    maps = explain_batch(model, one["image"], method="attribution").maps
+    for metric, values in Perturbation(model, one["image"], fill="zero").scores(maps).items():
+        assert found.values["attribution"][metric] == pytest.approx(values.numpy(), abs=1e-6)
+    right = one["target"].numpy() == found.predicted
+    assert found.correct.tolist() == right.tolist()
+    assert found.wrong.tolist() == [*(~right[:3]).tolist(), False], "an image of unknown class is neither"
+
+
+def test_without_masks_or_without_a_head(model: Classifier) -> None:
+    unmarked = {name: each for name, each in batch(objects(2)).items() if name != "mask"}
+    found = scored(model, unmarked, faithfulness="paper")
+    assert found.metrics == list(FAITHFULNESS)
+    assert np.isnan(found.area).all()
+    assert np.isnan(found.background_worth).all()
+    headless = Classifier(model.encoder, 0).eval()
+    found = scored(headless, batch(objects(2)))
+    assert found.metrics == list(LOCALIZATION)
+    assert found.predicted.tolist() == [-1, -1]
+    assert np.isnan(found.background_worth).all()
 
 
 def test_images_without_an_object_are_left_out(model: Classifier) -> None:
@@ -78,9 +123,33 @@ def test_images_without_an_object_are_left_out(model: Classifier) -> None:
     mixed = batch(masks)
     kept = {name: values[[1, 3]] for name, values in mixed.items()}
     nothing = batch(torch.zeros(2, 14, 21, dtype=torch.bool), 4)
-    assert score_localization(model, [mixed, nothing], device=CPU) == score_localization(model, [kept], device=CPU)
+    found, expected = scored(model, mixed, nothing), scored(model, kept)
+    assert found.index.tolist() == [1, 3]
+    assert means(found, "rollout") == pytest.approx(means(expected, "rollout"))
 
 
 def test_without_any_object_there_is_no_score(model: Classifier) -> None:
     with pytest.raises(UserError, match="no image with an object"):
-        score_localization(model, [batch(torch.zeros(2, 14, 21, dtype=torch.bool))], device=CPU)
+        scored(model, batch(torch.zeros(2, 14, 21, dtype=torch.bool)))
+
+
+def test_the_best_and_the_worst_are_kept_and_no_more(model: Classifier) -> None:
+    batches = []
+    for first in (0, 5, 10):
+        photos = [torch.full((9, 12, 3), first + number, dtype=torch.uint8) for number in range(5)]
+        batches.append(batch(objects(5), first) | {"photo": photos})
+    found = scored(model, *batches)
+    values = found.values["rollout"]["iou_at_equal_area"]
+    best, worst = found.extremes["rollout"]
+    assert [shown.value for shown in best] == pytest.approx(sorted(values, reverse=True)[:SHOWN])
+    assert [shown.value for shown in worst] == pytest.approx(sorted(values)[:SHOWN])
+    for shown in (*best, *worst):
+        assert shown.value == pytest.approx(values[shown.number])
+        assert (shown.photo == shown.number).all(), "the photograph of another image"
+    assert found.ranked_by == "iou_at_equal_area"
+
+
+def test_names_of_methods() -> None:
+    assert chosen_methods(" rollout, attribution,centre") == ["rollout", "attribution", "centre"]
+    with pytest.raises(UserError, match="did you mean 'rollout'"):
+        chosen_methods("rolout")

@@ -173,7 +173,7 @@ def test_only_whole_files_are_left(whole: tuple[Path, FitResult]) -> None:
     assert [name for name in files if not name.startswith("tensorboard")] == [
         "checkpoints/best.ckpt", "checkpoints/best.ckpt.sha256",
         "checkpoints/last.ckpt", "checkpoints/last.ckpt.sha256", "curves.png", "metrics.csv",
-        "model/config.json", "model/model.safetensors",
+        "model/README.md", "model/config.json", "model/model.safetensors",
     ]  # fmt: skip
 
 
@@ -372,10 +372,12 @@ def test_a_damaged_last_checkpoint_is_passed_over(
         with pytest.raises(Stopped):
             run(photos, tmp_path)
     (tmp_path / "checkpoints" / "last.ckpt").write_bytes(damage)
+    (tmp_path / "checkpoints" / ".last.0123.ckpt").write_bytes(b"PK")
     with steps_counted(monkeypatch) as steps:
         assert run(photos, tmp_path, resume=True) == whole[1]
     assert_same_run(tmp_path, whole[0])
     assert len(steps) == 2 * STEPS
+    assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
 def test_with_no_checkpoint_that_can_be_read_there_is_nothing_to_go_on_from(tmp_path: Path) -> None:

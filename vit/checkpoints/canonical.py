@@ -22,17 +22,20 @@ KEY_TABLE = (
     ("encoder.embed.norm.", "norm_pre."),
     ("encoder.blocks.", "blocks."),
     ("encoder.norm.", "norm."),
-    ("attn_pool.attn.", "attn_pool."),
     ("attn_pool.norm.", "attn_pool.norm."),
     ("attn_pool.mlp.", "attn_pool.mlp."),
     ("attn_pool.latent", "attn_pool.latent"),
+    ("attn_pool.attn.", "attn_pool."),  # the rest of it, so it comes last
     ("fc_norm.", "fc_norm."),
     ("head.", "head."),
 )
 
 # Widths whose published models all have the same number of heads. A checkpoint doesn't say: the shapes are the same.
-# (1536 is not here: DINOv2's giant has 24, SigLIP 2's has 16.)
-HEADS_BY_WIDTH = {128: 4, 160: 5, 192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}
+# (1536 is not here: DINOv2's giant has 24, SigLIP 2's has 16; their sources tell them apart.)
+HEADS_BY_WIDTH = {
+    128: 4, 160: 5, 192: 3, 256: 4, 320: 5, 384: 6, 512: 8, 640: 10, 768: 12, 832: 13, 896: 14,
+    1024: 16, 1152: 16, 1280: 16, 1408: 16, 1664: 16,
+}  # fmt: skip
 
 
 # The tensors that the sizes are read from, and how many dimensions each has.
@@ -71,7 +74,7 @@ def to_ours(tensors: dict[str, Tensor], grid: tuple[int, int]) -> dict[str, Tens
 
 
 def from_ours(state: dict[str, Tensor], pool: str) -> dict[str, Tensor]:
-    """Our state dict under the canonical names; the positions of prefix tokens are zero, being in the tokens already."""
+    """Our state dict under the canonical names; prefix tokens hold their positions already, which are zero here."""
     tensors = {rename(name, to=1): value for name, value in state.items()}
     prefix = sum(1 for name in ("cls_token", "dist_token") if name in tensors)
     if prefix and "reg_token" not in tensors:
@@ -79,7 +82,7 @@ def from_ours(state: dict[str, Tensor], pool: str) -> dict[str, Tensor]:
         tensors["pos_embed"] = torch.cat([positions.new_zeros(1, prefix, positions.shape[2]), positions], dim=1)
     if pool == "class+dist" and "head.weight" in tensors:
         tensors["head.weight"], tensors["head_dist.weight"] = (2 * tensors["head.weight"]).chunk(2, dim=1)
-        tensors["head_dist.bias"] = tensors["head.bias"]
+        tensors["head_dist.bias"] = tensors["head.bias"].clone()  # a file holds no tensor twice
     for kind in ("weight", "bias"):
         if f"attn_pool.qkv.{kind}" in tensors:
             q, k, v = tensors.pop(f"attn_pool.qkv.{kind}").chunk(3)
@@ -160,7 +163,7 @@ def architecture(
     assumed = {"norm_eps": 1e-6, "act": "gelu", "pos_interpolation": "bicubic_antialias", **assumed}
     if embed_dim in HEADS_BY_WIDTH:
         assumed["num_heads"] = HEADS_BY_WIDTH[embed_dim]
-    elif "num_heads" not in known:
+    elif "num_heads" not in {**known, **assumed}:
         raise UserError(
             f"The checkpoint does not say how many heads it has, and its width, {embed_dim}, does not tell.\n"
             "Give the number with --model.num_heads."

@@ -1,16 +1,20 @@
 """What a checkpoint holds, before a model is built of it: its tensors, and the facts that stand beside them."""
 
 import json
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from vit.checkpoints import folder, hub
-from vit.checkpoints.read import read_tensors
+from vit.checkpoints import folder, hub, timm_config, transformers_config
+from vit.checkpoints.live import read_module
+from vit.checkpoints.read import read_file, read_tensors
 from vit.checkpoints.sources.source import Facts, Tensors
 from vit.foundation import UserError
+
+TIMM_WRAPPER = "timm_wrapper"  # transformers' model type of timm's models, with timm's config
 
 
 @dataclass(frozen=True)
@@ -37,22 +41,64 @@ def read(source: str | Path | nn.Module) -> Content:
         UserError: when there is nothing to read, or it can't be read.
     """
     if isinstance(source, nn.Module):
-        raise NotImplementedError
+        return Content(type(source).__name__, *read_module(source))
     name = str(source)
     if name.startswith("timm:"):
         path, config = hub.fetch_timm(name.removeprefix("timm:"))
-        return Content(name, read_tensors(path), Facts(preprocessing=hub.timm_preprocessing(config)), path)
+        told = {"architecture": name.removeprefix("timm:"), "pretrained_cfg": config}
+        return Content(name, read_tensors(path), timm_config.facts(told, name), path)
+    if name.startswith("hf:"):
+        return _read_folder(hub.fetch_repository(name.removeprefix("hf:")), name)
     path = Path(source)
     if not path.is_dir():
-        return Content(name, read_tensors(path), file=path)
-    return _read_folder(path)
+        stored = read_file(path)
+        facts = Facts(notes=stored.notes)
+        if folder.OURS in stored.extra:
+            try:
+                facts = replace(folder.described(stored.extra[folder.OURS]), notes=stored.notes)
+            except (KeyError, TypeError) as error:
+                raise UserError(f"{path} does not say rightly which model it is of: {error!r:.200}") from None
+        return Content(name, stored.tensors, facts, path)
+    return _read_folder(path, name)
 
 
-def _read_folder(path: Path) -> Content:
-    """By the kind of its config.json: ours, timm's, or that of transformers."""
+def _read_folder(path: Path, name: str) -> Content:
+    """By the kind of its config.json: ours, which is timm's too, transformers', or timm's."""
     config = read_json(path / folder.CONFIG)
-    facts = folder.facts(path, config)
-    return Content(str(path), read_tensors(path / folder.WEIGHTS), facts, path / folder.WEIGHTS)
+    if folder.is_ours(config) or not config.keys() & {"model_type", "pretrained_cfg", "architecture"}:
+        facts = folder.facts(path, config)
+        return Content(name, _undamaged(path, config), facts, path / folder.WEIGHTS)
+    file = hub.weights_in(path)
+    if file is None:
+        raise UserError(f"{path} has none of {', '.join(hub.WEIGHTS)}.\nCopy the weights into it.")
+    tensors = read_tensors(file)
+    if config.get("model_type", TIMM_WRAPPER) != TIMM_WRAPPER:
+        processor = _processor(path)
+        facts = transformers_config.facts(config, processor, tensors, str(path / folder.CONFIG))
+    else:
+        facts = timm_config.facts(config, str(path / folder.CONFIG))
+    return Content(name, tensors, facts, file)
+
+
+def _undamaged(path: Path, config: dict[str, Any]) -> Tensors:
+    """The weights of a model folder, which are read and hashed at the same time."""
+    weights = path / folder.WEIGHTS
+    with ThreadPoolExecutor(1) as beside:
+        digest = beside.submit(folder.sha256, weights)
+        try:
+            return read_tensors(weights)
+        finally:
+            folder.refuse_damaged(path, config, digest.result())
+
+
+def _processor(path: Path) -> dict[str, Any] | None:
+    """How transformers prepares images for the model in this folder, if that is there."""
+    for name in hub.PROCESSORS:
+        if (path / name).is_file():
+            config = read_json(path / name)
+            inner = config.get("image_processor", config)  # a processor of images and texts has it inside
+            return inner if isinstance(inner, dict) else config
+    return None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,75 +1,148 @@
-"""The model folder: what `vit train` leaves, and all that it takes to use the model.
+"""The model folder: what `vit train` leaves, and all that it takes to use the model, here and elsewhere.
 
 model.safetensors   the weights, under timm's names
-config.json         architecture, preprocessing, pooling, labels in order, the sha256 of the weights
+config.json         for timm and transformers: architecture, labels, preprocessing, where timm has a place for them;
+                    for us, under "vitscope": the same to the last detail, and the sha256 of the weights
+README.md           the model card
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
-from vit.checkpoints import canonical
+from vit.checkpoints.card import Training, model_card
 from vit.checkpoints.sources.source import Facts
+from vit.checkpoints.targets import timm
+from vit.checkpoints.targets.target import sha256, write_json, write_safetensors
 from vit.foundation import UserError, atomic_write
 from vit.models.classifier import Classifier
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+CARD = "README.md"
+OURS = "vitscope"  # the key of our part of the config
 
 
-def write_folder(model: Classifier, folder: Path) -> None:
+def write_folder(model: Classifier, folder: Path, training: Training | None = None) -> None:
     """Writes the model folder; each of its files is whole, and the config names the weights that it is for.
 
-    The config goes last: a folder that was cut short between the two is refused by its sha256, never half-read.
+    The config goes last: a folder that was cut short before it is refused by its sha256, never half-read.
+
+    Args:
+        training: what the model card tells of the data and the run.
     """
-    tensors = canonical.from_ours({name: value.cpu() for name, value in model.state_dict().items()}, model.pool)
-    with atomic_write(folder / WEIGHTS) as temporary:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, {"format": "pt"})
-        digest = sha256(temporary)
-    config = {
-        "format": "vitscope",
+    digest = write_safetensors(timm.tensors(model), folder / WEIGHTS)
+    obstacles = timm.obstacles(model)
+    ways = {"vitscope": _LOADING}
+    if not obstacles:
+        ways |= {"timm": timm.loading(model), "transformers, which needs timm": timm.loading_by_transformers(model)}
+    with atomic_write(folder / CARD) as temporary:
+        card = model_card(model, {WEIGHTS: digest}, ways, training=training, obstacles=obstacles)
+        temporary.write_text(card, encoding="utf-8")
+    write_json(_config(model, digest, {} if obstacles else timm.config(model)), folder / CONFIG)
+
+
+def _config(model: Classifier, digest: str, theirs: dict[str, Any]) -> dict[str, Any]:
+    """timm's part, where timm has a place for the model, and ours, which has the sha256 of the weights and of both."""
+    ours = {**describe(model), "weights_sha256": digest}
+    return {**theirs, OURS: {**ours, "config_sha256": _digest({**theirs, OURS: ours})}}
+
+
+def describe(model: Classifier) -> dict[str, Any]:
+    """What weights don't say of a model, in plain values: for the config, and for checkpoints of training."""
+    return {
         "architecture": model.encoder.architecture,
-        "num_classes": model.num_classes,
         "pool": model.pool,
         "labels": list(model.labels),
         "preprocessing": asdict(model.preprocessing),
-        "weights_sha256": digest,
     }
-    with atomic_write(folder / CONFIG) as temporary:
-        temporary.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def described(ours: Mapping[str, Any]) -> Facts:
+    """What `describe` said.
+
+    Raises:
+        KeyError, TypeError: when it is nothing of the kind.
+    """
+    for name, kind in {"architecture": dict, "preprocessing": dict, "pool": str, "labels": list}.items():
+        if not isinstance(ours[name], kind):
+            raise TypeError(f"{name} is {ours[name]!r}")
+    for name in ("image_size", "patch_size"):
+        size = ours["architecture"][name]
+        if not (isinstance(size, list | tuple) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)):
+            raise TypeError(f"{name} is {size!r}")
+    return Facts(
+        encoder=_with_tuples(ours["architecture"]),
+        pool=ours["pool"],
+        labels=tuple(ours["labels"]),
+        preprocessing=_with_tuples(ours["preprocessing"]),
+    )
+
+
+_LOADING = """\
+import torch
+import vit
+from datamodules.reading import read_image
+from datamodules.transforms import eval_transform
+
+model = vit.load("FOLDER").eval()
+use = model.preprocessing
+transform = eval_transform(use.image_size, use.mean, use.std, crop_pct=use.crop_pct,
+                           resize_mode=use.resize_mode, interpolation=use.interpolation)
+with torch.inference_mode():
+    logits = model(transform(read_image("photo.jpg"))[None])
+probabilities = dict(zip(model.labels, logits.softmax(dim=1)[0].tolist()))
+"""
+
+
+def _digest(config: dict[str, Any]) -> str:
+    """The sha256 of what a config says, however it is laid out."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def is_ours(config: dict[str, Any]) -> bool:
+    """Whether a config.json is one of ours, also of the first format, which is refused by `facts`."""
+    return OURS in config or config.get("format") == OURS
 
 
 def facts(folder: Path, config: dict[str, Any]) -> Facts:
-    """What the config of a model folder says, the weights checked against the stored sha256.
+    """What the config of a model folder says.
 
     Raises:
-        UserError: when the config is none of a model folder, or the weights are not those it was written with.
+        UserError: when it is not what a model folder has, or was changed since it was written.
     """
-    weights = folder / WEIGHTS
+    path = folder / CONFIG
+    if config.get("format") == OURS:
+        raise UserError(f"{path} is of the first format, which is read no more.\nTrain the model again.")
+    ours = config.get(OURS)
     try:
-        expected = config["weights_sha256"]
-        for name, kind in (("architecture", dict), ("preprocessing", dict), ("pool", str), ("labels", list)):
-            if not isinstance(config[name], kind):
-                raise TypeError(f"{name} is {config[name]!r}")
+        if not isinstance(ours, dict):
+            raise TypeError(f"it has no {OURS!r}")
+        found = described(ours)
+        if not isinstance(ours["weights_sha256"], str):
+            raise TypeError(f"weights_sha256 is {ours['weights_sha256']!r}")
+        written = ours["config_sha256"]
     except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / CONFIG} is not the config of a model folder: {error!r}") from None
-    if not weights.is_file():
+        raise UserError(f"{path} is not the config of a model folder: {error!r}") from None
+    rest = {name: value for name, value in ours.items() if name != "config_sha256"}
+    if _digest({**config, OURS: rest}) != written:
+        raise UserError(f"{path} was changed since it was written: its sha256 differs.\nCopy the model folder again.")
+    if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder} is no model folder: it has no {WEIGHTS}.\nGive the `model` folder of a run.")
-    if (found := sha256(weights)) != expected:
+    return found
+
+
+def refuse_damaged(folder: Path, config: dict[str, Any], found: str) -> None:
+    """Refuses weights whose sha256, `found`, is not the one they were written with."""
+    expected = config[OURS]["weights_sha256"]
+    if found != expected:
         raise UserError(
-            f"{weights} is damaged: its sha256 is {found[:12]}..., its config says {expected[:12]}...\n"
+            f"{folder / WEIGHTS} is damaged: its sha256 is {found[:12]}..., its config says {expected[:12]}...\n"
             "Copy the model folder again."
         )
-    return Facts(
-        encoder=_with_tuples(config["architecture"]),
-        pool=config["pool"],
-        labels=tuple(config["labels"]),
-        preprocessing=_with_tuples(config["preprocessing"]),
-    )
 
 
 def _with_tuples(options: dict[str, Any]) -> dict[str, Any]:
@@ -77,7 +150,7 @@ def _with_tuples(options: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
 
 
-def sha256(path: Path) -> str:
-    """The hexadecimal sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+__all__ = [
+    "CARD", "CONFIG", "OURS", "WEIGHTS", "describe",
+    "described", "facts", "is_ours", "refuse_damaged", "sha256", "write_folder",
+]  # fmt: skip

@@ -1,14 +1,20 @@
-"""Weights by name from the hub that timm publishes on: the cache first, then the network, or a quick refusal."""
+"""Weights by name from the Hugging Face hub: its cache first, then the network, or a quick refusal."""
 
+import json
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from vit.foundation import UserError, nearest
-from vit.models.classifier import IMAGENET_MEAN, IMAGENET_STD
 
-HUB = ("huggingface.co", 443)
 SECONDS_TO_CONNECT = 1.0
+CONFIG = "config.json"
+# What stands beside the config, if it does: how images are prepared, of older and newer transformers.
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+INDEX = "model.safetensors.index.json"
+WEIGHTS = ("model.safetensors", INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")  # the best first
 
 
 def fetch_timm(name: str) -> tuple[Path, dict[str, Any]]:
@@ -18,7 +24,7 @@ def fetch_timm(name: str) -> tuple[Path, dict[str, Any]]:
         UserError: for a name that timm does not know, and within two seconds when there is no network.
     """
     import timm
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import try_to_load_from_cache
 
     try:
         config = timm.get_pretrained_cfg(name, allow_unregistered=False)
@@ -31,25 +37,113 @@ def fetch_timm(name: str) -> tuple[Path, dict[str, Any]]:
     cached = try_to_load_from_cache(repository, file)
     if isinstance(cached, str):
         return Path(cached), config.to_dict()
+    _refuse_without_network(f"timm:{name}")
+    found = _download(repository, file, f"timm:{name}")
+    if found is None:
+        raise UserError(f"timm:{name} can't be downloaded: {repository} has no {file}.\nTake another model.")
+    return found, config.to_dict()
+
+
+def fetch_repository(repository: str) -> Path:
+    """The folder in the hub's cache that holds config and weights of a repository, OWNER/NAME.
+
+    Raises:
+        UserError: for a repository without a config or weights, and within two seconds when there is no network.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    name = f"hf:{repository}"
     try:
-        socket.create_connection(HUB, timeout=SECONDS_TO_CONNECT).close()
+        cached = try_to_load_from_cache(repository, CONFIG)
+    except HFValidationError as error:
+        raise UserError(
+            f"{name} is no repository of {_address()[0]}: {str(error).splitlines()[0]:.200}\nGive hf:OWNER/NAME."
+        ) from None
+    if isinstance(cached, str):
+        weights = weights_in(Path(cached).parent)
+        if weights is not None and not _missing(weights):
+            return Path(cached).parent
+    _refuse_without_network(name)
+    config = _download(repository, CONFIG, name)
+    if config is None:
+        raise UserError(
+            f"{name} has no {CONFIG}, so it is neither of transformers nor of timm.\nGive one of its weight files."
+        )
+    for file in PROCESSORS:
+        _download(repository, file, name)
+    for file in WEIGHTS:
+        weights = _download(repository, file, name)
+        if weights is not None:
+            for shard in _shards(weights):
+                _download(repository, shard, name)
+            return config.parent
+    raise UserError(f"{name} has none of {', '.join(WEIGHTS)}.\nGive one of its weight files.")
+
+
+def weights_in(folder: Path) -> Path | None:
+    """The weight file of a folder, or the index of several; of those it has, the best kind that is whole."""
+    found = [folder / name for name in WEIGHTS if (folder / name).is_file()]
+    return next((file for file in found if not _missing(file)), found[0] if found else None)
+
+
+def _missing(index: Path) -> list[str]:
+    return [shard for shard in _shards(index) if not (index.parent / shard).is_file()]
+
+
+def _shards(index: Path) -> list[str]:
+    """The files that an index of weights names; none for what is no index, or a broken one."""
+    if index.suffix != ".json":
+        return []
+    try:
+        names = {str(file) for file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+    except (ValueError, KeyError, TypeError, AttributeError):  # whoever reads it says what is wrong
+        return []
+    return sorted(name for name in names if Path(name).name == name)
+
+
+def _address() -> tuple[str, int]:
+    """Host and port that requests to the hub go to first."""
+    from huggingface_hub import constants
+
+    place = urlsplit(getproxies().get("https") or constants.ENDPOINT)
+    return place.hostname or "huggingface.co", place.port or 443
+
+
+def _refuse_without_network(name: str) -> None:
+    from huggingface_hub import constants
+
+    host, port = _address()
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE is set")
+        socket.create_connection((host, port), timeout=SECONDS_TO_CONNECT).close()
     except OSError as error:
         raise UserError(
-            f"timm:{name} is not in the cache, and {HUB[0]} can't be reached ({error}).\n"
+            f"{name} is not in the cache, and {host} can't be reached ({error}).\n"
             "Connect to a network once, or give a weight file that you have."
         ) from None
+
+
+def _download(repository: str, file: str, name: str) -> Path | None:
+    """A file of a repository in the cache; None if the repository does not have it."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+
     try:
-        return Path(hf_hub_download(repository, file)), config.to_dict()
-    except OSError as error:
-        raise UserError(f"timm:{name} can't be downloaded: {str(error).splitlines()[0]}\nTry again later.") from None
+        return Path(hf_hub_download(repository, file))
+    except LocalEntryNotFoundError as error:
+        _not_downloaded(name, error)
+    except EntryNotFoundError:
+        return None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"{name} is not on {_address()[0]}, or is not for everybody.\nLook its name up there."
+        ) from None
+    except Exception as error:  # whatever a network makes a client raise
+        _not_downloaded(name, error)
 
 
-def timm_preprocessing(config: dict[str, Any]) -> dict[str, Any]:
-    """Keywords of `Preprocessing` from timm's pretrained config."""
-    return {
-        "mean": tuple(config.get("mean", IMAGENET_MEAN)),
-        "std": tuple(config.get("std", IMAGENET_STD)),
-        "interpolation": config.get("interpolation", "bicubic"),
-        "resize_mode": "crop",
-        "crop_pct": config.get("crop_pct", 1.0),
-    }
+def _not_downloaded(name: str, error: Exception) -> NoReturn:
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    raise UserError(f"{name} can't be downloaded: {reason[0]:.200}\nTry again later.") from None

@@ -1,7 +1,7 @@
 """Load anything: read, recognise, rename, resize, merge strictly, report every key."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from vit.checkpoints import canonical
 from vit.checkpoints.content import Content, read
-from vit.checkpoints.sources import SOURCES, Source, Tensors, recognise
+from vit.checkpoints.sources import SOURCES, Converted, Source, Tensors, locate
+from vit.checkpoints.sources.unfit import refuse_unfit
 from vit.foundation import UserError
+from vit.layers.patches import adapt_channels, resize_patches
 from vit.layers.positions import resize_positions
 from vit.models.classifier import Classifier, Preprocessing
 from vit.models.encoder import image_encoder
@@ -19,15 +21,33 @@ from vit.models.encoder import image_encoder
 
 @dataclass
 class LoadReport:
-    """What happened to each key, and what was assumed because the file does not say it."""
+    """What happened to each key, and what was assumed because the file does not say it.
 
-    source: str
-    layout: str
+    Args:
+        source: the checkpoint, as the user named it.
+        layout: whose names its tensors have.
+        file: the file of weights, if there is one.
+        tensors: how many it holds.
+        architecture: keywords of `image_encoder`, as far as a refused checkpoint told them.
+        matched: how many of the model's tensors were found.
+        missing, unexpected, misshapen: names for which it is refused.
+        tells_preprocessing: whether it says how images are prepared; else that is assumed, too.
+    """
+
+    source: str = ""
+    layout: str = ""
+    file: Path | None = None
+    tensors: int = 0
+    architecture: dict[str, Any] = field(default_factory=dict)
     matched: int = 0
     resized: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    misshapen: list[str] = field(default_factory=list)
+    tells_preprocessing: bool = False
 
     def lines(self) -> list[str]:
         """The report for people, a line a subject."""
@@ -51,50 +71,73 @@ def load_with_report(
     source: str | Path | nn.Module,
     *,
     image_size: tuple[int, int] | None = None,
+    patch_size: tuple[int, int] | None = None,
+    in_chans: int | None = None,
     pool: str | None = None,
     drop_path: float = 0.0,
+    report: LoadReport | None = None,
     **architecture: Any,
 ) -> tuple[Classifier, LoadReport]:
     """As `load`.
 
     Args:
         image_size: pixels (height, width) that the positions are resized to; None keeps the checkpoint's.
+        patch_size: pixels (height, width) that the projection of patches is resized to; None keeps the checkpoint's.
+        in_chans: channels that it is adapted to, see `vit.layers.patches.adapt_channels`; None keeps them.
         pool: see `Classifier`; None keeps the checkpoint's, or takes "class" where there is a class token. The
             head of another pooling is left out.
         drop_path: see `Encoder`.
+        report: filled in as the checkpoint is read: of one that is refused, it has what was found till then.
         architecture: `num_heads`, `act`, `norm_eps`, `pos_interpolation`, where the checkpoint does not say.
     """
+    report = LoadReport() if report is None else report
     content = read(source)
-    origin = _recognised(content)
-    converted = origin.convert(content.tensors)
+    report.source, report.file, report.tensors = content.name, content.file, len(content.tensors)
+    report.notes += content.facts.notes
+    report.tells_preprocessing = bool(content.facts.preprocessing)
+    origin, converted = _converted(content)
+    report.layout = origin.name
+    report.dropped += converted.left_out
     _refuse_nonfinite(content)
     told = {name: value for name, value in architecture.items() if value is not None}
     known = {**converted.known, **content.facts.encoder, **told}
-    keywords, assumed = canonical.architecture(converted.tensors, known, origin.assumes, image_size=image_size)
-    report = LoadReport(content.name, origin.name, dropped=list(converted.left_out), assumed=assumed)
-    report.notes += content.facts.notes
-    patch_size = keywords["patch_size"]
-    grid = (keywords["image_size"][0] // patch_size[0], keywords["image_size"][1] // patch_size[1])
-    keywords["image_size"] = image_size or keywords["image_size"]
+    assumes = {**origin.assumes, **converted.assumed}
+    keywords, assumed = canonical.architecture(converted.tensors, known, assumes, image_size=image_size)
+    report.assumed, report.architecture = assumed, dict(keywords)
+    (patch_h, patch_w), trained_size = keywords["patch_size"], keywords["image_size"]
+    grid = (trained_size[0] // patch_h, trained_size[1] // patch_w)
+    keywords["image_size"] = image_size or trained_size
     given_pool = content.facts.pool or converted.pool or canonical.pooling(converted.tensors)
     state = canonical.to_ours(converted.tensors, grid)
     if pool not in (None, given_pool):
         state = _without_head(state, report)
-    model = _build(content, keywords, drop_path, pool or given_pool, state)
+    elif given_pool != "attention":
+        _drop_attention_pool(state, report)
+    _fit_patches(state, keywords, patch_size, in_chans, report)
+    prepared = _preprocessing(content, keywords, image_size)
+    model = _build(content, keywords, drop_path, pool or given_pool, state, prepared)
     _fit_positions(state, grid, model.encoder.grid, keywords["pos_interpolation"], report)
-    _merge_strictly(model, state, report)
+    # The weights of a live module stay its own.
+    given = set() if content.file else {value.untyped_storage().data_ptr() for value in content.tensors.values()}
+    _merge_strictly(model, state, report, given)
     return model, report
 
 
-def _recognised(content: Content) -> Source:
-    found = recognise(content.tensors)
-    if found is None:
+def _converted(content: Content) -> tuple[Source, Converted]:
+    """The source of the tensors, and these in the canonical layout."""
+    origin, tensors, beside = locate(content.tensors)
+    if origin is None:
+        refuse_unfit(content.tensors)
         raise UserError(
             f"{content.name} is no Vision Transformer that is known here; it has {len(content.tensors)} tensors.\n"
             f"Its first names are {', '.join(list(content.tensors)[:3])}.\n"
             f"Allowed are weights as {', '.join(source.name for source in SOURCES)} name them."
         )
-    return found
+    try:
+        converted = origin.convert(tensors)
+    except (IndexError, KeyError, RuntimeError, ValueError) as error:  # tensors of shapes that the source never has
+        raise UserError(f"{content.name} does not fit the layout of {origin.name}: {error!s:.200}") from None
+    return origin, replace(converted, left_out=(*beside, *converted.left_out))
 
 
 def _without_head(state: Tensors, report: LoadReport) -> Tensors:
@@ -103,12 +146,52 @@ def _without_head(state: Tensors, report: LoadReport) -> Tensors:
     return {name: value for name, value in state.items() if name.startswith("encoder.")}
 
 
+def _drop_attention_pool(state: Tensors, report: LoadReport) -> None:
+    """timm gives SigLIP's file, whose attention pool is in it, to its models that read the mean, too."""
+    unused = [name for name in state if name.startswith("attn_pool.")]
+    report.dropped += unused
+    for name in unused:
+        del state[name]
+
+
+def _fit_patches(
+    state: Tensors,
+    keywords: dict[str, Any],
+    patch_size: tuple[int, int] | None,
+    in_chans: int | None,
+    report: LoadReport,
+) -> None:
+    """Makes the projection of patches, and the keywords, those of another patch size and other channels."""
+    name = "encoder.embed.patch_embed.proj.weight"
+    old_size, colours = keywords["patch_size"], keywords["in_chans"]
+    if patch_size is not None and tuple(patch_size) != old_size:
+        patch_size = (patch_size[0], patch_size[1])
+        if min(patch_size) < 1:
+            raise UserError(f"patch_size is {patch_size}; allowed are 1 pixel or more, high and wide.")
+        state[name] = resize_patches(state[name], patch_size)
+        keywords["patch_size"] = patch_size
+        sizes = f"{old_size[0]} x {old_size[1]} to {patch_size[0]} x {patch_size[1]}"
+        report.resized.append(f"patches from {sizes} pixels by the pseudo-inverse of bicubic_antialias")
+    if in_chans not in (None, colours):
+        try:
+            state[name] = adapt_channels(state[name], in_chans)
+        except ValueError as error:
+            raise UserError(f"{report.source} can't be loaded: {error}") from None
+        keywords["in_chans"] = in_chans
+        rule = "summed" if in_chans == 1 else f"taken in turn, times {colours}/{in_chans}"
+        report.resized.append(f"channels from {colours} to {in_chans}, {rule}")
+
+
 def _build(
-    content: Content, keywords: dict[str, Any], drop_path: float, pool: str, state: Mapping[str, Tensor]
+    content: Content,
+    keywords: dict[str, Any],
+    drop_path: float,
+    pool: str,
+    state: Mapping[str, Tensor],
+    prepared: Preprocessing,
 ) -> Classifier:
     """The model that the state is for, on the meta device: no time and memory for random weights."""
     has_head = "head.weight" in state
-    prepared = {**content.facts.preprocessing, "image_size": tuple(keywords["image_size"])}
     try:
         with torch.device("meta"):
             return Classifier(
@@ -117,19 +200,49 @@ def _build(
                 pool=pool,
                 fc_norm="fc_norm.weight" in state,
                 labels=content.facts.labels if has_head else (),
-                preprocessing=Preprocessing(**prepared),
+                preprocessing=prepared,
             )
     except (TypeError, ValueError) as error:  # an option or a config that no model can have
         raise UserError(f"{content.name} can't be built: {error}") from None
 
 
+def _preprocessing(content: Content, keywords: dict[str, Any], asked: tuple[int, int] | None) -> Preprocessing:
+    """As the source says, for the image size that is asked for, and with a mean and deviation for each channel.
+
+    A source may prepare smaller images than its positions were learned for, as DINOv2's do: 224 pixels, not 518.
+    """
+    size = tuple(asked or content.facts.preprocessing.get("image_size") or keywords["image_size"])
+    if any(side % patch for side, patch in zip(size, keywords["patch_size"], strict=True)):
+        size = tuple(keywords["image_size"])
+    try:
+        prepared = Preprocessing(**{**content.facts.preprocessing, "image_size": size})
+        means, deviations = (_for_channels(each, keywords["in_chans"]) for each in (prepared.mean, prepared.std))
+        return replace(prepared, mean=means, std=deviations)
+    except (TypeError, ValueError, ZeroDivisionError) as error:  # a config that no model can have
+        raise UserError(f"{content.name} can't be built: {error}") from None
+
+
+def _for_channels(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]:
+    """Means or deviations of colours for other channels: of one channel the average, of more the same in turn."""
+    if len(values) == in_chans:
+        return values
+    if in_chans == 1:
+        return (sum(values) / len(values),)
+    return tuple(values[channel % len(values)] for channel in range(in_chans))
+
+
 def _refuse_nonfinite(content: Content) -> None:
-    bad = [name for name, value in content.tensors.items() if not torch.isfinite(value).all()]
+    bad = [name for name, value in content.tensors.items() if not _is_finite(value)]
     if bad:
         raise UserError(
             f"{content.name} has NaN or infinite weights in {len(bad)} of {len(content.tensors)} tensors.\n"
             f"The first is {bad[0]}. Take an earlier checkpoint of the run that wrote it."
         )
+
+
+def _is_finite(value: Tensor) -> bool:
+    """By the sum, which is ten times as fast as a look at each element; a sum that overflowed is looked at again."""
+    return bool(value.float().sum().isfinite()) or bool(value.isfinite().all())
 
 
 def _fit_positions(
@@ -146,15 +259,17 @@ def _fit_positions(
     report.resized.append(f"positions from {grid[0]} x {grid[1]} to {new_grid[0]} x {new_grid[1]} by {interpolation}")
 
 
-def _merge_strictly(model: Classifier, state: dict[str, Tensor], report: LoadReport) -> None:
+def _merge_strictly(model: Classifier, state: dict[str, Tensor], report: LoadReport, given: set[int]) -> None:
     expected = model.state_dict()
     missing = sorted(expected.keys() - state.keys())
     unexpected = sorted(state.keys() - expected.keys())
     shared = expected.keys() & state.keys()
     wrong = sorted(name for name in shared if expected[name].shape != state[name].shape)
+    report.missing, report.unexpected, report.misshapen = missing, unexpected, wrong
+    report.matched = len(shared) - len(wrong)
     if missing or unexpected or wrong:
         raise UserError(
-            f"{report.source} does not fit: {len(shared) - len(wrong)} tensors match.\n"
+            f"{report.source} does not fit: {report.matched} tensors match.\n"
             + "\n".join(
                 f"{len(names)} {what}: {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}"
                 for what, names in (
@@ -165,8 +280,20 @@ def _merge_strictly(model: Classifier, state: dict[str, Tensor], report: LoadRep
                 if names
             )
         )
-    # Copies, in float32: a file may be memory-mapped or of half precision.
-    model.load_state_dict({name: value.float().clone() for name, value in state.items()}, assign=True)
+    model.load_state_dict({name: _own(value, given) for name, value in state.items()}, assign=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-    report.matched = len(shared)
+
+
+def _own(value: Tensor, given: set[int]) -> Tensor:
+    """The value in float32 and in memory that nothing else uses; copied only where it must be.
+
+    Args:
+        given: addresses of memory that belongs to others, and, as it is handed out, of that of other weights.
+    """
+    value = value.float()
+    storage = value.untyped_storage()
+    if storage.data_ptr() in given or storage.nbytes() != value.nbytes or not value.is_contiguous():
+        value = value.clone(memory_format=torch.contiguous_format)
+    given.add(value.untyped_storage().data_ptr())
+    return value

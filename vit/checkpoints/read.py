@@ -1,44 +1,76 @@
 """Any checkpoint file to a plain dictionary of tensors. Nothing in the file is ever executed."""
 
+import json
 import os
 import pickle
-from collections.abc import Iterator, Mapping
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from vit.foundation import UserError
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+INDEX = ".index.json"  # of weights in several files: model.safetensors.index.json
 
-# What training scripts wrap a state dict in, and what parallel and compiled wrappers put before each key.
-WRAPPERS = ("state_dict", "model", "model_state_dict")
+# What training scripts wrap a state dict in. Of several the first is taken: averaged weights are what is evaluated.
+AVERAGED = ("state_dict_ema", "model_ema", "ema", "teacher")
+WRAPPERS = (*AVERAGED, "state_dict", "model", "model_state_dict", "student")
+
+# What parallel and compiled wrappers put before each key.
 PREFIXES = ("module.", "_orig_mod.")
 
 
+class Stored(NamedTuple):
+    """What a file holds.
+
+    Args:
+        tensors: by name.
+        notes: which of several state dicts were taken, a sentence each.
+        extra: what stands beside the state dict: epoch, options, optimizer.
+    """
+
+    tensors: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = {}
+
+
+class _Hostile(Exception):
+    """The file asks for code to be run."""
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file, by name.
+    """As `read_file`, the tensors alone."""
+    return read_file(path).tensors
+
+
+def read_file(path: Path) -> Stored:
+    """The tensors of a checkpoint file, or of all the files of its index.
 
     Raises:
         UserError: when the file is missing, is no checkpoint, or holds anything but tensors.
     """
+    if path.name.endswith(INDEX):
+        return Stored(_read_shards(path))
     if not path.is_file():
-        raise UserError(f"No checkpoint at {path}.\nGive a {', '.join(SUFFIXES)} file, a model folder, or timm:NAME.")
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"{path} is not a checkpoint by its name.\nAllowed are {', '.join(SUFFIXES)} files.")
+        raise UserError(f"No checkpoint at {path}.\nGive a {', '.join(READERS)} file, a model folder, or timm:NAME.")
+    if path.suffix not in READERS:
+        raise UserError(f"{path} is not a checkpoint by its name.\nAllowed are {', '.join(READERS)} files.")
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else _read_pickle(path)
+        content = READERS[path.suffix](path)
     except Exception as error:  # whatever a damaged file makes a reader do
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        if isinstance(error, pickle.UnpicklingError) and _is_pickle(path):
+        if isinstance(error, _Hostile) or (isinstance(error, pickle.UnpicklingError) and _is_pickle(path)):
             raise UserError(
                 f"{path} holds more than tensors, or is damaged; nothing of it was executed.\n"
                 "Only weights are read: save model.state_dict(), best as .safetensors."
             ) from None
+        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
             f"{path} can't be read as a checkpoint: {reason[0][:200]}\n{_what_it_looks_like(path)}"
         ) from None
@@ -46,12 +78,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> Any:
-    with _without_override():
+    # A Namespace is a bag of values, without code of its own; training scripts keep their options in one.
+    with weights_only_enforced(), torch.serialization.safe_globals([Namespace]):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 @contextmanager
-def _without_override() -> Iterator[None]:
+def weights_only_enforced() -> Iterator[None]:
     """TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD turns torch's refusal to unpickle code off; not here."""
     variable = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
     value = os.environ.pop(variable, None)
@@ -62,18 +95,113 @@ def _without_override() -> Iterator[None]:
             os.environ[variable] = value
 
 
-def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
+def _read_npz(path: Path) -> dict[str, Tensor]:
+    tensors = {}
+    with path.open("rb") as file:  # numpy leaves a damaged file open, if it is the one to open it
+        if file.read(2) != b"PK":  # numpy would take it for a pickle, or for a single array without a name
+            raise _Hostile if _is_pickle(path) else ValueError("it is no .npz archive")
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as archive:
+            for name in archive.files:
+                try:
+                    value = archive[name]
+                except ValueError as error:
+                    raise _Hostile if "allow_pickle" in str(error) else error from None
+                if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
+                    # torch has no other byte order than the machine's, and wants memory that can be written
+                    tensors[name] = torch.from_numpy(np.array(value, value.dtype.newbyteorder("=")))
+    return tensors
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    # Into memory of our own: weights in a mapped file would change with it, and cost a copy to be kept.
+    ".safetensors": partial(load_file, backend="pread"),
+    ".pth": _read_pickle,
+    ".pt": _read_pickle,
+    ".bin": _read_pickle,
+    ".ckpt": _read_pickle,
+    ".npz": _read_npz,
+}
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    """The tensors of several files, which an index assigns them to: every file, every tensor, nothing else."""
+    shards, total_size = _read_index(index)
+    tensors: dict[str, Tensor] = {}
+    missing = [name for name in sorted(shards) if not (index.parent / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{index} needs {len(shards)} files, of which {len(missing)} are not there: {', '.join(missing[:4])}\n"
+            "Copy them into its folder."
+        )
+    for name, expected in shards.items():
+        _refuse_outside(index, name)
+        found = read_tensors(index.parent / name)
+        if found.keys() != expected:
+            differing = sorted(found.keys() ^ expected)
+            raise UserError(
+                f"{index.parent / name} does not hold what {index.name} says: {len(differing)} tensors differ.\n"
+                f"The first is {differing[0]}. Copy the files of the folder again, all of one version."
+            )
+        tensors |= found
+    size = sum(value.numel() * value.element_size() for value in tensors.values())
+    if total_size is not None and size != total_size:
+        raise UserError(f"{index} says {total_size} bytes, its files hold {size}.\nCopy the files of the folder again.")
+    return tensors
+
+
+def _read_index(index: Path) -> tuple[dict[str, set[str]], int | None]:
+    """The names of the tensors of each file, and the bytes of all of them, if it says so."""
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+        shards: dict[str, set[str]] = {}
+        for name, file in content["weight_map"].items():
+            shards.setdefault(file, set()).add(name)
+        # Its own suffix alone: an index of one file is no way to another reader.
+        suffix = Path(index.name.removesuffix(INDEX)).suffix
+        strange = [file for file in shards if Path(file).name != file or Path(file).suffix != suffix or "\0" in file]
+        total_size = content.get("metadata", {}).get("total_size")
+        if not shards or strange or suffix not in READERS or not (total_size is None or total_size == int(total_size)):
+            raise ValueError(f"it names {strange[:1] or 'nothing'}, not {suffix} files of its folder")
+    except FileNotFoundError:
+        raise UserError(f"No checkpoint at {index}.") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{index} is no index of weights: {error!s:.200}\nCopy the file again.") from None
+    return shards, total_size
+
+
+def _refuse_outside(index: Path, name: str) -> None:
+    """Refuses a link that leads out of the folder; but in a hub's cache, all files are links to its blobs."""
+    folder = index.parent.absolute()
+    roots = [folder.resolve()]
+    if folder.parent.name == "snapshots":
+        roots.append(folder.parent.parent.resolve() / "blobs")
+    target = (folder / name).resolve()
+    if target.parent not in roots:
+        raise UserError(f"{folder / name} is a link to {target}, outside of its folder.\nCopy the file itself there.")
+
+
+def _unwrap(content: Any, path: Path) -> Stored:
+    notes: list[str] = []
+    extra: Mapping[str, Any] = {}
     while isinstance(content, Mapping):
-        inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
-        if inner is None:
+        found = [name for name in WRAPPERS if _may_hold_tensors(content.get(name))]
+        if not found:
             break
-        content = inner
+        if found[1:]:
+            averaged = ", which is averaged" if found[0] in AVERAGED else ""
+            notes.append(f"of {', '.join(sorted(found))} in the file, {found[0]} was taken{averaged}")
+        extra, content = content, content[found[0]]
     tensors = {}
     if isinstance(content, Mapping):
         tensors = {_strip(str(name)): value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
         raise UserError(f"{path} holds no tensors.\nA checkpoint is a state dict, also inside {', '.join(WRAPPERS)}.")
-    return tensors
+    return Stored(tensors, tuple(notes), extra)
+
+
+def _may_hold_tensors(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(inner, Tensor | Mapping) for inner in value.values())
 
 
 def _strip(name: str) -> str:

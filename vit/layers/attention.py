@@ -5,6 +5,7 @@ B batch, N query tokens, M context tokens, D embed_dim, H heads, Dh head_dim = D
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -28,6 +29,40 @@ def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tenso
     return scores.softmax(dim=-1)
 
 
+def causal_mask(num_queries: int, num_keys: int, device: torch.device | None = None) -> Tensor:
+    """(N, M) boolean: each query sees the keys up to its own place (Vaswani et al. 2017, section 3.2.3).
+
+    The queries are the last N of the M tokens; those before them were seen earlier.
+    """
+    return torch.ones(num_queries, num_keys, dtype=torch.bool, device=device).tril(num_keys - num_queries)
+
+
+class KeyValues:
+    """Keys and values that an attention has projected already, (B, H, tokens, Dh) each: while a sequence is
+    generated, each new token asks those of all before it, and they need not be computed again."""
+
+    def __init__(self) -> None:
+        self.k: Tensor | None = None
+        self.v: Tensor | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        return 0 if self.k is None else self.k.shape[2]
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds those of new tokens behind what is there -> all of them."""
+        if self.k is None or self.v is None:
+            self.k, self.v = k, v
+        elif k.shape[2]:
+            self.k, self.v = torch.cat([self.k, k], dim=2), torch.cat([self.v, v], dim=2)
+        return self.k, self.v
+
+    def select(self, rows: Tensor) -> None:
+        """Keeps these rows of the batch, in this order; a row may come more than once."""
+        if self.k is not None and self.v is not None:
+            self.k, self.v = self.k[rows], self.v[rows]
+
+
 class Recorded(NamedTuple):
     """What one fused attention call was given and gave: (B, H, tokens, Dh) each; q and output have the
     query tokens, k and v the context tokens. What was not asked for is None."""
@@ -37,6 +72,7 @@ class Recorded(NamedTuple):
     v: Tensor | None = None
     output: Tensor | None = None
     gradient: Tensor | None = None  # of the output, once a method has it
+    mask: Tensor | None = None  # boolean (B, H, N, M), a view of the mask that was given; True means attend
 
     def of(self, images: slice) -> "Recorded":
         """The same of some images of the batch."""
@@ -93,6 +129,7 @@ class Attention(nn.Module):
         *,
         mask: Tensor | None = None,
         is_causal: bool = False,
+        cache: KeyValues | None = None,
     ) -> Tensor:
         """Each query token's mix of the context tokens.
 
@@ -100,29 +137,36 @@ class Attention(nn.Module):
             query_tokens: (B, N, D).
             context_tokens: (B, M, D); None for self-attention, where the queries are their own context.
             mask: boolean, broadcastable to (B, H, N, M); True means attend.
-            is_causal: token n attends to tokens 0 to n alone.
+            is_causal: token n attends to tokens 0 to n alone; not with a mask, nor with tokens in the cache.
+            cache: keys and values of earlier context tokens. Those of `context_tokens`, of which there may then be
+                none, are added to it, and the queries ask them all: M counts these too.
 
         Returns:
             (B, N, D).
         """
         q, k, v = self._project(query_tokens, context_tokens)  # (B, H, N or M, Dh)
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        if cache is not None:
+            k, v = cache.extend(k, v)
         output = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)
         if self.recording:
-            output = self._record(q, k, v, output)
+            mask = causal_mask(q.shape[2], k.shape[2], q.device) if is_causal else mask
+            output = self._record(q, k, v, output, mask)
         return self.proj(output.transpose(1, 2).flatten(2))  # (B, H, N, Dh) -> (B, N, D)
 
-    def _record(self, q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> Tensor:
+    def _record(self, q: Tensor, k: Tensor, v: Tensor, output: Tensor, mask: Tensor | None) -> Tensor:
         """Keeps what is asked for; returns the output to go on with, the same numbers."""
+        if mask is not None:
+            mask = mask.expand(*q.shape[:3], k.shape[2])
         if self.recording == "qk":
             # Views would keep the whole projection alive, v with it; and a walk reads them many times.
-            self.recorded = Recorded(q.contiguous(), k.contiguous())
+            self.recorded = Recorded(q.contiguous(), k.contiguous(), mask=mask)
         elif self.recording == "qkv":
-            self.recorded = Recorded(q, k, v)
+            self.recorded = Recorded(q, k, v, mask=mask)
         else:
             if not output.requires_grad:
                 output = output.detach().requires_grad_()  # the graph starts here: nothing below is asked for
-            self.recorded = Recorded(q, k, v, output)
+            self.recorded = Recorded(q, k, v, output, mask=mask)
         return output
 
     def _project(self, query_tokens: Tensor, context_tokens: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,9 +1,12 @@
 """One block of the Transformer: attention, then an MLP, each added to the stream of tokens."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from vit.layers.attention import Attention
+from vit.layers.attention import Attention, KeyValues
 from vit.layers.mlp import Mlp, SwiGLU
 
 
@@ -97,6 +100,67 @@ class Block(nn.Module):
             mask = None if mask is None else mask[..., :read, :]  # a row for each query, or one for all
             attended = self.attn(x[:, :read], x, mask=mask)
         return self.drop_path(self.ls1(attended))
+
+
+class DecoderBlock(Block):
+    """A block that also asks the tokens of a context, such as an encoder's (Vaswani et al. 2017, section 3.1).
+
+        pre-norm:   x = x + attn(norm1(x));   x = x + cross_attn(cross_norm(x), context);   x = x + mlp(norm2(x))
+        post-norm:  x = norm1(x + attn(x));   x = cross_norm(x + cross_attn(x, context));   x = norm2(x + mlp(x))
+
+    Args:
+        options: the rest, as `Block` takes them.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        *,
+        qkv_bias: bool = True,
+        qk_norm: bool = False,
+        init_values: float | None = None,
+        norm_eps: float = 1e-6,
+        **options: Any,
+    ):
+        attention: dict[str, Any] = {"qkv_bias": qkv_bias, "qk_norm": qk_norm, "norm_eps": norm_eps}
+        super().__init__(embed_dim, num_heads, init_values=init_values, **attention, **options)
+        self.cross_norm = nn.LayerNorm(embed_dim, eps=norm_eps)
+        self.cross_attn = Attention(embed_dim, num_heads, **attention)
+        self.cross_ls = nn.Identity() if init_values is None else LayerScale(embed_dim, init_values)
+
+    def forward(  # type: ignore[override]
+        self,
+        x: Tensor,
+        context: Tensor,
+        *,
+        mask: Tensor | None = None,
+        is_causal: bool = False,
+        context_mask: Tensor | None = None,
+        caches: tuple[KeyValues | None, KeyValues | None] = (None, None),
+    ) -> Tensor:
+        """(B, N, D) tokens and (B, M, D) context -> (B, N, D).
+
+        Args:
+            mask, is_causal: of the tokens to each other, as `Attention` takes them.
+            context_mask: boolean, broadcastable to (B, H, N, M); True means attend.
+            caches: keys and values of earlier tokens, and of the context.
+        """
+
+        def look_around(tokens: Tensor) -> Tensor:
+            return self.ls1(self.attn(tokens, mask=mask, is_causal=is_causal, cache=caches[0]))
+
+        def look_at_context(tokens: Tensor) -> Tensor:
+            return self.cross_ls(self.cross_attn(tokens, context, mask=context_mask, cache=caches[1]))
+
+        x = self._add(x, look_around, self.norm1)
+        x = self._add(x, look_at_context, self.cross_norm)
+        return self._add(x, lambda tokens: self.ls2(self.mlp(tokens)), self.norm2)
+
+    def _add(self, x: Tensor, branch: Callable[[Tensor], Tensor], norm: nn.Module) -> Tensor:
+        if self.post_norm:
+            return norm(x + self.drop_path(branch(x)))
+        return x + self.drop_path(branch(norm(x)))
 
 
 def _make_mlp(kind: str, embed_dim: int, hidden_dim: int, act: str) -> nn.Module:

@@ -1,5 +1,7 @@
 """Images cut into patches, and patches made into tokens."""
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -38,6 +40,53 @@ class PatchEmbed(nn.Module):
         """(B, in_chans, img_h, img_w) -> (B, grid_h · grid_w, D), row by row."""
         self.grid(*images.shape[-2:])
         return self.proj(images).flatten(2).transpose(1, 2)
+
+
+def resize_patches(weight: Tensor, new_size: tuple[int, int]) -> Tensor:
+    """The projection for patches of another size (Beyer et al. 2023, FlexiViT, equation 4).
+
+    With B the matrix that resizes a patch (bicubic, antialiased), the new weights are the pseudo-inverse of Bᵀ times
+    the old: the best in the sense of least squares. Where patches grow, a resized image gets the same tokens exactly.
+
+    Args:
+        weight: (D, in_chans, patch_h, patch_w).
+        new_size: pixels (height, width) of the new patch.
+
+    Returns:
+        (D, in_chans, new_h, new_w), in the dtype of `weight`.
+    """
+    size = (weight.shape[2], weight.shape[3])
+    if size == new_size:
+        return weight
+    pixels = torch.eye(size[0] * size[1], dtype=torch.float64).unflatten(1, (1, *size))  # each pixel's own image
+    resized = F.interpolate(pixels, new_size, mode="bicubic", antialias=True).flatten(1)  # Bᵀ: (old, new) pixels
+    fitted = weight.double().flatten(2) @ torch.linalg.pinv(resized).T
+    return fitted.unflatten(2, new_size).to(weight.dtype)
+
+
+def adapt_channels(weight: Tensor, in_chans: int) -> Tensor:
+    """The projection of colour images (red, green, blue) for images of `in_chans` channels.
+
+    Of grey images the three are summed: a grey image then gets the tokens that it gets as colours that are all the
+    same. More channels take red, green and blue in turn, times 3 / in_chans, so that the sum stays as large.
+
+    Args:
+        weight: (D, 3, patch_h, patch_w).
+
+    Returns:
+        (D, in_chans, patch_h, patch_w).
+
+    Raises:
+        ValueError: when the weights are of another number of channels, for which there is no rule.
+    """
+    colours = weight.shape[1]
+    if colours == in_chans:
+        return weight
+    if colours != 3 or in_chans < 1:
+        raise ValueError(f"a projection of {colours} channels can't be made one of {in_chans}; of 3 channels it can")
+    if in_chans == 1:
+        return weight.sum(dim=1, keepdim=True)
+    return weight[:, [channel % 3 for channel in range(in_chans)]] * (3 / in_chans)
 
 
 def _multiples(size: int, patch: int) -> str:

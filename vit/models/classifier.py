@@ -42,9 +42,9 @@ class Classifier(nn.Module):
     Args:
         encoder: images to tokens.
         num_classes: outputs of the head; 0 for none, and the pooled vector comes out.
-        pool: "class" (the class token), "mean" (of the patches' tokens), "class+mean" (both, side by side), "class+dist"
-            (class and distillation tokens side by side: DeiT's mean of two heads is one head that reads both), or
-            "attention" (a learned query asks all tokens, see `AttentionPool`).
+        pool: "class" (the class token), "mean" (of the patches' tokens), "class+mean" (both, side by side),
+            "class+dist" (class and distillation tokens side by side: DeiT's mean of two heads is one head that
+            reads both), or "attention" (a learned query asks the patches' tokens, see `AttentionPool`).
         fc_norm: whether the pooled vector is layer-normalised, as where the mean of tokens that are not is read.
         labels: names of the classes, in order.
         preprocessing: what the images went through before they come here.
@@ -116,7 +116,7 @@ class Classifier(nn.Module):
 
     def _pool(self, tokens: Tensor) -> Tensor:
         if self.attn_pool is not None:
-            return self.attn_pool(tokens)
+            return self.attn_pool(tokens[:, self.encoder.num_prefix_tokens :])
         if self.pool == "class":
             return tokens[:, 0]
         if self.pool == "class+dist":

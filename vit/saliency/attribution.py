@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from vit.layers.attention import Recorded
-from vit.saliency.walk import attention_tiles, walk
+from vit.saliency.walk import add_product, exponential_tiles, walk
 
 
 def generic_attribution(
@@ -34,10 +34,10 @@ def _step(relevance: Tensor, recorded: Recorded) -> Tensor:
     gradient = recorded.gradient
     assert gradient is not None
     assert recorded.v is not None
-    v_transposed = recorded.v.float().transpose(-2, -1)  # (B, H, Dh, N)
-    total = relevance.clone()
-    for rows, attention in attention_tiles(recorded):
+    v_transposed = recorded.v.float().contiguous().transpose(-2, -1)  # (B, H, Dh, N)
+    total = relevance.new_zeros(*recorded.k.shape[:3])
+    for rows, exponentials, sums in exponential_tiles(recorded):
         d_attention = gradient[:, :, rows].float() @ v_transposed  # (B, H, rows, N)
-        contribution = attention.mul_(d_attention).relu_()
-        total += (relevance[:, None, None, rows] @ contribution).mean(dim=1).squeeze(1)
-    return total
+        # relu(A * dA) = A * relu(dA), for A is positive: so A's row sums can divide the relevance here too.
+        add_product(total, relevance[:, None, rows] / sums, exponentials.mul_(d_attention.relu_()))
+    return relevance + total.mean(dim=1)

@@ -1,7 +1,12 @@
 """Maps that never saw the photo: what a score has to beat before it says anything about a model."""
 
+from zlib import crc32
+
 import torch
 from torch import Tensor
+
+from vit.models.classifier import Classifier
+from vit.saliency.explanation import Explanation
 
 
 def centre_gaussian(height: int, width: int, sigma: float = 0.25) -> Tensor:
@@ -27,3 +32,19 @@ def random_map(height: int, width: int, seed: int) -> Tensor:
     Give the size of the token grid, so that upsampling makes blobs as large as those of a real map.
     """
     return torch.rand(height, width, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.inference_mode()
+def centre_maps(model: Classifier, images: Tensor, target: Tensor | None) -> Explanation:
+    """The centre Gaussian for every image."""
+    grid = model.encoder.grid_of(images)
+    return Explanation(centre_gaussian(*grid).to(images.device).repeat(len(images), 1, 1), model(images).float())
+
+
+@torch.inference_mode()
+def random_maps(model: Classifier, images: Tensor, target: Tensor | None, *, seed: int = 0) -> Explanation:
+    """Noise that follows from the seed and the image's own numbers: another image, another map, in any batch."""
+    grid = model.encoder.grid_of(images)
+    contents = [crc32(image.cpu().float().contiguous().numpy().tobytes(), seed) for image in images]
+    maps = torch.stack([random_map(*grid, seed=content) for content in contents]).to(images.device)
+    return Explanation(maps, model(images).float())

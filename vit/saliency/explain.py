@@ -1,8 +1,8 @@
 """Saliency maps of a classifier: one call for every method."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,58 +11,12 @@ from torch import Tensor, nn
 
 from vit.foundation import nearest
 from vit.models.classifier import Classifier
-from vit.saliency.attribution import generic_attribution
+from vit.saliency.explanation import Explanation
+from vit.saliency.methods import METHODS, check_serves
 from vit.saliency.record import record
-from vit.saliency.rollout import RolloutOptions, rollout
+from vit.saliency.refine import refine as refine_maps
 
-
-@dataclass(frozen=True)
-class Explanation:
-    """Maps of a batch, and what the model said.
-
-    Args:
-        maps: (B, grid_h, grid_w) float32, relevance of each patch.
-        logits: (B, num_classes) of the same forward pass; of a model without a head, its pooled vector.
-    """
-
-    maps: Tensor
-    logits: Tensor
-
-
-@torch.inference_mode()
-def rollout_maps(
-    model: Classifier, images: Tensor, target: Tensor | None, start_block: int, **options: Any
-) -> Explanation:
-    """Attention rollout; it knows no class, and `target` changes nothing."""
-    settings = RolloutOptions(**options)
-    settings = replace(settings, kept_columns=0 if model.encoder.embed.cls_token is None else 1)
-    with record(model, values=False) as trace:
-        # Ranking whole maps takes every row of the last block; otherwise it works for the rows that are read.
-        tokens = model.encoder(images, read=None if settings.discard_ratio else model.read)
-        logits = model.head(model.pooled(tokens))
-    readout = model.readout(trace.blocks[-1].k.shape[2])
-    relevance = rollout(trace.blocks, readout, settings, start_block=start_block)
-    return Explanation(to_grid(model, images, relevance), logits.float())
-
-
-def attribution_maps(model: Classifier, images: Tensor, target: Tensor | None, start_block: int) -> Explanation:
-    """Generic attention attribution of the target's logit; of the predicted class when there is no target."""
-    if model.num_classes == 0:
-        raise ValueError("attribution explains a class, but the model has no head; try method='rollout'")
-    if target is not None and not ((target >= 0) & (target < model.num_classes)).all():
-        raise ValueError(f"target is {target.tolist()}; the model has the classes 0 to {model.num_classes - 1}")
-    with record(model, gradients=True) as trace:
-        logits = model(images)
-        # A target made inside inference_mode can't be saved for the backward pass; its clone can.
-        chosen = logits.argmax(dim=1) if target is None else target.clone()
-        gradients = trace.gradients(logits.gather(1, chosen[:, None]))
-    with torch.inference_mode():
-        readout = model.readout(trace.blocks[-1].k.shape[2])
-        relevance = generic_attribution(trace.blocks, gradients, readout, start_block=start_block)
-        return Explanation(to_grid(model, images, relevance), logits.detach().float())
-
-
-METHODS: Mapping[str, Callable[..., Explanation]] = {"rollout": rollout_maps, "attribution": attribution_maps}
+__all__ = ["METHODS", "Explanation", "explain", "explain_batch"]
 
 
 def explain(
@@ -72,6 +26,7 @@ def explain(
     method: str = "rollout",
     target: Tensor | int | None = None,
     start_block: int = 0,
+    refine: bool = False,
     **options: Any,
 ) -> Tensor:
     """Saliency maps (B, img_h, img_w), float32: how much each pixel's patch counted. Bilinear between patches.
@@ -79,16 +34,19 @@ def explain(
     Args:
         model: a Classifier; its parameters, gradients, mode and hooks are left as they were.
         images: (B, C, img_h, img_w), normalised as `model(images)` takes them; any size that the patches divide.
-        method: "rollout" (Abnar & Zuidema 2020) or "attribution" (Chefer et al. 2021).
-        target: class index, one for all images or (B,); None for the predicted class. Rollout knows no class.
-        start_block: blocks before this one are left out.
+        method: a name in `vit.saliency.methods.METHODS`, with its textbook's settings; "default" is the tuned choice.
+        target: class index, one for all images or (B,); None for the predicted class. Some methods know no class.
+        start_block: blocks before this one are left out, by the methods that go through the blocks.
+        refine: patches that have like keys share their relevance, see `vit.saliency.refine`.
         options: of the method; for rollout `head_fusion`, `discard_ratio`, `residual`, see `RolloutOptions`.
 
     Raises:
         ValueError: for an unknown method or option, an image size that the patches don't divide, or a model that
             the method can't serve.
     """
-    explanation = explain_batch(model, images, method=method, target=target, start_block=start_block, **options)
+    explanation = explain_batch(
+        model, images, method=method, target=target, start_block=start_block, refine=refine, **options
+    )
     maps = F.interpolate(explanation.maps[:, None], size=tuple(images.shape[-2:]), mode="bilinear")
     return maps[:, 0]
 
@@ -100,6 +58,7 @@ def explain_batch(
     method: str = "rollout",
     target: Tensor | int | None = None,
     start_block: int = 0,
+    refine: bool = False,
     **options: Any,
 ) -> Explanation:
     """As `explain`, with one number a patch, and the logits of the same forward pass."""
@@ -112,18 +71,29 @@ def explain_batch(
             f"target has the shape {tuple(target.shape)}; give one class for all, or one for each of the "
             f"{len(images)} images"
         )
+    check_serves(method, model)
+    if start_block:
+        options["start_block"] = start_block
     with evaluating(model):
         try:
-            return METHODS[method](model, images, target, start_block, **options)
+            found = METHODS[method].maps(model, images, target, **options)
         except TypeError as error:
             if "unexpected keyword" not in str(error):
                 raise
             raise ValueError(f"method {method!r} has no such option: {str(error).split('argument ')[-1]}") from None
+        if refine:
+            found = replace(found, maps=_refined(model, images, found))
+    return replace(found, keys=None)
 
 
-def to_grid(model: Classifier, images: Tensor, relevance: Tensor) -> Tensor:
-    """(B, N) relevance of tokens -> (B, grid_h, grid_w) of patches; the prefix tokens have no place on the image."""
-    return relevance[:, model.encoder.num_prefix_tokens :].unflatten(1, model.encoder.grid_of(images))
+@torch.inference_mode()
+def _refined(model: Classifier, images: Tensor, found: Explanation) -> Tensor:
+    keys = found.keys
+    if keys is None:
+        with record(model, values=False) as trace:
+            model(images)
+        keys = trace.blocks[-1].k
+    return refine_maps(found.maps, keys)
 
 
 @contextmanager

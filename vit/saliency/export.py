@@ -5,14 +5,17 @@ photographs.
 """
 
 import csv
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,7 +29,6 @@ from vit.saliency.render import contact_sheet, map_flag, overlay, save_map, save
 INDEX_COLUMNS = (
     "image", "img_h", "img_w", "predicted", "probability", "target", "method", "grid_h", "grid_w", "min", "max", "flag",
 )  # fmt: skip
-DRAWING_THREADS = 2
 WAITING_DRAWINGS = 64  # overlays that may be behind the model before it waits for them
 SHEET_OVERLAYS = 24
 PHOTO_SIDE = 768  # pixels of a photo's longer side that an overlay shows at most
@@ -95,7 +97,8 @@ def export_maps(
     with (
         atomic_write(out / "index.csv") as path,
         path.open("w", newline="", encoding="utf-8") as file,
-        ThreadPoolExecutor(DRAWING_THREADS) as pool,
+        ThreadPoolExecutor(_drawing_threads(device)) as pool,
+        _one_thread_of_opencv(),
     ):
         rows = csv.writer(file)
         rows.writerow(INDEX_COLUMNS)
@@ -116,6 +119,22 @@ def export_maps(
         finish(0)
     for page in islice(contact_sheet(first, per_page=SHEET_OVERLAYS), 1):
         save_overlay(out / "contact_sheet.png", page)
+
+
+def _drawing_threads(device: torch.device) -> int:
+    """One on a processor: its cores are the model's, and each thread that takes one makes all others wait."""
+    return 1 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+
+
+@contextmanager
+def _one_thread_of_opencv() -> Iterator[None]:
+    """OpenCV works in the calling thread alone while the body runs: its own threads would take the model's cores."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 def _explained(

@@ -44,8 +44,15 @@ class Trace:
                 a batch, which don't touch each other, each get their own gradient.
         """
         with torch.inference_mode(False), torch.enable_grad():
-            outputs = [recorded.output for recorded in self.blocks if recorded.output is not None]
-            return list(torch.autograd.grad(target.sum(), outputs))
+            return list(torch.autograd.grad(target.sum(), self._outputs()))
+
+    def gradient(self, target: Tensor, block: int) -> Tensor:
+        """As `gradients`, of one block alone; the graph stays for more."""
+        with torch.inference_mode(False), torch.enable_grad():
+            return torch.autograd.grad(target.sum(), self._outputs()[block], retain_graph=True)[0]
+
+    def _outputs(self) -> list[Tensor]:
+        return [recorded.output for recorded in self.blocks if recorded.output is not None]
 
     def _close(self) -> None:
         assert self._attentions is not None
@@ -76,19 +83,14 @@ def record(model: nn.Module, *, values: bool = True, gradients: bool = False) ->
     attentions = encoder.attentions()
     before = [(attention.recording, attention.recorded) for attention in attentions]
     wanted = "qkvo" if gradients else "qkv" if values else "qk"
-    frozen = [weight for weight in encoder.parameters() if gradients and weight.requires_grad]
     trace = Trace(attentions)
     for attention in attentions:
         attention.recording, attention.recorded = max(attention.recording, wanted, key=len), None
-    for weight in frozen:
-        weight.requires_grad_(False)
     try:
-        with _differentiable() if gradients else nullcontext():
+        with differentiable(encoder) if gradients else nullcontext():
             yield trace
     finally:
         trace._close()
-        for weight in frozen:
-            weight.requires_grad_(True)
         for attention, (recording, recorded) in zip(attentions, before, strict=True):
             # A record around this one saw this forward pass too.
             attention.recorded = (attention.recorded or recorded) if recording else None
@@ -96,13 +98,23 @@ def record(model: nn.Module, *, values: bool = True, gradients: bool = False) ->
 
 
 @contextmanager
-def _differentiable() -> Iterator[None]:
-    """Gradients of intermediate results, wherever the caller is. A compiled graph has none: to autograd it is one
-    step, from its inputs to its outputs. So compiled models run uncompiled here."""
+def differentiable(module: nn.Module) -> Iterator[None]:
+    """Gradients of inputs and intermediate results, wherever the caller is; none of the module's weights.
+
+    A compiled graph has no intermediate results: to autograd it is one step, from its inputs to its outputs. So
+    compiled models run uncompiled here.
+    """
+    frozen = [weight for weight in module.parameters() if weight.requires_grad]
     compiler_is_loaded = "torch._dynamo" in sys.modules  # which takes a second, for nothing where nobody compiles
     stance = torch.compiler.set_stance("force_eager") if compiler_is_loaded else nullcontext()
-    with torch.inference_mode(False), torch.enable_grad(), stance:
-        yield
+    for weight in frozen:
+        weight.requires_grad_(False)
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), stance:
+            yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(True)
 
 
 def find_encoder(model: nn.Module) -> Encoder:

@@ -7,6 +7,7 @@ OpenCV 4 draw a question mark for each letter that is not ASCII.
 """
 
 import os
+import struct
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,7 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from vit.foundation import atomic_write
@@ -30,16 +32,8 @@ WEIGHT = 400  # of the letters; 400 is regular
 # Paper and grey as one number: np.full takes five times as long for three.
 INK, PAPER, GREY = (32, 32, 32), 255, 176
 
-# Photographs barely repeat themselves: searching for matches costs twice the time of plain Huffman coding and
-# makes the file no smaller.
-ENCODING: dict[str, list[int]] = {
-    ".png": [
-        cv2.IMWRITE_PNG_COMPRESSION, 1,
-        cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY,
-        cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG,
-    ],
-    ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 92],
-}  # fmt: skip
+SUFFIXES = (".png", ".jpg")
+JPEG_QUALITY = 92
 
 
 def map_flag(saliency: NDArray[Any]) -> Flag:
@@ -179,21 +173,48 @@ def contact_sheet(
 def save_overlay(path: str | os.PathLike[str], picture: Picture) -> None:
     """Writes an overlay, or a page of a contact sheet, whole or not at all; the ending says PNG or JPEG.
 
-    JPEG is a seventh of the time and a fifth of the size, and blurs the edges of the text a little.
+    It is not waited for until it lies on the disk: after a power cut it may be missing, and can be drawn again.
+    JPEG is half the time and a fifth of the size, and blurs the edges of the text a little.
 
     Raises:
         ValueError: for an ending other than .png and .jpg, or an array that is not a picture.
     """
     _check_picture(picture)
     suffix = Path(path).suffix.lower()
-    if suffix not in ENCODING:
-        raise ValueError(f"Pictures are written as {' or '.join(ENCODING)}, got {str(path)!r}.")
+    if suffix not in SUFFIXES:
+        raise ValueError(f"Pictures are written as {' or '.join(SUFFIXES)}, got {str(path)!r}.")
     # Encoded in memory: OpenCV's own writer can't take a path that is not UTF-8.
-    done, data = cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), ENCODING[suffix])
+    data = _png(picture) if suffix == ".png" else _jpeg(picture)
+    with atomic_write(path, sync=False) as temporary:
+        temporary.write_bytes(data)
+
+
+def _png(picture: Picture) -> bytes:
+    """The picture as a PNG file (W3C, Portable Network Graphics): each row as its difference from the one above.
+
+    zlib takes four times as long as ISA-L, for a file of the same size, and OpenCV and Pillow have nothing else.
+    """
+    height, width = picture.shape[:2]
+    flat = picture.reshape(height, 3 * width)
+    rows = np.empty((height, 1 + 3 * width), np.uint8)
+    rows[:, 0] = 2  # the filter of the row: "up", modulo 256
+    rows[0, 1:] = flat[0]
+    np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits a channel, RGB, not interlaced
+    chunks = ((b"IHDR", header), (b"IDAT", isal_zlib.compress(rows, 1)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", isal_zlib.crc32(data, isal_zlib.crc32(kind)))
+        for kind, data in chunks
+    )
+
+
+def _jpeg(picture: Picture) -> bytes:
+    done, data = cv2.imencode(
+        ".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    )
     if not done:
-        raise ValueError(f"A picture of the shape {picture.shape} can't be encoded as {suffix}.")
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(data.tobytes())
+        raise ValueError(f"A picture of the shape {picture.shape} can't be encoded as JPEG.")
+    return data.tobytes()
 
 
 def save_map(path: str | os.PathLike[str], saliency: NDArray[Any]) -> None:

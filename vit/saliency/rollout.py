@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vit.layers.attention import Recorded
-from vit.saliency.walk import attention_tiles, walk
+from vit.saliency.walk import attention_tiles, times_mean_attention, walk
 
 FUSIONS = ("mean", "max", "min")
 
@@ -70,14 +70,14 @@ def rollout(
 def _step(relevance: Tensor, recorded: Recorded, options: RolloutOptions) -> Tensor:
     if options.discard_ratio:
         return _step_with_discard(relevance, recorded, options)
-    before = torch.zeros_like(relevance)
     a = options.residual
     num_queries = recorded.q.shape[2]
     weights = relevance[:, :num_queries].clone()  # (B, Q), over the sum of the row it will multiply
-    for rows, attention in attention_tiles(recorded):
-        if options.head_fusion == "mean":  # rows of a mean of attentions sum to 1 already
-            before += (relevance[:, None, None, rows] @ attention).mean(dim=1).squeeze(1)
-        else:
+    if options.head_fusion == "mean":  # its rows sum to 1 already
+        before = times_mean_attention(relevance, recorded)
+    else:
+        before = torch.zeros_like(relevance)
+        for rows, attention in attention_tiles(recorded):
             fused = _fuse(attention, options.head_fusion)
             weights[:, rows] /= _row_sums(fused, a)
             before += (weights[:, None, rows] @ fused).squeeze(1)

@@ -1,60 +1,288 @@
-"""How well maps hit the object: a method beside the baselines that know nothing of the image."""
+"""How good saliency maps are, image by image: methods beside the baselines that know nothing of the image."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from vit.foundation import UserError
+from vit.foundation import UserError, nearest
 from vit.inference import arithmetic
 from vit.models.classifier import Classifier
+from vit.saliency.background import Neither, alone, worth
 from vit.saliency.baselines import centre_gaussian, random_map
-from vit.saliency.explain import explain_batch
+from vit.saliency.explain import METHODS, explain_batch
+from vit.saliency.faithfulness import METRICS as PERTURBATIONS
+from vit.saliency.faithfulness import Fill, Perturbation
 from vit.saliency.localization import evaluate_maps
+from vit.saliency.segmentation import segment
 
-Scores = dict[str, dict[str, float]]  # method -> metric -> mean over images
+BASELINES = ("centre", "random")
+LOCALIZATION = (
+    "pointing_game", "energy_inside", "iou_at_equal_area", "pixel_accuracy", "average_precision", "mean_iou",
+)  # fmt: skip
+FAITHFULNESS = tuple(PERTURBATIONS)
+LOWER_IS_BETTER = frozenset({"deletion", "positive_perturbation"})
+SHOWN = 3  # of the best and of the worst maps of a method
+
+Numbers = NDArray[np.float64]
 
 
-def score_localization(
-    model: Classifier,
-    batches: Iterable[dict[str, Any]],
-    *,
-    method: str = "rollout",
-    device: torch.device,
-    precision: str = "fp32",
-    method_options: Mapping[str, Any] | None = None,
-) -> Scores:
-    """Mean pointing game, energy inside and IoU at equal area over images with masks.
+class Shown(NamedTuple):
+    """A map to show: how well it did, the number of its image, the photo (h, w, 3) uint8, and the map in patches."""
+
+    value: float
+    number: int
+    photo: NDArray[np.uint8]
+    grid_map: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was found for each image, in the order in which they came.
 
     Args:
-        batches: dicts of image (B, C, h, w), index (B,) and mask (B, h, w) bool, True on the object. Images
-            without any object are left out.
+        methods: those that were asked for, then the baselines.
+        labels: of the model's classes.
+        index: (images,) places in the list of images.
+        predicted: (images,) index of the class, -1 of a model without a head.
+        truth: (images,) index of the class, -1 where it is not known.
+        probability: (images,) of the predicted class; NaN without a head.
+        area: (images,) share of the image that is object; NaN without masks.
+        object_worth, background_worth: (images,) see `background.worth`; NaN without masks or a head.
+        values: method -> metric -> (images,).
+        overlaps: method -> intersections and unions, (images, 2) each: background and object. Empty without masks.
+        extremes: method -> its best maps, best first, and its worst, worst first.
+        ranked_by: what best and worst are told by.
+    """
 
-    Returns:
-        For `method` and for the centre and random baselines.
+    methods: tuple[str, ...]
+    labels: tuple[str, ...]
+    index: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    truth: NDArray[np.int64]
+    probability: Numbers
+    area: Numbers
+    object_worth: Numbers
+    background_worth: Numbers
+    values: dict[str, dict[str, Numbers]]
+    overlaps: dict[str, tuple[Numbers, Numbers]]
+    extremes: dict[str, tuple[list[Shown], list[Shown]]] = field(default_factory=dict)
+    ranked_by: str = ""
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """(images,) where the truth is known and was predicted."""
+        return (self.truth >= 0) & (self.truth == self.predicted)
+
+    @property
+    def wrong(self) -> NDArray[np.bool_]:
+        """(images,) where the truth is known and was not predicted."""
+        return (self.truth >= 0) & (self.truth != self.predicted)
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the metrics that were taken."""
+        return list(self.values[self.methods[0]])
+
+
+def chosen_methods(names: str) -> list[str]:
+    """The methods in "rollout,attribution".
 
     Raises:
-        UserError: when no image has an object.
+        UserError: for a name that is no method's.
     """
-    model = model.to(device)
-    found: dict[str, list[dict[str, Tensor]]] = {method: [], "centre": [], "random": []}
-    for batch in batches:
-        shown = batch["mask"].flatten(1).any(dim=1)
-        images, masks, numbers = batch["image"][shown], batch["mask"][shown], batch["index"][shown]
-        if len(images) == 0:
-            continue
-        with arithmetic(precision, device):
-            maps = explain_batch(model, images.to(device), method=method, **(method_options or {})).maps.cpu()
-        grid_h, grid_w = maps.shape[-2:]
-        found[method].append(evaluate_maps(maps, masks))
-        found["centre"].append(evaluate_maps(centre_gaussian(grid_h, grid_w).expand(len(maps), -1, -1), masks))
-        noise = torch.stack([random_map(grid_h, grid_w, seed=int(number)) for number in numbers])
-        found["random"].append(evaluate_maps(noise, masks))
-    if not found[method]:
-        raise UserError("There is no image with an object, so there is nothing to score maps against.")
-    return {name: _means(parts) for name, parts in found.items()}
+    asked = [name.strip() for name in names.split(",") if name.strip()]
+    known = [*METHODS, *(name for name in BASELINES if name not in METHODS)]
+    for name in asked:
+        if name not in known:
+            raise UserError(f"--methods has {name!r}{nearest(name, known)}.\nThe methods are: {', '.join(known)}")
+    return asked
 
 
-def _means(parts: list[dict[str, Tensor]]) -> dict[str, float]:
-    return {metric: float(torch.cat([part[metric] for part in parts]).mean()) for metric in parts[0]}
+class Scorer:
+    """Takes batches of images and scores the maps of several methods, and the baselines.
+
+    Holds a few numbers an image, and the best and worst maps; nothing else grows with the number of images.
+
+    Args:
+        model: a Classifier; it is put into evaluation mode on `device`.
+        methods: as `vit.explain` knows them. The class that is explained is the predicted one.
+        device, precision: where, and in which arithmetic, the model runs.
+        faithfulness: what takes the place of removed pixels, see `Perturbation`; None takes localisation alone.
+        truths_known: every batch has the true classes as `target`, and accuracy is counted by these.
+        method_options: method -> keywords that `vit.explain` takes.
+    """
+
+    def __init__(
+        self,
+        model: Classifier,
+        methods: Sequence[str],
+        *,
+        device: torch.device,
+        precision: str = "fp32",
+        faithfulness: Fill | None = None,
+        truths_known: bool = False,
+        method_options: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.model = model.to(device).eval()
+        self.asked = tuple(dict.fromkeys(method for method in methods if method not in BASELINES))
+        self.device = device
+        self.precision = precision
+        self.faithfulness = faithfulness
+        self.truths_known = truths_known
+        self.method_options = method_options or {}
+        self._facts: list[dict[str, Tensor]] = []
+        self._neither = Neither(max(model.num_classes, 1))
+        self._values: dict[str, list[dict[str, Tensor]]] = {method: [] for method in (*self.asked, *BASELINES)}
+        self._extremes: dict[str, tuple[list[Shown], list[Shown]]] = {method: ([], []) for method in self.asked}
+
+    def add(self, batch: Mapping[str, Any]) -> None:
+        """Scores the images of a batch.
+
+        Args:
+            batch: image (B, C, h, w) and index (B,); mask (B, any_h, any_w) bool, True on the object, where there are
+                masks: images without any object are left out; target (B,), where true classes are known, -1 where
+                not; photo, B pictures, where the best and worst maps are to be shown.
+        """
+        number = torch.arange(len(batch["index"]))
+        kept = number[batch["mask"].flatten(1).any(dim=1)] if "mask" in batch and len(number) else number
+        if len(kept) == 0:
+            return
+        images = batch["image"][kept].to(self.device, non_blocking=True)
+        masks = batch["mask"][kept] if "mask" in batch else None
+        index = batch["index"][kept]
+        truth = batch["target"][kept] if "target" in batch else torch.full_like(index, -1)
+        maps, logits = self._maps(images, index)
+        perturbation = None
+        if self.faithfulness is not None:
+            perturbation = Perturbation(self.model, images, fill=self.faithfulness, precision=self.precision)
+        for method, each in maps.items():
+            found = {} if masks is None else _localization(each, masks)
+            if perturbation is not None:
+                found |= perturbation.scores(each, truth if self.truths_known else None)
+            self._values[method].append(found)
+            if method in self.asked and "photo" in batch:
+                photos = [batch["photo"][place] for place in kept.tolist()]
+                self._show(method, found, index, photos, each)
+        self._facts.append({"index": index, "truth": truth, **self._fact(images, masks, logits)})
+
+    def scores(self) -> Scores:
+        """Of all images so far.
+
+        Raises:
+            UserError: when there is none, or none with an object.
+        """
+        if not self._facts:
+            raise UserError("There is no image with an object, so there is nothing to score maps against.")
+        facts = {name: torch.cat([part[name] for part in self._facts]) for name in self._facts[0]}
+        neither = self._neither.probability()[facts["predicted"].clamp(min=0)]
+        of_object, of_background = facts.pop("probability_of_object"), facts.pop("probability_of_background")
+        worths = worth(facts["probability"], of_object, of_background, neither)
+        facts["object_worth"], facts["background_worth"] = worths
+        joined = {
+            method: {name: _joined(parts, name).astype(np.float64) for name in parts[0]}
+            for method, parts in self._values.items()
+        }
+        overlaps = {
+            method: (values.pop("intersection"), values.pop("union"))
+            for method, values in joined.items()
+            if "union" in values
+        }
+        return Scores(
+            methods=tuple(joined),
+            labels=self.model.labels,
+            values=joined,
+            overlaps=overlaps,
+            extremes=self._extremes,
+            ranked_by=ranking_metric(joined[self.methods[0]]),
+            **{name: each.numpy() for name, each in facts.items()},
+        )
+
+    @property
+    def accuracy_of(self) -> str | None:
+        """What the perturbations count as right; None when they are not scored."""
+        if self.faithfulness is None:
+            return None
+        return "true classes" if self.truths_known else "predictions for the whole images"
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that are scored, the baselines last."""
+        return tuple(self._values)
+
+    def _maps(self, images: Tensor, index: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Maps of each method (B, grid_h, grid_w) on the CPU, and the logits."""
+        maps: dict[str, Tensor] = {}
+        logits = None
+        for method in self.asked:
+            with arithmetic(self.precision, self.device):
+                found = explain_batch(self.model, images, method=method, **self.method_options.get(method, {}))
+            maps[method] = found.maps.float().cpu()
+            logits = found.logits if logits is None else logits
+        if logits is None:
+            with torch.inference_mode(), arithmetic(self.precision, self.device):
+                logits = self.model(images).float()
+        grid_h, grid_w = self.model.encoder.grid_of(images)
+        maps["centre"] = centre_gaussian(grid_h, grid_w).expand(len(images), -1, -1)
+        maps["random"] = torch.stack([random_map(grid_h, grid_w, seed=number) for number in index.tolist()])
+        return maps, logits
+
+    def _fact(self, images: Tensor, masks: Tensor | None, logits: Tensor) -> dict[str, Tensor]:
+        """What is known of each image beside its maps."""
+        unknown = torch.full((len(images),), torch.nan, dtype=torch.double)
+        fact = dict.fromkeys(("probability", "probability_of_object", "probability_of_background"), unknown)
+        fact["predicted"] = torch.full((len(images),), -1)
+        fact["area"] = unknown if masks is None else masks.double().mean(dim=(1, 2))
+        if self.model.num_classes > 0:
+            probability, predicted = logits.double().softmax(dim=1).max(dim=1)
+            fact |= {"probability": probability.cpu(), "predicted": predicted.cpu()}
+            if masks is not None:
+                parts = alone(self.model, images, masks.to(self.device), precision=self.precision)
+                self._neither.add(fact["predicted"], parts.answers)
+                fact |= {"probability_of_object": parts.object, "probability_of_background": parts.background}
+        return fact
+
+    def _show(self, method: str, found: dict[str, Tensor], index: Tensor, photos: list[Any], maps: Tensor) -> None:
+        """Keeps the batch's maps that are among the best or the worst so far."""
+        values = _ranking(found)
+        best, worst = self._extremes[method]
+        for place, value in enumerate(values.tolist()):
+            for kept, sign in ((best, 1.0), (worst, -1.0)):
+                if len(kept) < SHOWN or sign * value > sign * kept[-1].value:
+                    kept.append(Shown(value, int(index[place]), np.asarray(photos[place]), maps[place].numpy().copy()))
+                    kept.sort(key=_by_value(sign))
+                    del kept[SHOWN:]
+
+
+def ranking_metric(values: Mapping[str, Any]) -> str:
+    """What the best maps are told by: the overlap with the object, or what insertion is above deletion."""
+    return "iou_at_equal_area" if "iou_at_equal_area" in values else "insertion - deletion"
+
+
+def _ranking(found: Mapping[str, Tensor]) -> Tensor:
+    name = ranking_metric(found)
+    return found[name] if name in found else found["insertion"] - found["deletion"]
+
+
+def _by_value(sign: float) -> Callable[[Shown], float]:
+    return lambda shown: -sign * shown.value
+
+
+def _localization(maps: Tensor, masks: Tensor) -> dict[str, Tensor]:
+    segmented = segment(maps, masks)
+    return {
+        **evaluate_maps(maps, masks),
+        "pixel_accuracy": segmented.pixel_accuracy,
+        "average_precision": segmented.average_precision,
+        "mean_iou": segmented.mean_iou,
+        "intersection": segmented.intersection,
+        "union": segmented.union,
+    }
+
+
+def _joined(parts: list[dict[str, Tensor]], name: str) -> NDArray[Any]:
+    return torch.cat([part[name] for part in parts]).numpy()

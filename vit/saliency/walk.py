@@ -7,16 +7,20 @@ O(N³), and no N x N matrix in memory.
     B batch, N tokens, Q query tokens (N, or fewer in a last block that was read in part), H heads, Dh head_dim
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from vit.layers.attention import Recorded, attention_weights
+from vit.layers.attention import Recorded
 
-# Numbers in one tile of attention, all heads together: what the caches of a core hold. The fastest of those
-# tried on 4,097 tokens, where it is 64 rows of 6 heads; half and twice as many were slower.
-TILE_NUMBERS = 3 * 2**19
+# Numbers in one tile of attention, all heads together. The fastest of those tried on 4,097 tokens, where it is 128
+# rows of 6 heads: with fewer rows the product of q and k gets slow, more leave the caches of a core.
+TILE_NUMBERS = 3 * 2**20
+
+# e^±40 is 10^±17: thousands of them, and their shares of a relevance, stay well within the range of float32.
+LARGEST_SCORE = 40.0
 
 # (relevance of the tokens after a block (B, N), what the block recorded) -> relevance before it (B, N)
 Step = Callable[[Tensor, Recorded], Tensor]
@@ -51,7 +55,8 @@ def walk(blocks: Sequence[Recorded], readout: Tensor, step: Step, *, start_block
     # On a processor an image at a time: the tiles of a batch would not fit its caches. A GPU wants all at once.
     together = 1 if last.q.device.type == "cpu" else batch
     parts = [slice(first, first + together) for first in range(0, batch, together)]
-    with torch.autocast(last.q.device.type, enabled=False):  # float32, also where the caller runs the model in less
+    # In float32, also where the caller runs the model in less; without a graph, also where the caller keeps one.
+    with torch.autocast(last.q.device.type, enabled=False), torch.no_grad():
         return torch.cat([_walk(blocks[start_block:], relevance, step, images) for images in parts])
 
 
@@ -64,10 +69,62 @@ def _walk(blocks: Sequence[Recorded], relevance: Tensor, step: Step, images: sli
 
 
 def attention_tiles(recorded: Recorded) -> Iterator[tuple[slice, Tensor]]:
-    """The attention weights of a block in tiles of query rows, float32: (rows, (B, H, rows, N))."""
-    q, k = recorded.q.float(), recorded.k.float().contiguous()  # else each tile would copy the keys
+    """The attention weights of a block in tiles of query rows, float32: (rows, (B, H, rows, N)).
+
+    A tile is the caller's to overwrite, until it asks for the next one: that takes the same memory.
+    """
+    for rows, scores in _score_tiles(recorded):
+        yield rows, torch.softmax(scores, dim=-1, out=scores)
+
+
+def exponential_tiles(recorded: Recorded) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """As `attention_tiles`, before the rows are normalised: (rows, E (B, H, rows, N), its row sums (B, H, rows)).
+
+    The attention weights are E over its row sums. Who multiplies each row by a number anyway can divide that
+    number in place of the whole row.
+    """
+    small = _scores_are_small(recorded)
+    for rows, scores in _score_tiles(recorded):
+        if not small:
+            scores -= scores.amax(dim=-1, keepdim=True)
+        exponentials = scores.exp_()
+        yield rows, exponentials, exponentials.sum(dim=-1)
+
+
+def times_mean_attention(relevance: Tensor, recorded: Recorded) -> Tensor:
+    """Relevance (B, N) of the query tokens times the heads' mean attention: (B, N)."""
+    total = relevance.new_zeros(*recorded.k.shape[:3])
+    for rows, exponentials, sums in exponential_tiles(recorded):
+        add_product(total, relevance[:, None, rows] / sums, exponentials)
+    return total.mean(dim=1)
+
+
+def add_product(total: Tensor, weights: Tensor, tile: Tensor) -> None:
+    """Adds the weights of rows (B, H, rows) times a tile (B, H, rows, N), a head at a time, to total (B, H, N)."""
+    total.flatten(0, 1)[:, None].baddbmm_(weights.flatten(0, 1)[:, None], tile.flatten(0, 1))
+
+
+def _scores_are_small(recorded: Recorded) -> bool:
+    """Whether no score can be so large that its exponential leaves the range of float32, by Cauchy and Schwarz."""
+    longest_q, longest_k = (torch.linalg.vector_norm(x.float(), dim=-1).amax() for x in (recorded.q, recorded.k))
+    return bool(longest_q * longest_k <= LARGEST_SCORE * recorded.q.shape[-1] ** 0.5)
+
+
+def _score_tiles(recorded: Recorded) -> Iterator[tuple[slice, Tensor]]:
+    """The attention scores of a block before the softmax, masked: (rows, (B, H, rows, N)), in one tile's memory."""
+    batch, heads, num_tokens, head_dim = recorded.k.shape
+    q, k = (x.detach().float().flatten(0, 1) for x in (recorded.q, recorded.k))  # (B · H, tokens, Dh)
+    k_transposed = k.contiguous().transpose(1, 2)  # else each tile would copy the keys
+    memory: Tensor | None = None
     for rows in row_tiles(recorded):
-        yield rows, attention_weights(q[:, :, rows], k)
+        shape = (batch * heads, rows.stop - rows.start, num_tokens)
+        memory = q.new_empty(math.prod(shape)) if memory is None else memory  # the first tile is the highest
+        tile = memory[: math.prod(shape)].view(shape)
+        torch.baddbmm(tile, q[:, rows], k_transposed, beta=0, alpha=head_dim**-0.5, out=tile)
+        scores = tile.view(batch, heads, *shape[1:])
+        if recorded.mask is not None:
+            scores.masked_fill_(~recorded.mask[:, :, rows], float("-inf"))
+        yield rows, scores
 
 
 def row_tiles(recorded: Recorded) -> Iterator[slice]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 
 from vit.models.captioner import Captioner
 from vit.models.generation import GenerationOptions
@@ -50,11 +50,8 @@ class CaptioningTask(TrainingTask):
             self.val_exact.update(float(any(text == reference[1:] for reference in references)))
             self.val_words.update(max(words_right(text, reference[1:]) for reference in references))
 
-    def on_validation_epoch_end(self) -> None:
-        super().on_validation_epoch_end()
-        for name, metric in (("val_exact", self.val_exact), ("val_words", self.val_words)):
-            self.log(name, metric.compute())
-            metric.reset()
+    def epoch_metrics(self) -> dict[str, Metric]:
+        return {**super().epoch_metrics(), "val_exact": self.val_exact, "val_words": self.val_words}
 
 
 def pad_texts(texts: Sequence[Sequence[int]], pad: int) -> Tensor:

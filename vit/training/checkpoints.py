@@ -1,17 +1,20 @@
 """The checkpoints of a run: when they are written, whole, verified, and such that a resumed run is the same run."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 
+from vit.checkpoints.card import Training
 from vit.checkpoints.folder import sha256, write_folder
 from vit.foundation import UserError, atomic_write
 from vit.training.classification import ClassificationTask
 from vit.training.stopping import StopRequest
 
+METRICS = {"top-1": "val_top1", "top-5": "val_top5"}  # of the model card
 SUFFIX = ".sha256"  # of the file beside a checkpoint that says what its bytes must be
 
 
@@ -28,10 +31,12 @@ class CheckpointWriter(L.Callback):
         run: the run folder.
         minutes: most time between two checkpoints.
         stop: what asks the run to stop.
+        about: what the model card tells of the data; the metrics are added here.
     """
 
-    def __init__(self, run: Path, *, minutes: float, stop: StopRequest):
+    def __init__(self, run: Path, *, minutes: float, stop: StopRequest, about: Training | None = None):
         self.run = run
+        self.about = about
         self.seconds = 60 * minutes
         self.stop = stop
         self.best: tuple[float, float] = (-1.0, 0.0)
@@ -85,11 +90,17 @@ class CheckpointWriter(L.Callback):
         score = (self.last_top1, -float(metrics.get("val_loss", 0.0)))
         if is_best := score > self.best:
             self.best, self.best_epoch = score, trainer.current_epoch
-            write_folder(task.model, self.run / "model")
+            write_folder(task.model, self.run / "model", self._told(trainer))
         for name in ("best.ckpt", "last.ckpt") if is_best else ("last.ckpt",):
             self._save(trainer, name)
         if self.stop.asked:
             self.stop.stop()
+
+    def _told(self, trainer: L.Trainer) -> Training | None:
+        """What the model card of this epoch tells."""
+        found = trainer.callback_metrics
+        metrics = {name: float(found[key]) for name, key in METRICS.items() if key in found}
+        return self.about and replace(self.about, metrics=metrics, epoch=trainer.current_epoch + 1)
 
     def _save_if_due(self, trainer: L.Trainer) -> None:
         if self.stop.asked or time.monotonic() - self._saved_at >= self.seconds:

@@ -1,71 +1,36 @@
 """Classification as a LightningModule: step, loss, metrics."""
 
-from collections.abc import Sequence
 from typing import Any
 
-import lightning as L
-import torch
 import torch.nn.functional as F
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from vit.foundation import UserError, none_read
+from vit.checkpoints.folder import OURS, describe
 from vit.models.classifier import Classifier
-from vit.training import running
-from vit.training.optim import choose_trained, parameter_groups, warmup_cosine
+from vit.training.optim import choose_trained
+from vit.training.task import TrainingTask
 
 
-class ClassificationTask(L.LightningModule):
+class ClassificationTask(TrainingTask):
     """Fine-tunes or trains a Classifier. A batch is {"image": (B, C, h, w), "target": (B,), "skipped": [...]}.
 
     Args:
         model: what learns.
-        lr, weight_decay, layer_decay: see `parameter_groups`.
-        warmup_epochs, min_lr: see `warmup_cosine`.
         label_smoothing: share of the target spread over all classes (Szegedy et al. 2016).
-        beta2: decay of AdamW's second moment.
         trained: "all" or "head".
-        seed: dropout and drop path of a micro-batch are a function of (seed, rank, its number) alone.
-        skip_bad_steps: steps in a row that are left out where the loss or the gradient is not finite.
-        names: of the training images, by their `index` in a batch.
+        options: the rest, as `TrainingTask` takes them.
     """
 
-    def __init__(
-        self,
-        model: Classifier,
-        *,
-        lr: float,
-        weight_decay: float,
-        layer_decay: float = 1.0,
-        warmup_epochs: float = 1.0,
-        min_lr: float = 0.01,
-        label_smoothing: float = 0.0,
-        beta2: float = 0.999,
-        trained: str = "all",
-        seed: int = 0,
-        skip_bad_steps: int = 0,
-        names: Sequence[str] = (),
-    ):
-        super().__init__()
-        self.model = model
-        self.groups = {"lr": lr, "weight_decay": weight_decay, "layer_decay": layer_decay}
-        self.warmup_epochs = warmup_epochs
-        self.min_lr = min_lr
+    model: Classifier
+
+    def __init__(self, model: Classifier, *, label_smoothing: float = 0.0, trained: str = "all", **options: Any):
+        super().__init__(model, **options)
         self.label_smoothing = label_smoothing
-        self.beta2 = beta2
         self.trained = trained
-        self.seed = seed
-        self.names = names
-        self.skipped: dict[str, str] = {}
-        self.skip_bad_steps = skip_bad_steps
-        self.bad_steps = self.bad_in_a_row = 0
-        self._step_names: list[str] = []  # the images of the present optimizer step
         choose_trained(model, trained)
         classes = model.num_classes
-        self.train_loss = MeanMetric()
         self.train_top1 = MulticlassAccuracy(classes, average="micro")
         self.val_top1 = MulticlassAccuracy(classes, average="micro")
         self.val_top5 = MulticlassAccuracy(classes, average="micro", top_k=min(5, classes))
@@ -80,27 +45,12 @@ class ClassificationTask(L.LightningModule):
         if self.trained == "head":
             self.model.encoder.eval()  # a frozen encoder gives the same features in every epoch
 
-    def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
-        number = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
-        torch.manual_seed(hash((self.seed, self.global_rank, number)))
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
-        self.skipped.update(batch["skipped"])
-        images, targets = batch["image"], batch["target"]
-        if len(images) == 0:  # nothing in the batch could be read
-            return None
-        logits = self.model(images)
+    def loss(self, batch: dict[str, Any]) -> tuple[Tensor, int]:
+        logits, targets = self.model(batch["image"]), batch["target"]
         loss = F.cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing)
-        if self.names:
-            self._step_names += [self.names[index] for index in batch["index"].tolist()]
-        if not loss.isfinite():
-            self._bad_step("loss", loss)
-            return loss  # its gradient is left out, too
-        self.train_loss.update(loss.detach(), weight=len(images))
-        self.train_top1.update(logits.detach(), targets)
-        self.log("train_loss_step", loss, batch_size=len(images))
-        self.log("lr", self.trainer.optimizers[0].param_groups[-1]["lr"], batch_size=len(images))
-        return loss
+        if loss.isfinite():
+            self.train_top1.update(logits.detach(), targets)
+        return loss, len(targets)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self.skipped.update(batch["skipped"])
@@ -108,83 +58,17 @@ class ClassificationTask(L.LightningModule):
         if len(images) == 0:
             return
         logits = self.model(images).float()
-        self.val_top1(logits, targets)
-        self.val_top5(logits, targets)
-        loss = F.cross_entropy(logits, targets)
-        if not loss.isfinite():
-            raise self._diverged("validation loss", loss, [])
-        self.log("val_loss", loss, batch_size=len(images))
-        self.log("val_top1", self.val_top1, batch_size=len(images))
-        self.log("val_top5", self.val_top5, batch_size=len(images))
+        self.update_val_loss(F.cross_entropy(logits, targets), len(images))
+        self.val_top1.update(logits, targets)
+        self.val_top5.update(logits, targets)
 
-    def on_validation_epoch_end(self) -> None:
-        # Validation comes before the end of the epoch, so that no checkpoint of such an epoch is written.
-        for what, metric in (("training", self.train_top1), ("validation", self.val_top1)):
-            if not metric.update_called:
-                raise none_read(f"{what} images", self.skipped)
+    def running_metrics(self) -> dict[str, Metric]:
+        return {**super().running_metrics(), "train_top1": self.train_top1}
 
-        self.log("train_loss_epoch", self.train_loss.compute())
-        self.log("train_top1", self.train_top1.compute())
-        self.train_loss.reset()
-        self.train_top1.reset()
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clips by the norm of all gradients; a step whose norm is not finite is left out, or ends the run."""
-        weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
-        norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
-        if not norm.isfinite():
-            self._bad_step("gradient", norm)
-            optimizer.zero_grad(set_to_none=True)  # the optimizer passes over weights without a gradient
-            self.bad_steps, self.bad_in_a_row = self.bad_steps + 1, self.bad_in_a_row + 1
-        else:
-            self.bad_in_a_row = 0
-            if gradient_clip_val:
-                clip_grads_with_norm_(weights, gradient_clip_val, norm)
-        self._step_names.clear()
-
-    def _bad_step(self, what: str, value: Tensor) -> None:
-        """Ends the run before weights that are lost, or soon will be, take the place of a good checkpoint."""
-        if self.bad_in_a_row >= self.skip_bad_steps:
-            raise self._diverged(what, value, self._step_names)
-
-    def _diverged(self, what: str, value: Tensor, names: Sequence[str]) -> UserError:
-        more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-        listed = f"The images of its step: {', '.join(names[:12])}{more}.\n" if names else ""
-        skipped = f" after {self.bad_in_a_row} steps that were left out" if self.bad_in_a_row else ""
-        return UserError(
-            f"The {what} became {value.item()} in epoch {self.current_epoch + 1}{skipped}; "
-            "the checkpoints are from before.\n"
-            f"{listed}Try a lower --optim.lr or --trainer.precision fp32, and look at the images."
-        )
+    def epoch_metrics(self) -> dict[str, Metric]:
+        tops = {"train_top1": self.train_top1, "val_top1": self.val_top1, "val_top5": self.val_top5}
+        return {**super().epoch_metrics(), **tops}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["running"] = {
-            "metrics": running.states(self._running_metrics()),
-            "skipped": dict(self.skipped),
-            "bad_steps": [self.bad_steps, self.bad_in_a_row],
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        saved = checkpoint["running"]
-        running.restore(self._running_metrics(), saved["metrics"])
-        self.skipped = dict(saved["skipped"])
-        self.bad_steps, self.bad_in_a_row = saved["bad_steps"]
-
-    def _running_metrics(self) -> dict[str, Metric]:
-        return {"train_loss": self.train_loss, "train_top1": self.train_top1}
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = torch.optim.AdamW(parameter_groups(self.model, **self.groups), betas=(0.9, self.beta2), fused=True)
-        total_steps = int(self.trainer.estimated_stepping_batches)
-        warmup_steps = round(self.warmup_epochs * total_steps / max(1, self.trainer.max_epochs or 1))
-
-        def factor(step: int) -> float:
-            return warmup_cosine(step, warmup_steps=warmup_steps, total_steps=total_steps, min_lr=self.min_lr)
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[OURS] = describe(self.model)  # so that the file alone is a model that can be loaded

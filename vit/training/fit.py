@@ -11,6 +11,8 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from vit.checkpoints.card import Training
+from vit.checkpoints.read import weights_only_enforced
 from vit.inference import choose_device, choose_precision
 from vit.training.callbacks import MetricsFile, TrainingProgress
 from vit.training.checkpoints import CheckpointWriter
@@ -53,6 +55,7 @@ def fit(
     checkpoint_minutes: float = 5.0,
     device: str = "auto",
     resume: bool = False,
+    about: Training | None = None,
 ) -> FitResult:
     """Trains, and leaves checkpoints/, model/, metrics.csv, TensorBoard events and curves.png in `run`.
 
@@ -63,15 +66,18 @@ def fit(
         clip_grad: largest gradient norm; 0 for no limit.
         checkpoint_minutes: most time between two checkpoints.
         resume: goes on from the last good checkpoint.
+        about: what the model card tells of the data.
 
     Raises:
         UserError: when there is nothing to resume from, no image can be read, or the loss is not finite.
         KeyboardInterrupt: by an interrupt; SystemExit, with code 143, by SIGTERM. The run is saved before.
     """
     last = last_checkpoint(run) if resume else None
+    for half in (run / "checkpoints").glob(".*"):  # what a kill left in the midst of being written
+        half.unlink()
     arithmetic = choose_precision(precision, choose_device(device))
     stop = StopRequest()
-    writer = CheckpointWriter(run, minutes=checkpoint_minutes, stop=stop)
+    writer = CheckpointWriter(run, minutes=checkpoint_minutes, stop=stop, about=about)
     # Lightning's own notices (devices, tips, folders that are there) would bury what the user waits for.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
@@ -93,7 +99,8 @@ def fit(
         use_distributed_sampler=False,
     )
     try:
-        trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
+        with weights_only_enforced():
+            trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)
     except SystemExit:  # what Lightning makes of an interrupt

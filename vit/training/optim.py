@@ -19,8 +19,8 @@ def parameter_groups(
     """AdamW's groups of the weights that learn (`requires_grad`), a group a depth and kind.
 
     The learning rate of a weight is lr · layer_decay^(depth + 1 - layer), where the embedding is layer 0, block i
-    is layer i + 1, and the final norm, the head and a decoder are layer depth + 1 (Clark et al. 2020, ELECTRA; Bao et al.
-    2022, BEiT). Biases, norms, layer scales, positions and tokens are not decayed.
+    is layer i + 1, and the final norm, the head and a decoder are layer depth + 1 (Clark et al. 2020, ELECTRA; Bao
+    et al. 2022, BEiT). Biases, norms, layer scales, positions and tokens are not decayed.
     """
     top = len(model.encoder.blocks) + 1
     groups: dict[tuple[int, bool], dict[str, Any]] = {}

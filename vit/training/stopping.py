@@ -1,13 +1,12 @@
 """A request to stop: the first SIGINT or SIGTERM is remembered, so that the run can save; a second one acts at once."""
 
+import os
 import signal
 from types import FrameType
 from typing import Any, NoReturn
 
 import lightning as L
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-
-from vit.terminal import say
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -34,7 +33,8 @@ class StopRequest(L.Callback):
         if self.asked:
             self.stop()
         self.signal = signal.Signals(number)
-        say("Stopping: the run is saved after the present step. Once more stops at once, without.")
+        # Not through a rich console: the main thread may hold its lock at this moment.
+        os.write(2, b"\nStopping: the run is saved after the present step. Once more stops at once, without.\n")
 
     def stop(self) -> NoReturn:
         """Ends the run as its signal would have.

@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric, Metric
 
 from vit.foundation import UserError, none_read
 from vit.models.captioner import Captioner
+from vit.models.classifier import Classifier
 from vit.models.masked import MaskedImageModel
 from vit.training import running
 from vit.training.optim import parameter_groups, warmup_cosine
@@ -32,7 +33,7 @@ class TrainingTask(L.LightningModule):
 
     def __init__(
         self,
-        model: Captioner | MaskedImageModel,
+        model: Classifier | Captioner | MaskedImageModel,
         *,
         lr: float,
         weight_decay: float,
@@ -97,9 +98,9 @@ class TrainingTask(L.LightningModule):
         for what, metric in (("training", self.train_loss), ("validation", self.val_loss)):
             if not metric.update_called:
                 raise none_read(f"{what} images", self.skipped)
-        for name, metric in (("train_loss_epoch", self.train_loss), ("val_loss", self.val_loss)):
-            self.log(name, metric.compute())
-            metric.reset()
+        for name, total in self.epoch_metrics().items():
+            self.log(name, total.compute())
+            total.reset()
 
     def configure_gradient_clipping(
         self,
@@ -137,19 +138,24 @@ class TrainingTask(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["running"] = {
-            "metrics": running.states(self._running_metrics()),
+            "metrics": running.states(self.running_metrics()),
             "skipped": dict(self.skipped),
             "bad_steps": [self.bad_steps, self.bad_in_a_row],
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint["running"]
-        running.restore(self._running_metrics(), saved["metrics"])
+        running.restore(self.running_metrics(), saved["metrics"])
         self.skipped = dict(saved["skipped"])
         self.bad_steps, self.bad_in_a_row = saved["bad_steps"]
 
-    def _running_metrics(self) -> dict[str, Metric]:
+    def running_metrics(self) -> dict[str, Metric]:
+        """What is added up in training, and kept in checkpoints."""
         return {"train_loss": self.train_loss}
+
+    def epoch_metrics(self) -> dict[str, Metric]:
+        """What is told at the end of each epoch, by the name in metrics.csv."""
+        return {"train_loss_epoch": self.train_loss, "val_loss": self.val_loss}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.AdamW(parameter_groups(self.model, **self.groups), betas=(0.9, self.beta2), fused=True)

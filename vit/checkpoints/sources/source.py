@@ -1,12 +1,16 @@
 """What a source of checkpoints is: how its layout is recognised, and how it becomes the canonical one."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Tensors = dict[str, Tensor]
+
+# What every checkpoint in timm's layout has, and those that are near it.
+CANONICAL = {"patch_embed.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight"}
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,7 @@ class Converted:
         left_out: what is not needed to classify or to give features, by the source's names, each with its reason:
             a decoder's weights, mask tokens, a projection head.
         known: keywords of `image_encoder` that this layout tells by itself (Google's kernels tell the heads).
+        assumed: keywords that models of this kind have as a rule, beyond what the source assumes of all.
         pool: see `Classifier`; None where the layout does not say.
     """
 
@@ -25,6 +30,7 @@ class Converted:
     left_out: tuple[str, ...] = ()
     known: Mapping[str, Any] = field(default_factory=dict)
     pool: str | None = None
+    assumed: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,3 +86,42 @@ def rename(tensors: Tensors, table: Iterable[tuple[str, str]]) -> Tensors:
             name = name.replace(theirs, ours)
         renamed[name] = value
     return renamed
+
+
+def fuse(tensors: Tensors, parts: Sequence[str], whole: str) -> Tensors:
+    """The tensors with those whose names differ in `parts` alone laid one on the other: queries, keys and values.
+
+    Where one of them is missing, or does not fit the others, they stay as they are, to be refused by their names.
+    """
+    fused = dict(tensors)
+    for first in [name for name in tensors if parts[0] in name]:
+        names = [first.replace(parts[0], part) for part in parts]
+        shape = fused[first].shape[1:]
+        if fused[first].ndim and all(name in fused and fused[name].shape[1:] == shape for name in names):
+            fused[first.replace(parts[0], whole)] = torch.cat([fused.pop(name) for name in names])
+    return fused
+
+
+def leave_out(tensors: Tensors, unused: Mapping[str, str]) -> tuple[Tensors, tuple[str, ...]]:
+    """The tensors without those whose names start as `unused` says, and what to say of these.
+
+    Args:
+        unused: start of names -> what the tensors are.
+    """
+    kept, told = dict(tensors), []
+    for start, what in unused.items():
+        names = [name for name in kept if name.startswith(start)]
+        for name in names:
+            del kept[name]
+        if names:
+            told.append(f"{names[0]} ({what})" if len(names) == 1 else f"{start}* ({len(names)} tensors, {what})")
+    return kept, tuple(told)
+
+
+def unprefixed(tensors: Tensors, known: str, prefixes: Sequence[str]) -> Tensors | None:
+    """The tensors with the first of the prefixes that stands before the name `known` taken from all that have it.
+
+    None when there is no such name. Heads have no prefix, so a prefix is no container of the whole.
+    """
+    prefix = next((prefix for prefix in prefixes if prefix + known in tensors), None)
+    return None if prefix is None else {name.removeprefix(prefix): value for name, value in tensors.items()}

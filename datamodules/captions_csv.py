@@ -1,0 +1,232 @@
+"""Photographs with captions, listed in a CSV.
+
+    image,caption,split
+    photos/1.jpg,a robin on a branch,train
+
+Paths are relative to the folder of the CSV, or absolute. An image may have several captions, a line each. Without the
+column `split`, or where it is empty, images are split here, all captions of an image together.
+"""
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from datamodules.image_files import refuse_heic
+from datamodules.image_folder import split_class
+from datamodules.reading import UnreadableImage, printable, read_photo
+from datamodules.sampling import Draw, SampleLoader, Skipped, sample_loader
+from datamodules.transforms import Interpolation, Pipeline, ResizeMode, eval_transform, train_transform
+from datamodules.vocabulary import Vocabulary
+from vit.foundation import UserError, nearest
+
+COLUMNS = ("image", "caption", "split")
+SPLITS = ("train", "val", "test")
+_WANTED = "The data of captions is a CSV with the columns image,caption and perhaps split."
+
+Captions = dict[str, list[str]]  # absolute path -> its captions, in the order of the CSV
+
+
+class CaptionedImages(Dataset):
+    """Photos of one split, each with the ids of its captions.
+
+    An item is a dict of `image` float32 (3, h, w), `ids` of one caption, `references`, those of all its captions, and
+    `index`, or Skipped for a file that can't be read. Which caption is a pure function of (seed, epoch, index), as is
+    what is random in the transform; without `augment` it is the first.
+    """
+
+    def __init__(
+        self,
+        captions: Captions,
+        vocabulary: Vocabulary,
+        transform: Pipeline,
+        *,
+        augment: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.paths = [Path(path) for path in captions]
+        self.references = [[vocabulary.encode(text) for text in texts] for texts in captions.values()]
+        self.transform = transform
+        self.augment = augment
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, draw: Draw | int) -> dict[str, Any] | Skipped:
+        epoch, index = draw if isinstance(draw, Draw) else Draw(0, draw)
+        try:
+            photo = read_photo(self.paths[index], min_size=self.transform.min_size)
+        except UnreadableImage as error:
+            return Skipped(error.path, error.reason)
+        references = self.references[index]
+        key = (self.seed, epoch, index)
+        chosen = (
+            int(np.random.default_rng(np.random.SeedSequence(key)).integers(len(references))) if self.augment else 0
+        )
+        return {
+            "image": self.transform(photo.image, key),
+            "ids": references[chosen],
+            "references": references,
+            "index": index,
+            "note": photo.note,
+        }
+
+
+class CaptionsCsv(pl.LightningDataModule):
+    """Photographs with captions, for training and evaluation.
+
+    Args:
+        root: the CSV, see above.
+        image_size: (h, w) of the model.
+        mean, std: of the three channels, of values 0 to 1.
+        vocabulary: a checkpoint's; None trains one on the captions of train.
+        max_words: most tokens of the vocabulary that is trained.
+        val_fraction: share of the images kept for validation, where the CSV does not say.
+        hflip: chance of a mirrored photo; 0 because captions say "left" and "right".
+        batch_size, num_workers, crop_scale, color_jitter, erase, interpolation, resize_mode, crop_pct, strict, seed:
+            as of `ImageFolder`.
+
+    Raises:
+        UserError: the CSV can't be read, or a line of it is of no use, or there is nothing to train on.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        image_size: tuple[int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        vocabulary: Vocabulary | None = None,
+        max_words: int = 8192,
+        val_fraction: float = 0.2,
+        batch_size: int = 32,
+        num_workers: int = -1,
+        crop_scale: float = 0.7,
+        hflip: float = 0.0,
+        color_jitter: float = 0.2,
+        erase: float = 0.0,
+        interpolation: Interpolation = "bicubic",
+        resize_mode: ResizeMode = "squash",
+        crop_pct: float = 1.0,
+        strict: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.root = Path(root).absolute()
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.strict = strict
+        self.seed = seed
+        self.train_transform = train_transform(
+            image_size, mean, std, crop_scale=crop_scale, hflip=hflip, color_jitter=color_jitter, erase=erase,
+            interpolation=interpolation,
+        )  # fmt: skip
+        self.eval_transform = eval_transform(
+            image_size, mean, std, crop_pct=crop_pct, resize_mode=resize_mode, interpolation=interpolation
+        )
+        self.captions = find_captions(self.root, val_fraction=val_fraction, seed=seed)
+        if vocabulary is None:
+            if "train" not in self.captions:
+                raise UserError(f"{printable(root)} has no captions of train to take the words from.\n{_WANTED}")
+            texts = (text for captions in self.captions["train"].values() for text in captions)
+            vocabulary = Vocabulary.train(texts, size=max_words)
+        self.vocabulary = vocabulary
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest caption, its start and end counted."""
+        texts = (text for captions in self.captions.values() for several in captions.values() for text in several)
+        return max(len(self.vocabulary.encode(text)) for text in texts)
+
+    def dataset(self, split: str, *, augment: bool = False) -> CaptionedImages:
+        """The photos of `train`, `val` or `test`, with the transform of evaluation unless `augment`."""
+        if split not in self.captions:
+            raise UserError(f"The data has no split {split!r}; it has: {', '.join(self.captions)}.")
+        transform = self.train_transform if augment else self.eval_transform
+        return CaptionedImages(self.captions[split], self.vocabulary, transform, augment=augment, seed=self.seed)
+
+    def names(self, split: str) -> list[str]:
+        """The photos of a split from the CSV's folder on, by index."""
+        return [printable(os.path.relpath(path, self.root.parent)) for path in self.captions[split]]
+
+    def dataloader(self, split: str) -> SampleLoader:
+        """Batches of a split in order, with the transform of evaluation."""
+        return self._loader(split)
+
+    def train_dataloader(self) -> SampleLoader:
+        """Augmented batches in random order."""
+        return self._loader("train", augment=True)
+
+    def val_dataloader(self) -> SampleLoader:
+        return self._loader("val")
+
+    def test_dataloader(self) -> SampleLoader:
+        return self._loader("test")
+
+    def _loader(self, split: str, *, augment: bool = False) -> SampleLoader:
+        empty: dict[str, Any] = {
+            "image": torch.empty(0, 3, *self.image_size),
+            "ids": [],
+            "references": [],
+            "index": torch.empty(0, dtype=torch.int64),
+        }
+        return sample_loader(
+            self.dataset(split, augment=augment), empty, batch_size=self.batch_size, num_workers=self.num_workers,
+            shuffle=augment, seed=self.seed, strict=self.strict,
+        )  # fmt: skip
+
+
+def find_captions(root: Path, *, val_fraction: float, seed: int) -> dict[str, Captions]:
+    """The captions of each split of a CSV, an absolute path; without a val of its own, val is taken out of train.
+
+    Raises:
+        UserError: the CSV can't be read, or a line of it is of no use.
+    """
+    found: dict[str, Captions] = {}
+    split_of: dict[str, str] = {}
+    for line, (image, caption, split) in enumerate(_read_rows(root), 2):
+        where = f"{printable(root)}, line {line}"
+        if not image or not caption:
+            raise UserError(f"{where}: no {'image' if not image else 'caption'}.\n{_WANTED}")
+        if split and split not in SPLITS:
+            raise UserError(f"{where}: split {printable(split)!r} is none of {', '.join(SPLITS)}.")
+        path = os.path.normpath(os.path.join(root.parent, image))  # noqa: PTH118
+        split = split or split_of.get(path, "train")
+        if split_of.setdefault(path, split) != split:
+            raise UserError(f"{where}: {printable(image)} is in {split} and in {split_of[path]}.\nGive it one split.")
+        text = os.fsencode(caption).decode("utf-8", errors="replace")  # a name may hold any bytes, a caption may not
+        found.setdefault(split, {}).setdefault(path, []).append(text)
+    refuse_heic(split_of)
+    if "train" in found and "val" not in found and len(found["train"]) > 1:
+        train = found["train"]
+        kept, held = split_class(list(train), root.parent, val_fraction, seed)
+        found |= {"train": {path: train[path] for path in kept}, "val": {path: train[path] for path in held}}
+    return {split: found[split] for split in SPLITS if split in found}
+
+
+def _read_rows(path: Path) -> list[tuple[str, str, str]]:
+    name = printable(path)
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            rows = csv.DictReader(file, strict=True)
+            if missing := [column for column in COLUMNS[:2] if column not in (rows.fieldnames or ())]:
+                there = ",".join(rows.fieldnames or ())[:80]
+                hint = nearest(missing[0], rows.fieldnames or ())
+                raise UserError(f"{name} has no column {missing[0]!r}{hint}; its first line is {there!r}.\n{_WANTED}")
+            found = [tuple((row.get(column) or "").strip() for column in COLUMNS) for row in rows]
+    except OSError as error:
+        raise UserError(f"Can't read {name}: {error.strerror}.\n{_WANTED}") from None
+    except csv.Error as error:
+        raise UserError(f"{name} is no CSV: {error}.\n{_WANTED}") from None
+    if not found:
+        raise UserError(f"{name} lists no images.\n{_WANTED}")
+    return found  # type: ignore[return-value]

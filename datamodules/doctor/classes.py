@@ -1,0 +1,58 @@
+"""Which classes can't be learned, or not be measured."""
+
+import unicodedata
+from collections import defaultdict
+
+import numpy as np
+
+from datamodules.doctor.listing import Listing
+from datamodules.doctor.problems import Problem
+from datamodules.manifest import SPLITS
+from vit.foundation import nearest
+
+FEW = 10  # training images of a class, below which little can be learned of it
+UNEQUAL = 10.0  # images of the largest class over those of the smallest
+
+
+def class_counts(listing: Listing, usable: np.ndarray) -> np.ndarray:
+    """Usable images by split and label; (splits, labels) int64. `usable` is (images,) bool."""
+    counts = np.zeros((len(SPLITS), len(listing.labels)), np.int64)
+    np.add.at(counts, (listing.splits[usable], listing.targets[usable]), 1)
+    return counts
+
+
+def class_problems(listing: Listing, counts: np.ndarray) -> list[Problem]:
+    """What is wrong with the classes, given the usable images of each, see `class_counts`."""
+    train = counts[0]
+    learned = [label for label, count in zip(listing.labels, train, strict=True) if count]
+    found = [
+        Problem("classes", f"{label} has no readable image in train{nearest(label, learned)}", path=label)
+        for label, count in zip(listing.labels, train, strict=True)
+        if not count
+    ]
+    if len(listing.labels) < 2:
+        found.append(Problem("classes", f"there is but one class, {listing.labels[0]}", path=listing.labels[0]))
+    for split, row in zip(SPLITS[1:], counts[1:], strict=True):
+        lacking = [label for label, count, known in zip(listing.labels, row, train, strict=True) if known and not count]
+        if row.any() or split == "val":
+            found += [
+                Problem("unmeasured", f"{label} has no readable image in {split}", path=label) for label in lacking
+            ]
+    found += [
+        Problem("few", f"{label} has {count} in train, fewer than {FEW}", path=label)
+        for label, count in zip(listing.labels, train, strict=True)
+        if 0 < count < FEW
+    ]
+    most, least = int(train.max()), int(train[train > 0].min(initial=train.max()))
+    if least and most / least >= UNEQUAL:
+        large, small = listing.labels[int(train.argmax())], listing.labels[int(np.flatnonzero(train == least)[0])]
+        found.append(Problem("imbalance", f"{large} has {most} in train, {small} {least}", path=small))
+    return found + _collisions(listing.labels)
+
+
+def _collisions(labels: tuple[str, ...]) -> list[Problem]:
+    """Names that some file systems, and most people, can't tell apart."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for label in labels:
+        alike[unicodedata.normalize("NFKC", label).casefold().strip()].append(label)
+    return [Problem("collision", " and ".join(names), path=names[-1]) for names in alike.values() if len(names) > 1]

@@ -1,0 +1,159 @@
+"""All that is wrong with a data set, from its listing and what reading its images showed."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from datamodules.doctor.classes import class_counts, class_problems
+from datamodules.doctor.duplicates import near_duplicates, same_content
+from datamodules.doctor.listing import Listing
+from datamodules.doctor.problems import KINDS, Problem
+from datamodules.doctor.scan import Scan
+from datamodules.manifest import SPLITS
+
+TINY = 32  # pixels of the shorter side
+GIANT = 50_000_000  # pixels
+LONG = 4.0  # longer side over shorter
+BLANK = 2.0  # standard deviation of grey
+_USUAL = {"RGB", "L"}
+# Edges of the histograms: a value belongs to the last one that it reaches.
+RESOLUTIONS = (0, 32, 64, 128, 224, 384, 512, 1024, 2048, 4096)  # pixels of the shorter side
+ASPECTS = (0.0, 0.25, 0.5, 0.7, 0.9, 1.1, 1.4, 2.0, 4.0)  # width over height
+
+
+@dataclass
+class Diagnosis:
+    """What was found.
+
+    Args:
+        problems: errors first.
+        counts: usable images by split and label, see `class_counts`.
+        resolutions, aspects: readable images from each edge on, up to the next.
+        keep: images without a problem for which they'd be dropped, rising.
+    """
+
+    listing: Listing
+    scan: Scan
+    problems: list[Problem]
+    counts: np.ndarray
+    resolutions: list[int] = field(default_factory=list)
+    aspects: list[int] = field(default_factory=list)
+    keep: list[int] = field(default_factory=list)
+
+    @property
+    def by_kind(self) -> dict[str, int]:
+        """How many problems of each kind, in their order."""
+        return dict(Counter(problem.kind for problem in self.problems))
+
+    @property
+    def split_counts(self) -> dict[str, int]:
+        """Usable images of each split that has some."""
+        return {split: int(row.sum()) for split, row in zip(SPLITS, self.counts, strict=True) if row.any()}
+
+    def summary(self) -> list[str]:
+        """The size of the data, and how fast it was read, in words."""
+        total, splits = len(self.listing), [f"{split} {count:,}" for split, count in self.split_counts.items()]
+        if not self.listing.given:
+            splits.append("val held out by the seed")
+        rate, megabytes = total / max(self.scan.seconds, 1e-9), self.scan.file_bytes.sum() / 1e6
+        return [
+            f"{total:,} images of {len(self.listing.labels):,} classes; readable: {', '.join(splits)}",
+            f"checked in {self.scan.seconds:.1f} s, {rate:.0f} images/s; {megabytes:,.0f} MB of files",
+        ]
+
+    @property
+    def errors(self) -> int:
+        """How many of the problems are errors."""
+        return sum(count for kind, count in self.by_kind.items() if KINDS[kind].severity == "error")
+
+    def table(self) -> list[tuple[str, str, int, str]]:
+        """(severity, problem, how many, what to do), the worst first."""
+        return [
+            (KINDS[kind].severity, KINDS[kind].title, count, KINDS[kind].advice) for kind, count in self.by_kind.items()
+        ]
+
+
+def diagnose(listing: Listing, scan: Scan) -> Diagnosis:
+    """Puts all findings together."""
+    counts = class_counts(listing, scan.readable)
+    problems = [*listing.problems, *_unreadable(scan), *_single(scan), *_duplicates(listing, scan)]
+    problems += class_problems(listing, counts)
+    order = {kind: number for number, kind in enumerate(KINDS)}
+    severities = ("error", "warning", "note")
+    problems.sort(key=lambda one: (severities.index(KINDS[one.kind].severity), order[one.kind], one.image))
+    dropped = {problem.image for problem in problems if KINDS[problem.kind].dropped}
+    sizes = scan.sizes[scan.readable]
+    return Diagnosis(
+        listing,
+        scan,
+        problems,
+        counts,
+        _histogram(sizes.min(axis=1, initial=2**31 - 1), RESOLUTIONS),
+        _histogram(sizes[:, 1] / sizes[:, 0], ASPECTS),
+        [image for image in range(len(listing)) if image not in dropped],
+    )
+
+
+def _histogram(values: np.ndarray, edges: tuple[float, ...]) -> list[int]:
+    places = np.searchsorted(np.array(edges), values, side="right") - 1
+    return np.bincount(places, minlength=len(edges)).tolist()
+
+
+def _unreadable(scan: Scan) -> list[Problem]:
+    return [Problem("unreadable", reason, image) for image, reason in scan.reasons.items()]
+
+
+def _single(scan: Scan) -> list[Problem]:
+    """What is wrong with one image by itself."""
+    found: list[Problem] = []
+    height, width = scan.sizes.T.astype(np.int64)
+    shorter, longer = np.minimum(height, width), np.maximum(height, width)
+    described = [
+        ("blank", scan.contrast < BLANK, lambda i: f"grey differs by {scan.contrast[i]:.1f} of 255"),
+        ("tiny", shorter < TINY, lambda i: f"{width[i]} x {height[i]} pixels"),
+        ("giant", height * width > GIANT, lambda i: f"{width[i]} x {height[i]} pixels"),
+        ("aspect", longer > LONG * shorter, lambda i: f"{width[i]} x {height[i]} pixels"),
+        ("frames", scan.frames, lambda i: f"{scan.kind(i)} of several frames"),
+    ]
+    for kind, there, detail in described:
+        found += [Problem(kind, detail(image), int(image)) for image in np.flatnonzero(there & scan.readable)]
+    odd = [number for number, name in enumerate(scan.kind_names) if name.split()[-1] not in _USUAL]
+    images = np.flatnonzero(np.isin(scan.kinds, odd) & scan.readable)
+    return found + [Problem("mode", scan.kind(int(image)), int(image)) for image in images]
+
+
+def _duplicates(listing: Listing, scan: Scan) -> list[Problem]:
+    """Exact and near duplicates. Of the same files, one stands for all when near ones are looked for."""
+    readable = np.flatnonzero(scan.readable)
+    found: list[Problem] = []
+    alone = np.ones(len(listing), bool)
+    for group in same_content(scan.content, readable):
+        alone[group[1:]] = False
+        found += _same(listing, group)
+    alike = readable[alone[readable] & (scan.contrast[readable] >= BLANK)]
+    pairs = near_duplicates(scan.looks[alike], scan.thumbs[alike], listing.splits[alike], listing.targets[alike])
+    for kind, others in zip(("near duplicate", "near leak", "near conflict"), pairs, strict=True):
+        there = np.flatnonzero(others >= 0)
+        for image, other in zip(alike[there].tolist(), alike[others[there]].tolist(), strict=True):
+            found.append(_pair(kind, listing, image, other))
+    return found
+
+
+def _same(listing: Listing, group: np.ndarray) -> list[Problem]:
+    """The problems of files that hold the same bytes, in order of the splits: train first."""
+    images = group.tolist()
+    if len(set(listing.targets[group].tolist())) > 1:
+        pairs = zip(images, [images[-1], *images[:-1]], strict=True)
+        return [_pair("conflict", listing, image, other) for image, other in pairs]
+    # Kept is the copy that measures: what is left of train can be trusted to be new to it.
+    kept = images[-1]
+    return [
+        _pair("duplicate" if listing.splits[image] == listing.splits[kept] else "leak", listing, image, kept)
+        for image in images[:-1]
+    ]
+
+
+def _pair(kind: str, listing: Listing, image: int, other: int) -> Problem:
+    places = [f"{listing.split(one)}/{listing.label(one)}" for one in (image, other)]
+    return Problem(kind, f"{places[0]}, and {places[1]}: {listing.name(other)}", image, other)

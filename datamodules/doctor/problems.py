@@ -1,0 +1,70 @@
+"""The kinds of problems that a data set may have: how bad each is, and what to do about it."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Severity = Literal["error", "warning", "note"]
+
+
+class Kind(NamedTuple):
+    """A kind of problem.
+
+    Args:
+        title: as reports name it.
+        severity: an error breaks training, loses images of it or makes its accuracy a lie; a warning may harm; a note
+            is for knowing.
+        advice: what to do.
+        dropped: whether an image with this problem is left out of the list of good ones.
+    """
+
+    title: str
+    severity: Severity
+    advice: str
+    dropped: bool = False
+
+
+KINDS: dict[str, Kind] = {
+    "unreadable": Kind("unreadable images", "error", "Fetch them again, or remove them.", True),
+    "missing": Kind("images that are not there", "error", "Mend the paths in the manifest.", True),
+    "label": Kind("rows without a usable label or split", "error", "Mend these rows of the manifest.", True),
+    "conflict": Kind("same image, different labels", "error", "Decide which label is right; remove the others.", True),
+    "leak": Kind("same image in two splits", "error", "Remove it from train: accuracy on it is memory.", True),
+    "classes": Kind("classes that break training", "error", "Give every class images to learn from in train."),
+    "near leak": Kind(
+        "near duplicate in another split", "warning", "Look: frames of one scene belong in one split.", True
+    ),
+    "near conflict": Kind("near duplicate with another label", "warning", "Look at both: one may be mislabelled."),
+    "folder label": Kind("label is not the folder's name", "warning", "Look: the folder is another label of the data."),
+    "blank": Kind("blank images", "warning", "Remove them: there is nothing to learn.", True),
+    "tiny": Kind("tiny images", "warning", "Find larger ones, or train at a small image size."),
+    "giant": Kind("giant images", "warning", "Shrink copies of them: most of the time goes into reading."),
+    "aspect": Kind("very long or tall images", "warning", "Crop them: squashed to a square, they are unrecognisable."),
+    "duplicate": Kind("same image twice in a split", "warning", "Keep one: the others only add weight to it.", True),
+    "near duplicate": Kind("near duplicates in a split", "note", "Few do no harm; many make a class look larger."),
+    "unmeasured": Kind("classes missing from val or test", "warning", "Give each split images of every class."),
+    "few": Kind("classes with few training images", "warning", "Add images, or merge classes."),
+    "imbalance": Kind("unequal classes", "warning", "Watch balanced accuracy; add images of small classes."),
+    "collision": Kind("class names that differ in case only", "warning", "Merge them, if they are one class."),
+    "ignored": Kind("folders and files passed over", "note", "Nothing, if they are none of the data."),
+    "mode": Kind("images that are converted", "note", "Nothing: they are read as 8-bit RGB, composited on white."),
+    "frames": Kind("images of several frames", "note", "Nothing, if the first frame is the one that counts."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong.
+
+    Args:
+        kind: of KINDS.
+        detail: one line.
+        image: which one in the listing, or -1.
+        other: the image that it is a duplicate of, or -1.
+        path: of what is no image of the listing, printable.
+    """
+
+    kind: str
+    detail: str
+    image: int = -1
+    other: int = -1
+    path: str = ""

@@ -1,0 +1,266 @@
+"""timm's families beyond the plain model, and what its folders and hub records tell that weights don't."""
+
+import json
+from functools import partial
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from vit.checkpoints import canonical
+from vit.checkpoints.load import load, load_with_report
+from vit.checkpoints.sources.timm import TIMM
+from vit.foundation import UserError
+
+# Keywords of timm's model; options of `vit.load`, which a bare file does not tell.
+FAMILIES = {
+    "DeiT, both heads": ({"distilled": True}, {}),
+    "DeiT III": ({"init_values": 0.1, "no_embed_class": True}, {}),
+    "CLIP": ({"pre_norm": True, "norm_layer": partial(nn.LayerNorm, eps=1e-5)}, {}),
+    "CLIP of OpenAI": (
+        {"pre_norm": True, "norm_layer": partial(nn.LayerNorm, eps=1e-5), "act_layer": "quick_gelu"},
+        {"act": "quick_gelu"},
+    ),
+    "SigLIP": ({"class_token": False, "global_pool": "map"}, {}),
+    "SigLIP 2": (
+        {"class_token": False, "global_pool": "map", "act_layer": "gelu_tanh", "num_classes": 0},
+        {"act": "gelu_tanh"},
+    ),
+    "attention pool, class token, registers": (
+        {"global_pool": "map", "reg_tokens": 3, "no_embed_class": True, "mlp_ratio": 2.25},
+        {},
+    ),
+    "mean, normed behind": ({"global_pool": "avg", "fc_norm": True}, {}),
+    "mean, normed behind, registers": (
+        {"global_pool": "avg", "class_token": False, "fc_norm": True, "reg_tokens": 4, "no_embed_class": True},
+        {},
+    ),
+    "mean, normed before": ({"global_pool": "avg", "class_token": False, "fc_norm": False}, {}),
+    "MAE": ({"num_classes": 0}, {}),
+}
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(model):
+        save_file(model.state_dict(), tmp_path / "timm.safetensors")
+        return tmp_path / "timm.safetensors"
+
+    return write
+
+
+def assert_close(ours, theirs):
+    assert theirs.std() > 0.1
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def images(*size, chans=3):
+    return torch.randn(2, chans, *size, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("shape", [{}, {"depth": 1, "num_heads": 11}, {"img_size": (10, 14), "patch_size": (5, 7)}])
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.no_grad()
+def test_logits_equal_timm(timm_vit, file, name, shape):
+    keywords, options = FAMILIES[name]
+    reference = timm_vit(**keywords, **shape)
+    model, report = load_with_report(file(reference), num_heads=shape.get("num_heads", 2), **options)
+    x = images(*reference.patch_embed.img_size)
+    assert_close(model.double().eval()(x), reference.double()(x))
+    assert report.dropped == []
+    assert ("norm_eps=1e-05" in report.assumed) == name.startswith("CLIP")
+
+
+@pytest.mark.parametrize("size", [(28, 28), (7, 7), (21, 35)])
+@pytest.mark.parametrize("name", ["DeiT, both heads", "DeiT III", "CLIP", "SigLIP", "mean, normed behind, registers"])
+@torch.no_grad()
+def test_other_sizes_equal_timm(timm_vit, file, name, size):
+    keywords, options = FAMILIES[name]
+    reference = timm_vit(**keywords, dynamic_img_size=True, img_size=21)
+    path = file(reference)
+    expected = reference.double()(x := images(*size))
+    for more in ({}, {"image_size": size}):
+        assert_close(load(path, num_heads=2, **options, **more).double().eval()(x), expected)
+
+
+# Architectures of timm, made tiny: the name alone tells epsilon, activation, pooling.
+TINY = {"img_size": 14, "patch_size": 7, "embed_dim": 22, "depth": 2, "num_heads": 2}
+ARCHITECTURES = {
+    "vit_base_patch16_224": {},
+    "vit_base_patch16_clip_quickgelu_224": {},
+    "vit_large_patch14_clip_224": {"img_size": [14, 21]},
+    "vit_base_patch32_siglip_256": {},
+    "vit_base_patch16_siglip_gap_224": {},
+    "vit_giant_patch14_dinov2": {"embed_dim": 24},
+    "vit_base_patch16_reg4_gap_256": {"in_chans": 2},
+    "deit_base_distilled_patch16_224": {},
+    "deit3_base_patch16_224": {"global_pool": "avg", "fc_norm": False},
+    "vit_base_patch16_gap_224": {"act_layer": "gelu_tanh", "qk_norm": True},
+}
+
+
+@pytest.fixture
+def folder(tmp_path, randomise):
+    """A folder of timm's, and its model."""
+
+    def write(architecture, arguments, **config):
+        model = randomise(timm.create_model(architecture, num_classes=5, **arguments))
+        save_file(model.state_dict(), tmp_path / "model.safetensors")
+        prepared = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "crop_pct": 0.9, "interpolation": "bilinear"}
+        content = {
+            "architecture": architecture,
+            "num_classes": 5,
+            "global_pool": model.global_pool,
+            "label_names": ["a", "b", "c", "d", "é"],
+            "model_args": arguments,
+            "pretrained_cfg": {**prepared, "crop_mode": "center", **config.pop("pretrained_cfg", {})},
+        }
+        (tmp_path / "config.json").write_text(json.dumps({**content, **config}))
+        return tmp_path, model
+
+    return write
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@torch.no_grad()
+def test_a_folder_tells_what_the_weights_do_not(folder, architecture):
+    arguments = {**TINY, **ARCHITECTURES[architecture]}
+    path, reference = folder(architecture, arguments)
+    model, report = load_with_report(path)
+    assert report.assumed == []
+    x = images(*reference.patch_embed.img_size, chans=reference.patch_embed.proj.in_channels)
+    assert_close(model.double().eval()(x), reference.double()(x))
+    assert model.labels == ("a", "b", "c", "d", "é")
+    prepared = model.preprocessing
+    assert prepared.image_size == tuple(reference.patch_embed.img_size)
+    assert prepared.mean[:2] == (0.1, 0.2)
+    assert (prepared.crop_pct, prepared.resize_mode, prepared.interpolation) == (0.9, "crop", "bilinear")
+
+
+def test_a_folder_is_read_as_timm_reads_it(folder):
+    path, _ = folder("vit_base_patch16_clip_quickgelu_224", TINY)
+    reference = timm.create_model(f"local-dir:{path}", pretrained=True).eval()
+    x = torch.randn(2, 3, 14, 14)
+    torch.testing.assert_close(load(path).eval()(x), reference(x), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_an_attention_pool_that_is_not_read_is_left_out(folder, tmp_path):
+    """timm gives its models of SigLIP that read the mean the same file as the others."""
+    folder("vit_base_patch32_siglip_256", TINY)
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    path, _ = folder("vit_base_patch32_siglip_gap_256", TINY)
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    model, report = load_with_report(path)
+    assert model.pool == "mean"
+    assert len(report.dropped) == 11
+    assert all(name.startswith("attn_pool.") for name in report.dropped)
+
+
+@pytest.mark.parametrize(
+    ("told", "prepared", "noted"),
+    [
+        ({"crop_mode": "squash", "crop_pct": 1.0}, ("squash", "bilinear"), ""),
+        ({"crop_mode": "squash", "crop_pct": 0.95}, ("squash", "bilinear"), "'squash' with crop_pct 0.95"),
+        ({"crop_mode": "border"}, ("squash", "bilinear"), "'border'"),
+        ({"interpolation": "lanczos"}, ("crop", "bicubic"), "'lanczos'; here it is bicubic"),
+    ],
+)
+def test_preprocessing_that_has_no_place_here_is_told(folder, told, prepared, noted):
+    path, _ = folder("vit_base_patch16_224", TINY, pretrained_cfg=told)
+    model, report = load_with_report(path)
+    assert (model.preprocessing.resize_mode, model.preprocessing.interpolation) == prepared
+    assert noted in "".join(report.notes)
+    assert bool(report.notes) == bool(noted)
+
+
+def refusal(source, **options):
+    with pytest.raises(UserError) as caught:
+        load(source, **options)
+    assert len(str(caught.value).splitlines()) <= 5
+    return str(caught.value)
+
+
+AVERAGE = {"global_pool": "avg"}
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"global_pool": "max"}, "'max' pooling"),
+        ({"global_pool": "avgmax"}, "'avgmax' pooling"),
+        ({"model_args": {**TINY, "global_pool": "avg", "pool_include_prefix": True}}, "takes prefix tokens in"),
+        ({"architecture": "vit_small_patch16_18x2_224"}, "blocks of ParallelThingsBlock"),
+        ({"architecture": "vit_base_patch16_xp_224"}, "blocks of ParallelScalingBlock"),
+        ({"architecture": "vit_base_patch16_rpn_224", **AVERAGE}, "blocks of ResPostBlock"),
+        ({"architecture": "aimv2_large_patch14_224", **AVERAGE}, "blocks of Block, Attention, SwiGLU"),
+        ({"architecture": "test_vit4", **AVERAGE}, "layer norms with epsilons of no kind"),
+        ({"architecture": "swin_tiny_patch4_window7_224", "model_args": {}}, "but of its swin_transformer"),
+        ({"architecture": "vit_small_patch16_dinov3", "model_args": {}}, "but of its eva"),
+        ({"architecture": "beit_base_patch16_224", "model_args": {}}, "but of its beit"),
+        ({"architecture": "vit_bse_patch16_224"}, "did you mean 'vit_base_patch16_224'"),
+        ({"model_args": {"checkpoint_path": "weights.pth"}}, "'checkpoint_path' is no argument"),
+        ({"model_args": {"embed_dim": "wide"}}, "no config of a model that timm has"),
+        ({"model_args": ["depth"]}, "no config of a model that timm has"),
+        ({"architecture": 3}, "no config of a model that timm has"),
+        ({"pretrained_cfg": {"mean": 3}}, "does not say how images are prepared"),
+    ],
+)
+def test_configs_that_do_not_fit_are_refused(folder, config, told):
+    path, _ = folder("vit_base_patch16_224", TINY)
+    content = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**content, **config}))
+    assert told in refusal(path)
+
+
+# Other classes, of which some have all the keys of a Vision Transformer.
+OTHERS = {
+    "beit_base_patch16_224": "relative positions, such as BEiT",
+    "beitv2_base_patch16_224": "relative positions, such as BEiT",
+    "vit_relpos_small_patch16_224": "relative positions",
+    "samvit_base_patch16": "relative positions",
+    "swin_tiny_patch4_window7_224": "a Swin Transformer",
+    "swinv2_tiny_window8_256": "a Swin Transformer",
+    "eva02_tiny_patch14_224": "such as EVA",
+    "eva_giant_patch14_224": "such as EVA",
+    "vit_medium_patch16_rope_reg1_gap_256": "rotary positions",
+    "vit_small_patch16_dinov3": "such as DINOv3",
+    "vit_small_plus_patch16_dinov3": "such as DINOv3",
+    "vit_pe_core_base_patch16_224": "a Perception Encoder",
+    "vit_base_patch16_rope_ape_224": "rotary positions and the same keys",
+    "eva02_base_patch14_224": "such as EVA",
+    "vit_base_r50_s16_224": "a hybrid",
+    "vit_small_patch16_18x2_224": "parallel blocks",
+    "vit_base_patch16_xp_224": "parallel blocks",
+    "cait_s24_224": "a CaiT",
+    "convnext_tiny": "a ConvNeXt",
+    "resnet18": "a ResNet",
+    "mixer_b16_224": "an MLP-Mixer",
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_models_that_do_not_fit_are_refused_by_name(tmp_path, name):
+    with torch.device("meta"):
+        state = timm.create_model(name, pretrained=False).state_dict()
+    # Only what is told by name is looked at: nothing of a size that would take time.
+    save_file({key: torch.zeros([min(n, 3) for n in value.shape]) for key, value in state.items()}, tmp_path / "x.pth")
+    (tmp_path / "x.pth").rename(tmp_path / "x.safetensors")
+    text = refusal(tmp_path / "x.safetensors")
+    assert OTHERS[name] in text
+    assert "does not fit" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "heads"),
+    [("vit_giant_patch14_dinov2", 24), ("vit_giantopt_patch16_siglip_256", 16), ("vit_so400m_patch14_siglip_224", 16)],
+)
+def test_heads_of_the_largest(name, heads):
+    with torch.device("meta"):
+        reference = timm.create_model(name, depth=1)
+    converted = TIMM.convert(reference.state_dict())
+    keywords, told = canonical.architecture(converted.tensors, {}, {**TIMM.assumes, **converted.assumed})
+    assert keywords["num_heads"] == reference.blocks[0].attn.num_heads == heads
+    assert f"num_heads={heads}" in told

@@ -1,0 +1,187 @@
+"""`vit score` from end to end, as it is typed: what it leaves, and how it refuses."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import cli
+from vit.checkpoints.folder import write_folder
+from vit.models.classifier import Classifier
+from vit.models.encoder import image_encoder
+
+METHODS = ["rollout", "attribution", "centre", "random"]
+COMMON = ["--num_workers", "0", "--batch_size", "3"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny model of random weights that knows two classes."""
+    torch.manual_seed(0)
+    encoder = image_encoder(image_size=(16, 16), patch_size=(4, 4), embed_dim=16, depth=2, num_heads=2)
+    folder = tmp_path_factory.mktemp("score") / "model"
+    write_folder(Classifier(encoder, 2, labels=["crow", "robin"]), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def headless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    encoder = image_encoder(image_size=(16, 16), patch_size=(4, 4), embed_dim=16, depth=2, num_heads=2)
+    folder = tmp_path_factory.mktemp("headless") / "model"
+    write_folder(Classifier(encoder, 0), folder)
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """photos/CLASS/N.png of a bright square each, and masks/CLASS/N.png of the squares."""
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        mask = np.zeros((32, 48), np.uint8)
+        top, left = rng.integers(0, 16), rng.integers(0, 24)
+        mask[top : top + 14, left : left + 20] = 255
+        pixels = np.clip(rng.normal(90, 25, (32, 48, 3)) + mask[:, :, None] / 2, 0, 255).astype(np.uint8)
+        for folder, values in (("photos", pixels), ("masks", mask)):
+            path = tmp_path / folder / ("crow", "robin")[number % 2] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(path)
+    return tmp_path
+
+
+def run(*words: object) -> int:
+    return cli.main(["score", *map(str, words)])
+
+
+def read(folder: Path) -> tuple[dict, list[dict[str, str]]]:
+    with (folder / "scores.csv").open(newline="", encoding="utf-8") as file:
+        return json.loads((folder / "scores.json").read_text(encoding="utf-8")), list(csv.DictReader(file))
+
+
+def test_it_scores_methods_beside_the_baselines(model: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = data / "out"
+    words = [model, data / "photos", "--masks", data / "masks", "--methods", "rollout,attribution", "--out", out]
+    assert run(*words, *COMMON) == 0
+    told = capsys.readouterr()
+    document, rows = read(out)
+    assert [row["method"] for row in rows] == METHODS * 8
+    for method in METHODS:
+        for metric, found in document["scores"]["all"][method].items():
+            values = [float(row[metric]) for row in rows if row["method"] == method]
+            if metric != "mean_iou":
+                assert found["mean"] == pytest.approx(np.mean(values), abs=2e-6)
+            assert found["low"] <= found["mean"] <= found["high"]
+    assert len(document["scores"]["all"]["rollout"]) == 10
+    assert document["accuracy_of"] == "true classes"
+    assert document["images"]["correct"] + document["images"]["wrong"] == document["images"]["all"] == 8
+    assert {row["label"] for row in rows} == {"crow", "robin"}
+    assert (out / "best_worst.png").read_bytes().startswith(b"\x89PNG")
+    for line in ("localisation: means over 8 images", "faithfulness: means over 8 images", "\nall (8 images): "):
+        assert line in told.out
+    assert "best_worst.png in" in told.err
+    assert not (out / "skipped.csv").exists()
+    first = (out / "scores.json").read_bytes()
+    assert run(*words, *COMMON, "--overwrite") == 0
+    assert (out / "scores.json").read_bytes() == first, "not the same for the same seed"
+
+
+def test_boxes_labels_and_groups_of_a_csv(model: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flat = data / "flat"
+    flat.mkdir()
+    lines = ["image,x0,y0,x1,y1,label,group"]
+    for number, path in enumerate(sorted((data / "photos").rglob("*.png"))):
+        path.rename(flat / path.name)
+        lines.append(f"{path.name},4,4,40,20,{'crow' if number < 3 else ''},film {number // 4}")
+    (flat / "boxes.csv").write_text("\n".join(lines))
+    assert (
+        run(model, flat, "--masks", flat / "boxes.csv", "--metrics", "localization", "--out", data / "o", *COMMON) == 0
+    )
+    document, rows = read(data / "o")
+    assert document["groups"] == 2
+    assert document["scores"]["all"]["rollout"]["energy_inside"]["over_groups"]["mean"] > 0
+    assert "means over 2 groups" in capsys.readouterr().out
+    assert sorted(row["label"] for row in rows[::3]) == [""] * 5 + ["crow"] * 3
+    assert float(rows[0]["object_area"]) == pytest.approx(36 * 16 / (48 * 32), abs=0.01)
+    assert "insertion" not in rows[0]
+
+
+def test_faithfulness_needs_no_masks(model: Path, data: Path) -> None:
+    assert run(model, data / "photos" / "crow", "--fill", "blur", "--out", data / "o", *COMMON) == 0
+    document, rows = read(data / "o")
+    assert list(document["scores"]["all"]["rollout"])[:2] == ["insertion", "deletion"]
+    assert document["fill"] == "blur"
+    assert document["classes"] == {}
+    assert rows[0]["object_area"] == ""
+
+
+def test_a_model_without_a_head_is_scored_against_masks(headless: Path, data: Path) -> None:
+    assert run(headless, data / "photos", "--masks", data / "masks", "--out", data / "o", *COMMON) == 0
+    document, rows = read(data / "o")
+    assert len(document["scores"]["all"]["rollout"]) == 6
+    assert rows[0]["predicted"] == ""
+
+
+def test_what_can_not_be_read_is_skipped_and_listed(
+    model: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / "photos" / "crow" / "0.png").write_bytes(b"")
+    (data / "masks" / "crow" / "2.png").write_bytes(b"<html>")
+    (data / "masks" / "robin" / "3.png").unlink()
+    words = [
+        model,
+        data / "photos",
+        "--masks",
+        data / "masks",
+        "--metrics",
+        "localization",
+        "--out",
+        data / "o",
+        *COMMON,
+    ]
+    assert run(*words) == 0
+    document, rows = read(data / "o")
+    assert len(rows) == 5 * 3
+    assert document["skipped"] == 3
+    with (data / "o" / "skipped.csv").open(newline="", encoding="utf-8") as file:
+        skipped = {Path(row["path"]).name: row["reason"] for row in csv.DictReader(file)}
+    assert skipped.keys() == {"0.png", "2.png", "3.png"}
+    assert "empty" in skipped["0.png"]
+    assert "web page" in skipped["2.png"]
+    assert skipped["3.png"] == "no mask is given for it"
+    capsys.readouterr()
+    assert run(*words, "--strict", "--overwrite") == 1
+    assert "0.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--methods", "rollout,atribution"], "did you mean 'attribution'"),
+        (["--metrics", "localization"], "needs --masks"),
+        (["--masks", "{data}/maskes"], "did you mean 'masks'"),
+        (["--masks", "{data}/photos/none"], "There are no masks"),
+        (["--batch_size", "0"], "batch_size"),
+        (["--fill", "red"], "paper"),
+    ],
+)
+def test_refusals(model: Path, data: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    given = [word.format(data=data) for word in words]
+    assert run(model, data / "photos", "--out", data / "o", *given) in (1, 2)
+    told = capsys.readouterr().err
+    assert message in told
+    assert len(told.strip().splitlines()) <= 5
+    assert not (data / "o").exists()
+
+
+def test_a_model_without_a_head_and_without_masks_is_refused(
+    headless: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(headless, data / "photos", "--out", data / "o") == 1
+    assert "Give --masks" in capsys.readouterr().err
+    (data / "o").mkdir()
+    (data / "o" / "kept").write_text("")
+    assert run(headless, data / "photos", "--masks", data / "masks", "--out", data / "o") == 1
+    assert "already holds files" in capsys.readouterr().err

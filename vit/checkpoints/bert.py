@@ -1,0 +1,156 @@
+"""transformers' BERT: recognised by its keys, renamed by one table, its three projections made one.
+
+model = load_text_encoder("folder")        # config.json and model.safetensors, as transformers writes them
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vit.checkpoints.read import read_tensors
+from vit.foundation import UserError
+from vit.models.text import TextEncoder, text_encoder
+
+# (ours, theirs): the whole of a key, or of the part of it behind `encoder.blocks.N.` and `encoder.layer.N.`
+EMBED_TABLE = (
+    ("encoder.embed.token_embed.weight", "embeddings.word_embeddings.weight"),
+    ("encoder.embed.pos_embed", "embeddings.position_embeddings.weight"),
+    ("encoder.embed.type_embed.weight", "embeddings.token_type_embeddings.weight"),
+    ("encoder.embed.norm.weight", "embeddings.LayerNorm.weight"),
+    ("encoder.embed.norm.bias", "embeddings.LayerNorm.bias"),
+    ("pooler.weight", "pooler.dense.weight"),
+    ("pooler.bias", "pooler.dense.bias"),
+)
+BLOCK_TABLE = (
+    ("attn.proj.weight", "attention.output.dense.weight"),
+    ("attn.proj.bias", "attention.output.dense.bias"),
+    ("norm1.weight", "attention.output.LayerNorm.weight"),
+    ("norm1.bias", "attention.output.LayerNorm.bias"),
+    ("mlp.fc1.weight", "intermediate.dense.weight"),
+    ("mlp.fc1.bias", "intermediate.dense.bias"),
+    ("mlp.fc2.weight", "output.dense.weight"),
+    ("mlp.fc2.bias", "output.dense.bias"),
+    ("norm2.weight", "output.LayerNorm.weight"),
+    ("norm2.bias", "output.LayerNorm.bias"),
+)
+PROJECTIONS = ("query", "key", "value")
+
+# What transformers' names of activations are called here.
+ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
+
+
+def recognises(tensors: dict[str, Tensor]) -> bool:
+    """Whether the keys are those of transformers' BERT."""
+    required = {"embeddings.word_embeddings.weight", "encoder.layer.0.attention.self.query.weight"}
+    return required <= _plain(tensors).keys()
+
+
+def to_ours(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """transformers' state dict under our names, and the keys that were left out: heads of training tasks.
+
+    A key that nobody knows keeps its name.
+    """
+    rest = _plain(tensors)
+    rest.pop("embeddings.position_ids", None)  # 0, 1, 2 ..., which older releases stored
+    left_out = [name for name in rest if name.startswith("cls.")]
+    rest = {name: value for name, value in rest.items() if name not in left_out}
+    state = {ours: rest.pop(theirs) for ours, theirs in EMBED_TABLE if theirs in rest}
+    if "encoder.embed.pos_embed" in state:
+        state["encoder.embed.pos_embed"] = state["encoder.embed.pos_embed"][None]
+    for number in range(_depth(rest)):
+        ours_prefix, theirs_prefix = f"encoder.blocks.{number}.", f"encoder.layer.{number}."
+        for ours, theirs in BLOCK_TABLE:
+            if theirs_prefix + theirs in rest:
+                state[ours_prefix + ours] = rest.pop(theirs_prefix + theirs)
+        for kind in ("weight", "bias"):
+            names = [f"{theirs_prefix}attention.self.{projection}.{kind}" for projection in PROJECTIONS]
+            if all(name in rest for name in names):
+                state[f"{ours_prefix}attn.qkv.{kind}"] = torch.cat([rest.pop(name) for name in names])
+    return {**state, **rest}, left_out
+
+
+def architecture(tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Any]:
+    """The keywords of `text_encoder` for tensors and the config.json beside them.
+
+    Raises:
+        UserError: when the config is of another kind of model, or does not say how many heads there are.
+    """
+    tensors = _plain(tensors)
+    act, positions = config.get("hidden_act", "gelu"), config.get("position_embedding_type", "absolute")
+    if act not in ACTIVATIONS or positions != "absolute":
+        raise UserError(
+            f"The config has hidden_act {act!r} and position_embedding_type {positions!r}.\n"
+            f"Allowed are {', '.join(ACTIVATIONS)}, and 'absolute'."
+        )
+    if "num_attention_heads" not in config:
+        raise UserError("The config does not say how many heads the model has: num_attention_heads is missing.")
+    words, hidden = tensors["embeddings.word_embeddings.weight"], tensors["encoder.layer.0.intermediate.dense.bias"]
+    types = tensors.get("embeddings.token_type_embeddings.weight")
+    return {
+        "vocab_size": words.shape[0],
+        "max_tokens": tensors["embeddings.position_embeddings.weight"].shape[0],
+        "embed_dim": words.shape[1],
+        "depth": _depth(tensors),
+        "num_heads": int(config["num_attention_heads"]),
+        "token_types": 0 if types is None else types.shape[0],
+        "mlp_ratio": hidden.shape[0] / words.shape[1],
+        "act": ACTIVATIONS[act],
+        "norm_eps": float(config.get("layer_norm_eps", 1e-12)),
+        "pooler": "pooler.dense.weight" in tensors,
+    }
+
+
+def load_text_encoder(folder: str | Path) -> tuple[TextEncoder, list[str]]:
+    """The text encoder of a folder with config.json and model.safetensors, and the keys that were left out.
+
+    Raises:
+        UserError: when the folder can't be read, or holds no BERT, or one whose tensors do not fit.
+    """
+    folder = Path(folder)
+    tensors = read_tensors(folder / "model.safetensors")
+    if not recognises(tensors):
+        raise UserError(
+            f"{folder} holds no BERT: its first tensors are {', '.join(list(tensors)[:3])}.\n"
+            "Allowed are text encoders as transformers' BertModel writes them."
+        )
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        keywords = architecture(tensors, config)
+        model = text_encoder(**keywords)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UserError(f"{folder} can't be read as a BERT: {type(error).__name__}: {error}") from None
+    state, left_out = to_ours(tensors)
+    _load_strictly(model, state, folder)
+    return model.eval(), left_out
+
+
+def _load_strictly(model: TextEncoder, state: dict[str, Tensor], folder: Path) -> None:
+    expected = model.state_dict()
+    odd = sorted(expected.keys() ^ state.keys())
+    odd += sorted(name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape)
+    if odd:
+        raise UserError(
+            f"{folder} does not fit: {len(odd)} of {len(expected.keys() | state.keys())} tensors are missing, unknown "
+            f"or of another shape.\nThe first are {', '.join(odd[:4])}."
+        )
+    if bad := [name for name, value in state.items() if not value.isfinite().all()]:
+        raise UserError(f"{folder} has NaN or infinite weights in {len(bad)} tensors, the first is {bad[0]}.")
+    model.load_state_dict(state)
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The keys without the `bert.` of models with a head, and with today's names of the norms."""
+    return {
+        name.removeprefix("bert.")
+        .replace("LayerNorm.gamma", "LayerNorm.weight")
+        .replace("LayerNorm.beta", "LayerNorm.bias"): value
+        for name, value in tensors.items()
+    }
+
+
+def _depth(tensors: dict[str, Tensor]) -> int:
+    """Blocks counted, not the largest number read."""
+    return len({name.split(".")[2] for name in tensors if name.startswith("encoder.layer.")})

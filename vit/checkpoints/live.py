@@ -1,0 +1,72 @@
+"""Models that are in memory already: their tensors, and what they themselves say of all that tensors don't."""
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from torch import nn
+
+from vit.checkpoints import canonical, timm_config, transformers_config
+from vit.checkpoints.modules import is_a, is_timm_vit, timm_facts, torchvision_facts
+from vit.checkpoints.sources.source import Facts, Tensors
+from vit.foundation import UserError
+from vit.models.classifier import Classifier
+from vit.models.encoder import Encoder
+
+
+def read_module(module: nn.Module) -> tuple[Tensors, Facts]:
+    """Tensors and facts of a model of timm, torchvision, transformers or our own, also compiled or parallel.
+
+    Of any other module the tensors alone tell.
+
+    Raises:
+        UserError: when the module has no weights yet, or computes what our encoder does not.
+    """
+    module = _unwrapped(module)
+    tensors = {name: value.detach().cpu() for name, value in module.state_dict().items() if not value.is_meta}
+    if len(tensors) < len(module.state_dict()):
+        raise UserError(f"The {type(module).__name__} is on the meta device: it has no weights.\nLoad them first.")
+    if isinstance(module, Encoder):
+        module = Classifier(module, 0, pool="class" if module.embed.cls_token is not None else "mean")
+    if isinstance(module, Classifier):
+        return _ours(module)
+    if is_a(module, "transformers.modeling_utils", "PreTrainedModel"):
+        config: Any = module.config
+        if isinstance(inner := getattr(module, "timm_model", None), nn.Module):  # timm's, wrapped by transformers
+            found, facts = read_module(inner)
+            return found, replace(facts, labels=transformers_config.labels({"id2label": config.id2label}))
+        told = f"The {type(module).__name__}'s config"
+        return tensors, transformers_config.facts(config.to_dict(), None, tensors, told)
+    if is_timm_vit(module):
+        return tensors, _with_training(timm_facts(module), module)
+    if is_a(module, "torchvision.models.vision_transformer", "VisionTransformer"):
+        return tensors, torchvision_facts(module)
+    return tensors, Facts()
+
+
+def _with_training(facts: Facts, module: nn.Module) -> Facts:
+    """With what timm keeps of how the weights were trained, if the model was made by its name."""
+    config = getattr(module, "pretrained_cfg", None)
+    if config is None:
+        return facts
+    prepared, labels, notes = timm_config.prepared(config if isinstance(config, dict) else config.to_dict())
+    fits = len(labels) == module.num_classes  # a model with a new head still has the old one's record
+    return replace(facts, labels=labels if fits else (), preprocessing=prepared, notes=notes)
+
+
+def _ours(model: Classifier) -> tuple[Tensors, Facts]:
+    state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    facts = Facts(
+        encoder=model.encoder.architecture,
+        pool=model.pool,
+        labels=model.labels,
+        preprocessing=asdict(model.preprocessing),
+    )
+    return canonical.from_ours(state, model.pool), facts
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """The model within what torch.compile, DataParallel and DistributedDataParallel put around it."""
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while hasattr(module, "_orig_mod") or isinstance(module, parallel):
+        module = module.module if isinstance(module, parallel) else module._orig_mod  # type: ignore[assignment]
+    return module

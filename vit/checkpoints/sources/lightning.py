@@ -1,0 +1,33 @@
+"""Our own training checkpoints: the state dict of the task, under the names of our modules."""
+
+from vit.checkpoints import canonical
+from vit.checkpoints.sources.source import Converted, Source, Tensors
+
+PATCHES = "encoder.embed.patch_embed.proj.weight"
+CLASSIFIER = ("encoder.", "attn_pool.", "fc_norm.", "head.")
+
+
+def recognises(tensors: Tensors) -> bool:
+    return PATCHES in tensors or f"model.{PATCHES}" in tensors
+
+
+def convert(tensors: Tensors) -> Converted:
+    prefix = "" if PATCHES in tensors else "model."
+    model = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    # Pretraining and captions have a decoder, or a mask token, beside the encoder; the head is then none of classes.
+    classifier = all(name.startswith(CLASSIFIER) for name in model)
+    kept = model if classifier else {name: model[name] for name in model if name.startswith("encoder.")}
+    beside = [name for name in tensors if name.removeprefix(prefix) not in kept or not name.startswith(prefix)]
+    told = (f"{beside[0]} ... ({len(beside)} tensors, not of an encoder or a classifier)",) if beside else ()
+    return Converted(canonical.from_ours(kept, "class"), told)
+
+
+LIGHTNING = Source(
+    name="vit's checkpoints",
+    models="last.ckpt and best.ckpt of a run; of pretraining and captions the encoder",
+    recognised_by="model.encoder.embed.patch_embed.proj.weight",
+    tested="the logits of the model that was saved",
+    limits="of checkpoints without the key vitscope, labels, preprocessing and what is assumed must be given",
+    recognises=recognises,
+    convert=convert,
+)

@@ -1,0 +1,52 @@
+"""Models that are near a Vision Transformer, and why they don't fit. Some have the keys of one, and would load."""
+
+import re
+
+from vit.checkpoints.sources.source import Tensors
+from vit.foundation import UserError
+
+RELATIVE = "its attention adds a bias for each pair of places, and the encoder here has none"
+ROTARY = "it turns queries and keys by the place of their token, and the encoder here adds learned positions"
+
+# (in the lines of keys, one a line; what it is; what does not fit): the first that is found tells.
+PATTERNS = (
+    (r"patch_embed\.backbone\.|^(.*/)?conv_root/", "a hybrid", "its patches come from a ResNet"),
+    (r"layers\.\d+\.blocks\.\d+\.attn", "a Swin Transformer", "it attends within windows, in stages of several sizes"),
+    (r"relative_position_|rel_pos|layers?\.\d+\.lambda_1$", "a model with relative positions, such as BEiT", RELATIVE),
+    (
+        r"^blocks\.\d+\.attn\.(q_bias$|q_proj\.)|rope|attn\.inner_attn_ln",
+        "a model with rotary positions, such as EVA or DINOv3",
+        ROTARY,
+    ),
+    (r"blocks\.\d+\.attns\.|blocks\.\d+\.in_proj\.", "a model of parallel blocks", "ours are one after the other"),
+    (r"attn\.proj_l\.", "a CaiT", "its heads talk to each other"),
+    (r"lambda_q1$", "a model of differential attention", "it subtracts one attention from another"),
+    (r"conv_proj\.conv_bn_relu_", "a model with a convolutional stem", "its patches come from several convolutions"),
+    (r"conv_dw\.|dwconv\.", "a ConvNeXt or another convolutional network", "it has no tokens"),
+    (r"running_mean$|layer\d\.\d+\.conv\d\.", "a convolutional network, such as a ResNet", "it has no tokens"),
+    (r"mlp_tokens\.", "an MLP-Mixer", "it has no attention"),
+)
+
+
+def refuse_unfit(tensors: Tensors) -> None:
+    """Raises UserError for the tensors of a model that is known not to fit."""
+    keys = "\n".join(tensors)
+    for pattern, what, why in PATTERNS:
+        if re.search(pattern, keys, re.MULTILINE):
+            raise UserError(_text(what, why))
+    if "pos_embed" not in tensors and {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight"} <= tensors.keys():
+        raise UserError(_text("a model without learned positions, such as DINOv3", ROTARY))
+    if any(name.endswith("embeddings.patch_embeddings.weight") for name in tensors):
+        raise UserError(_text("transformers' DINOv3, or another model without learned positions", ROTARY))
+    if {"norm_pre.weight", "pos_embed"} <= tensors.keys() and "attn_pool.latent" in tensors:
+        raise UserError(_text("a Perception Encoder", ROTARY))  # its keys are those of CLIP with another pooling
+    if "blocks.0.gamma_1" in tensors:
+        what = "of DeiT III's own files, or a model with rotary positions and the same keys"
+        raise UserError(_text(what, "which of the two can't be told; timm's deit3_* are the former under other names"))
+
+
+def _text(what: str, why: str) -> str:
+    return (
+        f"The checkpoint is {what}, which does not fit: {why}.\n"
+        "Take a plain Vision Transformer, such as ViT, DeiT, DINOv2, MAE, CLIP or SigLIP."
+    )

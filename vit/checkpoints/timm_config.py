@@ -1,0 +1,98 @@
+"""What timm says beside its weights: the config.json of its folders and hub records.
+
+Heads, epsilon and activation don't stand there: the architecture's name tells them, and timm builds it to be asked.
+"""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from vit.checkpoints.modules import timm_facts
+from vit.checkpoints.sources.source import Facts
+from vit.foundation import UserError, nearest
+from vit.models.classifier import IMAGENET_MEAN, IMAGENET_STD
+
+MODULES = ("vision_transformer", "deit")  # of timm, whose models may fit
+RESIZE_MODES = {"center": "crop", "squash": "squash"}  # by timm's crop modes
+
+
+def facts(config: Mapping[str, Any], name: str) -> Facts:
+    """What a config says that weights don't.
+
+    Args:
+        config: as config.json has it, or only an architecture and its pretrained_cfg.
+        name: of the config, for messages.
+
+    Raises:
+        UserError: when timm does not know the architecture, or it does not fit.
+    """
+    model = skeleton(config, name)
+    told = config.get("pretrained_cfg") or config  # older configs have all in one
+    try:
+        options, labels, notes = prepared({**told, "label_names": config.get("label_names") or told.get("label_names")})
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{name} does not say how images are prepared: {error!s:.200}") from None
+    return replace(timm_facts(model), labels=labels, preprocessing=options, notes=notes)
+
+
+def skeleton(config: Mapping[str, Any], name: str) -> nn.Module:
+    """The Vision Transformer of timm that a config describes, one block deep and without memory for its weights.
+
+    Args:
+        config: as config.json has it, or with an architecture alone.
+        name: of the checkpoint, for messages.
+
+    Raises:
+        UserError: when timm does not know the architecture, or it is no Vision Transformer.
+    """
+    import timm
+    from timm.models.vision_transformer import VisionTransformer
+
+    try:
+        architecture = config["architecture"].split(".")[0]  # without the tag of its weights
+        given: dict[str, Any] = {"num_classes": config.get("num_classes"), "global_pool": config.get("global_pool")}
+        given |= config.get("model_args") or {}
+        given = {key: value for key, value in given.items() if value is not None}
+        if not timm.is_model(architecture):
+            raise ValueError(f"there is no {architecture!r}{nearest(architecture, timm.list_models())}")
+        home = timm.model_entrypoint(architecture).__module__.split(".")[-1]
+        if home not in MODULES:
+            raise UserError(
+                f"{name} is of {architecture!r}, which is not of timm's {' and '.join(MODULES)} but of its {home}.\n"
+                "Its computation does not fit: take a plain vit_* or deit* model."
+            )
+        # What describes the model, and no more: others of timm's arguments would read files, or a hub.
+        if strange := sorted(given.keys() - inspect.signature(VisionTransformer).parameters):
+            raise ValueError(f"{strange[0]!r} is no argument of a Vision Transformer")
+        with torch.device("meta"):
+            return timm.create_model(architecture, **{**given, "depth": 1})
+    except UserError:
+        raise
+    except Exception as error:  # whatever strange arguments make a library do
+        raise UserError(f"{name} is no config of a model that timm has: {error!s:.200}") from None
+
+
+def prepared(config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
+    """Of timm's pretrained config: keywords of `Preprocessing`; labels; and what there is no place for here."""
+    notes = []
+    crop_mode, interpolation = config.get("crop_mode", "center"), config.get("interpolation", "bicubic")
+    crop_pct = config.get("crop_pct", 1.0)
+    if crop_mode not in RESIZE_MODES or (crop_mode == "squash" and crop_pct != 1.0):
+        notes.append(f"timm prepares images by {crop_mode!r} with crop_pct {crop_pct}; here they are squashed whole")
+        crop_mode, crop_pct = "squash", 1.0
+    if interpolation not in ("bicubic", "bilinear"):
+        notes.append(f"timm resizes images by {interpolation!r}; here it is bicubic")
+        interpolation = "bicubic"
+    options = {
+        "mean": tuple(config.get("mean", IMAGENET_MEAN)),
+        "std": tuple(config.get("std", IMAGENET_STD)),
+        "interpolation": interpolation,
+        "resize_mode": RESIZE_MODES[crop_mode],
+        "crop_pct": crop_pct,
+    }
+    labels = config.get("label_names") or ()
+    return options, tuple(str(label) for label in labels), tuple(notes)

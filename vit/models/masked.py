@@ -1,0 +1,303 @@
+"""Masked image modelling: patches are hidden, and the encoder learns by guessing what they show.
+
+    MaskedAutoencoder   the encoder sees the visible patches alone; a light decoder fills in the rest (He et al. 2022)
+    SimMIM              the encoder sees a mask token in place of each hidden patch (Xie et al. 2022; BEiT's masks)
+
+Both are BERT's way of learning for images (Devlin et al. 2019, section 3.1), and both wrap the one encoder, which is
+what is kept afterwards.
+
+B batch, P patches, D embed_dim; hidden (B, P) is boolean, True means hidden
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vit.layers.positions import resize_positions
+from vit.models.encoder import Encoder, ImageEmbed, init_weights
+
+PIXEL_EPS = 1e-6  # under the root of a patch's variance, as in He et al.'s code
+
+
+def patchify(images: Tensor, patch_size: tuple[int, int]) -> Tensor:
+    """(B, C, img_h, img_w) -> (B, P, patch_h · patch_w · C), patches row by row, the channels of a pixel together."""
+    patch_h, patch_w = patch_size
+    grid = images.unflatten(3, (-1, patch_w)).unflatten(2, (-1, patch_h))  # (B, C, grid_h, patch_h, grid_w, patch_w)
+    return grid.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+
+def unpatchify(patches: Tensor, patch_size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """The inverse of `patchify`, for a grid of (grid_h, grid_w) patches."""
+    pixels = patches.unflatten(2, (*patch_size, -1)).unflatten(1, grid)  # (B, grid_h, grid_w, patch_h, patch_w, C)
+    return pixels.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
+
+
+def num_visible(count: int, ratio: float) -> int:
+    """How many of `count` patches are not hidden at a mask ratio: ⌊count (1 - ratio)⌋.
+
+    Raises:
+        ValueError: when nothing is hidden, or nothing visible.
+    """
+    visible = int(count * (1 - ratio))
+    if not 0 < visible < count:
+        raise ValueError(f"a mask ratio of {ratio} leaves {visible} of {count} visible; allowed are 1 to {count - 1}")
+    return visible
+
+
+def hide(noise: Tensor, ratio: float) -> Tensor:
+    """(B, P) numbers -> hidden (B, P): in each row the same count of patches, those of the highest numbers.
+
+    Of evenly distributed noise that is a random choice (He et al. 2022, section 3).
+    """
+    return noise.argsort(dim=1, stable=True).argsort(dim=1) >= num_visible(noise.shape[1], ratio)
+
+
+def squares(grid: tuple[int, int], cell: int) -> tuple[int, int]:
+    """(rows, columns) of squares of cell x cell patches in a grid.
+
+    Raises:
+        ValueError: when they don't divide it.
+    """
+    if grid[0] % cell or grid[1] % cell:
+        raise ValueError(f"squares of {cell} x {cell} patches don't divide a grid of {grid[0]} x {grid[1]}")
+    return grid[0] // cell, grid[1] // cell
+
+
+def random_hidden(
+    batch: int, grid: tuple[int, int], ratio: float, *, cell: int = 1, generator: torch.Generator | None = None
+) -> Tensor:
+    """hidden (B, grid_h · grid_w), a function of the generator alone; on the processor.
+
+    Args:
+        ratio: share of the patches that are hidden.
+        cell: patches are hidden in squares of cell x cell (Xie et al. 2022, section 3.2).
+
+    Raises:
+        ValueError: see `squares` and `num_visible`.
+    """
+    rows, columns = squares(grid, cell)
+    hidden = hide(torch.rand(batch, rows * columns, generator=generator), ratio).view(batch, rows, columns)
+    return hidden.repeat_interleave(cell, dim=1).repeat_interleave(cell, dim=2).flatten(1)
+
+
+def sincos_positions(grid: tuple[int, int], embed_dim: int) -> Tensor:
+    """(1, grid_h · grid_w, D): sines and cosines of the column and the row, in D / 4 wavelengths each (He et al. 2022,
+    appendix A.1, after Vaswani et al. 2017, section 3.5).
+
+    Raises:
+        ValueError: when D is not a multiple of 4.
+    """
+    if embed_dim % 4:
+        raise ValueError(f"positions of sines and cosines need a width that is a multiple of 4, not {embed_dim}")
+    frequencies = 10_000.0 ** -(torch.arange(embed_dim // 4, dtype=torch.float64) / (embed_dim // 4))
+    rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
+    angles = [place.flatten().outer(frequencies) for place in (columns, rows)]
+    return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)[None].float()
+
+
+class Guess(NamedTuple):
+    """What a masked model made of images: the loss, a scalar, and the predicted patches (B, P, pixels · C), as
+    `patchify` lays them out, in the units of the loss's targets."""
+
+    loss: Tensor
+    patches: Tensor
+
+
+class MaskedImageModel(nn.Module):
+    """What both recipes share: an encoder, which patches are hidden, and pictures of what was guessed.
+
+    Args:
+        encoder: what learns, and is kept.
+        mask_ratio: share of the patches that are hidden.
+        cell: see `random_hidden`.
+
+    Raises:
+        ValueError: see `squares` and `num_visible`.
+    """
+
+    def __init__(self, encoder: Encoder, *, mask_ratio: float, cell: int = 1):
+        super().__init__()
+        self.encoder = encoder
+        self.mask_ratio = mask_ratio
+        self.cell = cell
+        rows, columns = squares(encoder.grid, cell)
+        num_visible(rows * columns, mask_ratio)  # what makes no sense is refused now, not in mid-training
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        return self.encoder.embed.patch_embed.patch_size  # type: ignore[union-attr, return-value]
+
+    def hide(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """hidden (B, P) for images (B, C, img_h, img_w), a function of the generator alone."""
+        grid = self.encoder.grid_of(images)
+        hidden = random_hidden(len(images), grid, self.mask_ratio, cell=self.cell, generator=generator)
+        return hidden.to(images.device)
+
+    def forward(self, images: Tensor, hidden: Tensor) -> Guess:
+        """Guesses the hidden patches of images (B, C, img_h, img_w)."""
+        raise NotImplementedError
+
+    def as_pixels(self, patches: Tensor, images: Tensor) -> Tensor:
+        """Predicted patches as pixels of the images."""
+        return patches
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor, hidden: Tensor) -> Tensor:
+        """The images with what was guessed in place of the hidden patches: (B, C, img_h, img_w)."""
+        guessed = self.as_pixels(self(images, hidden).patches, images)
+        patches = torch.where(hidden[..., None], guessed, patchify(images, self.patch_size))
+        return unpatchify(patches, self.patch_size, self.encoder.grid_of(images))
+
+
+class FilledTokens(nn.Module):
+    """The tokens that MAE's decoder sees: the encoder's in their places, a learned one in those of hidden patches.
+
+    Args:
+        grid: (grid_h, grid_w) that the positions are made for.
+        num_prefix_tokens: how many tokens stand before those of the patches.
+        context_dim: width of the encoder's tokens; a linear layer brings them to `embed_dim`.
+        pos_interpolation: see `resize_positions`.
+    """
+
+    def __init__(
+        self,
+        grid: tuple[int, int],
+        num_prefix_tokens: int,
+        context_dim: int,
+        embed_dim: int,
+        pos_interpolation: str,
+    ):
+        super().__init__()
+        self.grid = grid
+        self.num_prefix_tokens = num_prefix_tokens
+        self.pos_interpolation = pos_interpolation
+        self.proj = nn.Linear(context_dim, embed_dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        positions = sincos_positions(grid, embed_dim)
+        self.pos_embed = nn.Parameter(torch.cat([positions.new_zeros(1, num_prefix_tokens, embed_dim), positions], 1))
+
+    def forward(self, seen: Tensor, hidden: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(B, prefix + visible, context_dim) tokens and hidden (B, P) -> (B, prefix + P, embed_dim)."""
+        tokens = self.proj(seen)
+        prefix, visible = tokens.tensor_split([self.num_prefix_tokens], dim=1)
+        places = self.mask_token.to(tokens.dtype).expand(*hidden.shape, -1)
+        patches = places.masked_scatter(~hidden[..., None], visible)  # in order: visible ones keep theirs
+        positions = resize_positions(self.pos_embed, self.grid, grid, self.pos_interpolation)
+        return torch.cat([prefix, patches], dim=1) + positions
+
+
+class MaskedAutoencoder(MaskedImageModel):
+    """MAE (He et al. 2022): the encoder sees the visible patches alone, which at 75 % hidden is a quarter of the work.
+
+    Its tokens and a mask token for each hidden patch go through a light decoder, blocks of the same kind, which
+    predicts pixels. The loss is the mean squared error over the hidden patches, each patch's pixels normalised by
+    their own mean and variance (section 3, "Reconstruction target").
+
+    Args:
+        encoder: what learns, and is kept.
+        mask_ratio: share of the patches that are hidden; 0.75 in the paper (figure 5).
+        decoder_dim, decoder_depth, decoder_heads: sizes of the decoder; None for half the encoder's width. One block
+            is enough where the encoder is fine-tuned afterwards (table 1a).
+        normalised: whether the pixels of the targets are normalised.
+        norm_eps, block_options: of the decoder, as `Encoder` takes them.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        mask_ratio: float = 0.75,
+        decoder_dim: int | None = None,
+        decoder_depth: int = 1,
+        decoder_heads: int = 4,
+        normalised: bool = True,
+        norm_eps: float = 1e-6,
+        **block_options: Any,
+    ):
+        super().__init__(encoder, mask_ratio=mask_ratio)
+        self.normalised = normalised
+        decoder_dim = decoder_dim or encoder.embed_dim // 2
+        embed: ImageEmbed = encoder.embed  # type: ignore[assignment]
+        filled = FilledTokens(
+            encoder.grid, encoder.num_prefix_tokens, encoder.embed_dim, decoder_dim, embed.pos_interpolation
+        )
+        self.decoder = Encoder(filled, decoder_dim, decoder_depth, decoder_heads, norm_eps=norm_eps, **block_options)
+        self.head = nn.Linear(decoder_dim, _pixels(embed))
+        self.decoder.apply(init_weights)
+        init_weights(self.head)
+
+    def forward(self, images: Tensor, hidden: Tensor) -> Guess:
+        """As `MaskedImageModel.forward`; every image must have the same number of hidden patches.
+
+        Raises:
+            ValueError: when it has not.
+        """
+        visible = (~hidden).sum(dim=1)
+        if (visible != visible[0]).any():
+            raise ValueError(f"between {visible.min()} and {visible.max()} patches are visible; MAE needs one number")
+        tokens = self.encoder.embed(images)
+        prefix, patches = tokens.tensor_split([self.encoder.num_prefix_tokens], dim=1)
+        shown = patches[~hidden].unflatten(0, (len(images), -1))  # (B, visible, D), in order
+        seen = self.encoder.encode(torch.cat([prefix, shown], dim=1))
+        filled = self.decoder.embed(seen, hidden, self.encoder.grid_of(images))
+        predicted = self.head(self.decoder.encode(filled)[:, self.encoder.num_prefix_tokens :])
+        targets = patchify(images, self.patch_size)
+        if self.normalised:
+            mean, std = _mean_and_std(targets)
+            targets = (targets - mean) / std
+        errors = (predicted.float() - targets.float()).square().mean(dim=2)  # (B, P)
+        return Guess(errors[hidden].mean(), predicted)
+
+    def as_pixels(self, patches: Tensor, images: Tensor) -> Tensor:
+        """Of normalised patches the mean and variance are not predicted: the pictures borrow them from the images."""
+        if not self.normalised:
+            return patches
+        mean, std = _mean_and_std(patchify(images, self.patch_size))
+        return patches * std + mean
+
+
+class SimMIM(MaskedImageModel):
+    """SimMIM (Xie et al. 2022): the encoder sees every place, hidden ones as a learned mask token at their position,
+    as BEiT does (Bao et al. 2022), and a linear layer predicts the pixels. The loss is the mean absolute error over
+    the hidden pixels.
+
+    Args:
+        encoder: what learns, and is kept.
+        mask_ratio: share of the patches that are hidden; 0.6 in the paper (table 1).
+        cell: patches are hidden in squares of cell x cell; the paper's have 32 pixels a side.
+    """
+
+    def __init__(self, encoder: Encoder, *, mask_ratio: float = 0.6, cell: int = 1):
+        super().__init__(encoder, mask_ratio=mask_ratio, cell=cell)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, encoder.embed_dim))
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        self.head = nn.Linear(encoder.embed_dim, _pixels(encoder.embed))  # type: ignore[arg-type]
+        init_weights(self.head)
+
+    def forward(self, images: Tensor, hidden: Tensor) -> Guess:
+        tokens = self.encoder.encode(self._embed(images, hidden))
+        predicted = self.head(tokens[:, self.encoder.num_prefix_tokens :])
+        errors = (predicted.float() - patchify(images, self.patch_size).float()).abs().mean(dim=2)  # (B, P)
+        return Guess(errors[hidden].mean(), predicted)
+
+    def _embed(self, images: Tensor, hidden: Tensor) -> Tensor:
+        """(B, prefix + P, D): the embedded images, the mask token and its position in hidden places."""
+        embed: ImageEmbed = self.encoder.embed  # type: ignore[assignment]
+        tokens = embed(images)
+        positions = resize_positions(embed.pos_embed, embed.grid, self.encoder.grid_of(images), embed.pos_interpolation)
+        masked = embed.norm(self.mask_token + positions).to(tokens.dtype)
+        prefix, patches = tokens.tensor_split([embed.num_prefix_tokens], dim=1)
+        return torch.cat([prefix, torch.where(hidden[..., None], masked, patches)], dim=1)
+
+
+def _pixels(embed: ImageEmbed) -> int:
+    """Numbers in one patch of an image."""
+    return embed.patch_embed.proj.weight[0].numel()
+
+
+def _mean_and_std(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the pixels of each patch: (B, P, 1) each."""
+    variance, mean = torch.var_mean(patches, dim=2, keepdim=True)
+    return mean, (variance + PIXEL_EPS).sqrt()

@@ -1,0 +1,116 @@
+"""The attention-based methods on a model: record one forward pass, walk it, place the result on the grid of patches."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vit.models.classifier import Classifier
+from vit.saliency.attribution import generic_attribution
+from vit.saliency.explanation import Explanation, chosen_classes, to_grid
+from vit.saliency.gradient_rollout import gradient_rollout
+from vit.saliency.last_attention import last_attention, value_norms
+from vit.saliency.legrad import legrad
+from vit.saliency.prototypes import prototype_contrast
+from vit.saliency.record import Trace, record
+from vit.saliency.rollout import RolloutOptions, rollout
+
+
+@torch.inference_mode()
+def rollout_maps(
+    model: Classifier, images: Tensor, target: Tensor | None, *, start_block: int = 0, **options: Any
+) -> Explanation:
+    """Attention rollout; options as `RolloutOptions` has them."""
+    settings = RolloutOptions(**options)
+    settings = replace(settings, kept_columns=0 if model.encoder.embed.cls_token is None else 1)
+    with record(model, values=False) as trace:
+        # Ranking whole maps takes every row of the last block; otherwise it works for the rows that are read.
+        tokens = model.encoder(images, read=None if settings.discard_ratio else model.read)
+        logits = model.head(model.pooled(tokens))
+    relevance = rollout(trace.blocks, _readout(model, trace), settings, start_block=start_block)
+    return _explanation(model, images, trace, relevance, logits)
+
+
+@torch.inference_mode()
+def last_attention_maps(
+    model: Classifier, images: Tensor, target: Tensor | None, *, head_fusion: str = "mean"
+) -> Explanation:
+    """The last block's attention; `head_fusion` is "mean" or "median"."""
+    with record(model, values=False) as trace:
+        logits = model(images)
+    relevance = last_attention(trace.blocks, _readout(model, trace), head_fusion=head_fusion)
+    return _explanation(model, images, trace, relevance, logits)
+
+
+@torch.inference_mode()
+def value_norm_maps(model: Classifier, images: Tensor, target: Tensor | None) -> Explanation:
+    """The length of what each token sends in the last block."""
+    with record(model) as trace:
+        logits = model(images)
+    projection = model.encoder.attentions()[-1].proj.weight
+    relevance = value_norms(trace.blocks, _readout(model, trace), projection)
+    return _explanation(model, images, trace, relevance, logits)
+
+
+@torch.inference_mode()
+def default_maps(model: Classifier, images: Tensor, target: Tensor | None) -> Explanation:
+    """The method that the measurements chose, see `prototype_contrast`."""
+    with record(model, values=False) as trace:
+        tokens = model.encoder(images)
+        logits = model.head(model.pooled(tokens))
+    grid = model.encoder.grid_of(images)
+    contrast = prototype_contrast(trace.blocks, _readout(model, trace), grid[0] * grid[1])
+    return Explanation(contrast.unflatten(1, grid), logits.float(), trace.blocks[-1].k)
+
+
+def attribution_maps(model: Classifier, images: Tensor, target: Tensor | None, *, start_block: int = 0) -> Explanation:
+    """Generic attention attribution of the target's logit."""
+    return _class_maps(model, images, target, generic_attribution, start_block=start_block)
+
+
+def gradient_rollout_maps(
+    model: Classifier, images: Tensor, target: Tensor | None, *, start_block: int = 0, residual: float = 0.5
+) -> Explanation:
+    """Rollout of maps weighed by the gradient of the target's logit."""
+    return _class_maps(model, images, target, gradient_rollout, start_block=start_block, residual=residual)
+
+
+def _class_maps(
+    model: Classifier, images: Tensor, target: Tensor | None, method: Callable[..., Tensor], **options: Any
+) -> Explanation:
+    """A walk that takes the gradient of each block's output."""
+    with record(model, gradients=True) as trace:
+        logits = model(images)
+        gradients = trace.gradients(logits.gather(1, chosen_classes(logits, target)[:, None]))
+    with torch.inference_mode():
+        relevance = method(trace.blocks, gradients, _readout(model, trace), **options)
+        return _explanation(model, images, trace, relevance, logits)
+
+
+def legrad_maps(model: Classifier, images: Tensor, target: Tensor | None, *, start_block: int = 0) -> Explanation:
+    """LeGrad: each block's own tokens go through the final norm, the pooling and the head for a score of their own."""
+    depth = len(model.encoder.blocks)
+    if not 0 <= start_block < depth:
+        raise ValueError(f"start_block is {start_block}; the model has blocks 0 to {depth - 1}")
+    with record(model, gradients=True) as trace:
+        tokens, outputs = model.encoder.embed(images), []
+        for block in model.encoder.blocks:
+            tokens = block(tokens)
+            outputs.append(tokens)
+        scores = [model.head(model.pooled(model.encoder.norm(tokens))) for tokens in outputs[start_block:]]
+        chosen = chosen_classes(scores[-1], target)[:, None]
+        gradients = [trace.gradient(score.gather(1, chosen), start_block + place) for place, score in enumerate(scores)]
+    with torch.inference_mode():
+        relevance = legrad(trace.blocks[start_block:], gradients)
+        return _explanation(model, images, trace, relevance, scores[-1])
+
+
+def _readout(model: Classifier, trace: Trace) -> Tensor:
+    return model.readout(trace.blocks[-1].k.shape[2])
+
+
+def _explanation(model: Classifier, images: Tensor, trace: Trace, relevance: Tensor, logits: Tensor) -> Explanation:
+    maps = to_grid(model, images, relevance)
+    return Explanation(maps, logits.detach().float(), trace.blocks[-1].k.detach())

@@ -1,0 +1,119 @@
+"""Does the model read the object, or its background? A test that takes a mask and a head, and no map.
+
+An image is two players, the object and the background, and the game is the probability p of the class that is
+predicted for the whole image. Each is worth its Shapley value (Shapley 1953), which for two is
+
+    background = 1/2 [ p(background alone) - p(neither) + p(whole) - p(object alone) ]
+    object     = 1/2 [ p(object alone) - p(neither) + p(whole) - p(background alone) ]
+
+Together they are p(whole) - p(neither). What is left out becomes a plain colour: around the object the mean colour of
+the training data; in the object's place the mean colour of this image's own background, because a bird-shaped hole in
+another colour is still the shape of a bird. p(neither) is what any background says of the class: the mean of
+p(background alone) over the images that are predicted as other classes (1 / number of classes, when there are fewer
+than 5). For a model has a favourite answer where it finds no object; that it gives it here, too, is not read from this
+background.
+
+The share of the background is the sum over images of what it is worth, over the sum of both. A model that reads the
+object has a share near 0; one that knows the backgrounds by heart, near 1.
+
+The rule of the verdict, for the images of one predicted class: the 95% interval of the share lies
+
+    above 1/2    the model reads the background rather than the object
+    above 1/5    it leans on the background
+    below 1/5    it reads the object
+    elsewhere    this many images don't tell; nor do fewer than 5
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vit.inference import arithmetic
+from vit.models.classifier import Classifier
+from vit.saliency.intervals import Interval
+
+MOSTLY, PARTLY = 1 / 2, 1 / 5  # shares of the background that the verdict is told by
+FEWEST = 5
+
+
+class Alone(NamedTuple):
+    """Probabilities of the class that is predicted for the whole image, from the whole, from the object alone and from
+    the background alone, each (B,); and of all classes from the background alone, (B, num_classes). All float64, on
+    the CPU."""
+
+    whole: Tensor
+    object: Tensor
+    background: Tensor
+    answers: Tensor
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said of the images of one predicted class."""
+
+    words: str
+    reads_background: bool
+
+
+@torch.inference_mode()
+def alone(model: Classifier, images: Tensor, masks: Tensor, *, precision: str = "fp32") -> Alone:
+    """What the model says of object and background alone; takes three forward passes.
+
+    Args:
+        model: a Classifier with a head, in evaluation mode.
+        images: (B, C, img_h, img_w), normalised, on the model's device.
+        masks: (B, any_h, any_w) bool, True on the object.
+    """
+    inside = functional.interpolate(masks[:, None].to(images), images.shape[-2:], mode="nearest-exact")
+    outside = 1 - inside
+    own = (images * outside).sum((2, 3), keepdim=True) / outside.sum((2, 3), keepdim=True).clamp(min=1)
+    with arithmetic(precision, images.device):
+        logits = (model(images), model(images * inside), model(images * outside + own * inside))
+    answers = [each.double().softmax(dim=1).cpu() for each in logits]
+    predicted = answers[0].argmax(dim=1, keepdim=True)
+    whole, of_object, of_background = (each.gather(1, predicted)[:, 0] for each in answers)
+    return Alone(whole, of_object, of_background, answers[2])
+
+
+class Neither:
+    """What backgrounds alone say of each class, gathered over batches.
+
+    Args:
+        classes: number of them.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self._sums = torch.zeros(classes, classes, dtype=torch.double)  # predicted class of the image, answer
+        self._counts = torch.zeros(classes, dtype=torch.double)
+
+    def add(self, predicted: Tensor, answers: Tensor) -> None:
+        """Counts a batch: classes predicted for the whole images (B,), `Alone.answers` (B, num_classes)."""
+        self._sums.index_add_(0, predicted, answers)
+        self._counts.index_add_(0, predicted, torch.ones(len(predicted), dtype=torch.double))
+
+    def probability(self) -> Tensor:
+        """(num_classes,) p(neither) of each class, from the images that are predicted as others."""
+        others = self._counts.sum() - self._counts
+        said = (self._sums.sum(dim=0) - self._sums.diagonal()) / others.clamp(min=1)
+        return torch.where(others >= FEWEST, said, 1 / len(others))
+
+
+def worth(whole: Tensor, of_object: Tensor, of_background: Tensor, neither: Tensor) -> tuple[Tensor, Tensor]:
+    """The Shapley values of object and background, each (B,), from probabilities (B,)."""
+    return (of_object - neither + whole - of_background) / 2, (of_background - neither + whole - of_object) / 2
+
+
+def verdict(share: Interval, images: int) -> Verdict:
+    """The rule above, in words."""
+    if images < FEWEST or not share.low <= share.high:
+        return Verdict("too few images to tell", False)
+    if share.low > MOSTLY:
+        return Verdict("READS THE BACKGROUND rather than the object", True)
+    if share.low > PARTLY:
+        return Verdict("LEANS ON THE BACKGROUND", True)
+    if share.high < PARTLY:
+        return Verdict("reads the object", False)
+    return Verdict("not clear from this many images", False)
