@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: help setup demo test check stress bench clean
+.PHONY: help setup demo test check stress bench audit clean
 
 help:            ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 12
@@ -29,12 +29,18 @@ check: setup     ## ruff, types, import directions, tests
 stress: setup    ## what takes longer: numbers of training runs, damaged images
 	$(BIN)/pytest -m stress
 	$(BIN)/python -m benchmarks.fuzz_reading --cases 30000
+	$(BIN)/python -m benchmarks.kills --rounds 100
 
 bench: setup     ## side by side with peers
 	$(BIN)/python -m benchmarks.encoder
 	$(BIN)/python -m benchmarks.saliency
 	$(BIN)/python -m benchmarks.explain
 	$(BIN)/python -m benchmarks.loading
+
+audit: setup     ## known vulnerabilities of the exact versions that CI tests; asks PyPI
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/pip install --quiet pip-audit
+	.venv/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 clean:           ## remove what the commands above made
 	rm -rf .venv demo runs maps

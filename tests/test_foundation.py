@@ -111,6 +111,21 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path, below: str) 
     assert (tmp_path / "taken").read_text() == "a file"
 
 
+def test_nothing_is_written_through_a_link_out_of_the_folder(tmp_path: Path) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    (out / "a").mkdir(parents=True)
+    elsewhere.mkdir()
+    (out / "a" / "inside").symlink_to(out / "a")
+    (out / "file").symlink_to(elsewhere / "file")
+    assert claim_folder(out, overwrite=True) == out
+    with atomic_write(out / "file") as temporary:
+        temporary.write_text("mine")
+    assert list(elsewhere.iterdir()) == []
+    (out / "a" / "outside").symlink_to(elsewhere)
+    with pytest.raises(UserError, match="outside is a link out of the output folder"):
+        claim_folder(out, overwrite=True)
+
+
 def test_nearest_names_the_likely_one_or_nothing() -> None:
     assert nearest("rolout", ["rollout", "attribution"]) == "; did you mean 'rollout'?"
     assert nearest("x", ["rollout", "attribution"]) == ""

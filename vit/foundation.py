@@ -73,7 +73,24 @@ def claim_folder(folder: str | os.PathLike[str], *, overwrite: bool = False, res
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"Can't make the output folder {folder}: {error.strerror}.") from None
+    _refuse_ways_out(folder)
     return folder
+
+
+def _refuse_ways_out(folder: Path) -> None:
+    """Raises UserError when a link in `folder` would lead what is written below it to somewhere else.
+
+    Links to files do no harm: a file that is written takes the place of the link.
+    """
+    home = folder.resolve()
+    for place, folders, _ in os.walk(folder):
+        for name in folders:
+            path = Path(place, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(home):
+                raise UserError(
+                    f"{path} is a link out of the output folder, to {path.resolve()}; nothing is written there.\n"
+                    "Remove the link, or give another folder."
+                )
 
 
 def keep_freed_memory() -> None:
