@@ -5,7 +5,9 @@ What is slow to import (torch, lightning, timm) is imported inside the verb, so 
 
 from __future__ import annotations
 
+import re
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,12 +21,12 @@ from vit.foundation import (
     check_range,
     claim_folder,
     keep_freed_memory,
-    nearest,
     none_read,
 )
 from vit.options import (
     DataOptions,
     Device,
+    Method,
     ModelOptions,
     OptimOptions,
     Precision,
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
     from datamodules.image_files import ImageFile, ImageFiles
     from vit.checkpoints.card import Training
     from vit.models.classifier import Classifier, Preprocessing
+    from vit.saliency.export import Photograph
+    from vit.saliency.targets import Target
 
 DEMO_CHECKPOINT = Path(vit.__file__).parent / "assets" / "birdscenes"
 
@@ -106,9 +110,7 @@ def train(
     clip_grad = moves.pop("clip_grad")
     length = asdict(trainer)
     skip_bad_steps = length.pop("skip_bad_steps")
-    task = ClassificationTask(
-        network, seed=seed, names=module.names("train"), skip_bad_steps=skip_bad_steps, **moves
-    )
+    task = ClassificationTask(network, seed=seed, names=module.names("train"), skip_bad_steps=skip_bad_steps, **moves)
     about = describe_data(data, module, model.pretrained)
     result = fit(task, module, folder, clip_grad=clip_grad, device=device, resume=resume, about=about, **length)
     tell_skipped(result.skipped, folder)
@@ -233,11 +235,18 @@ def explain(
     images: list[str],
     *,
     out: str,
-    method: Literal["rollout", "attribution"] = "rollout",
+    method: Method = "default",
     target: str = "predicted",
     rollout: RolloutOptions = RolloutOptions(),  # noqa: B008 (frozen)
     start_block: int = 0,
+    refine: bool = False,
+    format: Literal["npy", "npz", "tiff", "png16"] = "npy",
     full: bool = False,
+    colormap: Literal["inferno", "magma", "viridis", "cividis"] = "inferno",
+    opacity: float = 0.6,
+    layout: Literal["side_by_side", "over"] = "side_by_side",
+    gallery: bool = False,
+    scores: str | None = None,
     crop: bool = False,
     image_size: int | list[int] | None = None,
     batch_size: int = 16,
@@ -246,20 +255,28 @@ def explain(
     device: Device = "auto",
     strict: bool = False,
     overwrite: bool = False,
+    resume: bool = False,
 ) -> None:
-    """Saliency maps of images: raw arrays, overlays, an index and a contact sheet.
+    """Saliency maps of images: raw arrays, overlays, an index, a contact sheet and a gallery.
 
     Example: vit explain runs/birds/model photos/new --out maps
 
     Args:
         model: a model folder or checkpoint.
-        images: files, folders or globs.
+        images: files, folders or globs. A folder that is called as one of the model's labels tells the true class.
         out: folder for the maps; it mirrors the tree of the images.
-        method: rollout (knows no class) or attribution (of a class, by its gradient).
-        target: what is explained: predicted, a label, or the index of a class.
+        method: how the maps are made; default is what was measured to be best, docs/saliency.md has the table.
+        target: what is explained: predicted, a label, the index of a class, topk:K (K maps), or FILE.csv:COLUMN.
         rollout: settings of rollout.
-        start_block: blocks before this one are left out of the walk.
+        start_block: blocks before this one are left out, by the methods that go through the blocks.
+        refine: patches that have like keys share their relevance.
+        format: of the raw maps: float32 as .npy, .npz or .tiff, or 16-bit .map.png from each map's min to its max.
         full: also write each map at its photo's own resolution, as NAME.full.npy.
+        colormap: of the overlays; equal steps of a map look equally large.
+        opacity: of the map over the photo, 0 to 1.
+        layout: of the overlays: side_by_side with the photo, or over it alone.
+        gallery: also write gallery.html, a page of all maps to sort, filter and leaf through.
+        scores: the scores.csv of vit score, for the gallery.
         crop: crop as the checkpoint was trained, where it says so; otherwise the whole photo is resized.
         image_size: pixels that the model sees, one number or [height, width]; default: the checkpoint's.
         batch_size: images a forward pass.
@@ -268,50 +285,76 @@ def explain(
         device: auto takes a GPU when there is one.
         strict: stop at the first unreadable image.
         overwrite: write into a folder that already holds files.
+        resume: go on where an export of the same model and options stopped.
     """
     from datamodules.image_files import list_images
-    from datamodules.reading import printable
     from vit.checkpoints.load import load
     from vit.inference import choose_device
-    from vit.saliency.export import PHOTO_SIDE, ExportOptions, export_maps
+    from vit.saliency.export import PHOTO_SIDE, ExportOptions, export_maps, remaining
+    from vit.saliency.export_log import ExportLog, fingerprint, remove_torn
+    from vit.saliency.gallery import read_scores
 
     check_range("batch_size", batch_size, 1)
+    check_range("opacity", opacity, 0, 1)
+    if resume and overwrite:
+        raise UserError("--resume keeps what is there, and --overwrite does not.\nGive one of the two.")
+    if scores is not None and not gallery:
+        raise UserError("--scores are for the gallery.\nGive --gallery, too.")
     place = choose_device(device)
     network = load(model, image_size=pair(image_size))
-    last_block = len(network.encoder.blocks) - 1
-    if not 0 <= start_block <= last_block:
-        raise UserError(f"--start_block is {start_block}; the model has blocks 0 to {last_block}.")
-    if method == "attribution" and network.num_classes == 0:
-        raise UserError(f"{model} has no head, and attribution explains a class of it.\nTry --method rollout.")
+    check_method(method, network, model, start_block, rollout)
     options = ExportOptions(
         method=method,
-        target=target_index(target, network),
+        target=chosen_target(target, method, network),
         start_block=start_block,
-        full=full,
-        precision=precision,
+        refine=refine,
         method_options=asdict(rollout) if method == "rollout" else {},
+        precision=precision,
+        form=format,
+        full=full,
+        colormap=colormap,
+        opacity=opacity,
+        layout=layout,
+        gallery=gallery,
     )
+    measured = ("score", {}) if scores is None else read_scores(Path(scores), method)
     files = list_images(images)
-    folder = claim_folder(out, overwrite=overwrite)
+    photographs = export_names(files, network)
+    if options.target.by_image:
+        options.target.of([each.name for each in photographs])
+    refuse_images_within(Path(out), files)
+    folder = claim_folder(out, overwrite=overwrite, resume=resume)
     prepared = prepared_for(network, crop=crop)
-    loader = image_files(files, prepared, photo_side=PHOTO_SIDE).loader(batch_size, num_workers, strict=strict)
     skipped: dict[str, str] = {}
-    steps = export_maps(
-        network,
-        loader,
-        [printable(file.relative) for file in files],
-        [output_stem(file) for file in files],
-        folder,
-        options=options,
-        prepared=prepared,
-        device=place,
-    )
-    for _, unread in progress(steps, "explaining", len(files), lambda step: step[0]):
-        skipped |= unread
+    with ExportLog(folder, fingerprint(network), options.facts(prepared), resume=resume) as log:
+        (folder / "skipped.csv").unlink(missing_ok=True)
+        if resume:
+            remove_torn({(folder / path).parent for each in photographs for path in options.files(each.stem)})
+        places = remaining(photographs, folder, options, log)
+        left = [files[number] for number in places]
+        dataset = image_files(left, prepared, photo_side=PHOTO_SIDE)
+        steps = export_maps(
+            network,
+            dataset.loader(batch_size, num_workers, strict=strict) if left else (),
+            photographs,
+            folder,
+            places=places,
+            options=options,
+            prepared=prepared,
+            device=place,
+            log=log,
+            scores=measured,
+        )
+        for _, unread in progress(steps, "explaining", len(left), lambda step: step[0]):
+            skipped |= unread
     tell_skipped(skipped, folder)
     if len(skipped) == len(files):
         raise none_read(f"{len(files)} images", skipped)
-    say(f"{len(files) - len(skipped)} maps in {folder}; first look at {folder / 'contact_sheet.png'}")
+    if len(left) < len(files):
+        say(f"{len(files) - len(left)} of {len(files)} images had their maps already")
+    first_look = "gallery.html" if gallery else "contact_sheet.png"
+    say(f"{(len(files) - len(skipped)) * options.target.maps_an_image} maps in {folder}; "
+        f"first look at {folder / first_look}")  # fmt: skip
 
 
 def score(
@@ -695,25 +738,80 @@ def image_files(files: list[ImageFile], prepared: Preprocessing, *, photo_side: 
                       photo_side=photo_side, **keywords)  # fmt: skip
 
 
-def output_stem(file: ImageFile) -> Path:
-    """The stem of a photograph's maps. It keeps its suffix where it would be taken for the files of another, or of
-    the export itself: contact_sheet.png, NAME.full.npy."""
-    taken = str(file.output_stem) == "contact_sheet" or file.output_stem.suffix == ".full"
-    return file.relative if taken else file.output_stem
+def check_method(method: Method, model: Classifier, source: str, start_block: int, rollout: RolloutOptions) -> None:
+    """Raises UserError for a method that can't explain the model, or that has no such settings."""
+    import inspect
+
+    from vit.saliency.methods import METHODS, check_serves
+
+    try:
+        check_serves(method, model)
+    except ValueError as error:
+        raise UserError(f"{source}: {error}.") from None
+    if rollout != RolloutOptions() and method != "rollout":
+        raise UserError(f"The settings --rollout.* are for --method rollout, not for {method}.")
+    last_block = len(model.encoder.blocks) - 1
+    if not 0 <= start_block <= last_block:
+        raise UserError(f"--start_block is {start_block}; the model has blocks 0 to {last_block}.")
+    takes = [name for name, found in METHODS.items() if "start_block" in inspect.signature(found.maps).parameters]
+    if start_block and method not in takes:
+        raise UserError(f"--start_block is nothing to {method}; it is for --method {', '.join(takes)}.")
 
 
-def target_index(target: str, model: Classifier) -> int | None:
-    """The class that `--target` names: None for the predicted one."""
-    if target == "predicted":
-        return None
-    if target in model.labels:
-        return model.labels.index(target)
-    if target.isdecimal() and int(target) < model.num_classes:
-        return int(target)
+def chosen_target(text: str, method: Method, model: Classifier) -> Target:
+    """What `--target` says, of a method that knows classes."""
+    from vit.saliency.methods import METHODS
+    from vit.saliency.targets import Target, parse_target
+
+    if METHODS[method].needs_class:
+        return parse_target(text, model.labels, model.num_classes)
+    if text == "predicted":
+        return Target(topk=1)
+    knowing = [name for name, found in METHODS.items() if found.needs_class]
     raise UserError(
-        f"--target {target!r} is no label of the model{nearest(target, model.labels)}.\n"
-        f"Allowed are predicted, its {model.num_classes} labels, or an index below that."
+        f"--target is {text!r}, but --method {method} knows no class: its maps are the same for all.\n"
+        f"Of a class are the maps of: {', '.join(knowing)}."
     )
+
+
+def export_names(files: list[ImageFile], model: Classifier) -> list[Photograph]:
+    """How the photographs of an export are called, where their maps go, and what they are known to show."""
+    from datamodules.reading import printable
+    from vit.saliency.export import Photograph
+
+    known = set(model.labels)
+    return [
+        Photograph(printable(file.relative), stem, file.path.parent.name if file.path.parent.name in known else "")
+        for file, stem in zip(files, output_stems(files), strict=True)
+    ]
+
+
+def output_stems(files: list[ImageFile]) -> list[Path]:
+    """The stems of photographs' maps. A photograph keeps its suffix where its stem would be taken for the files of
+    another, or of the export itself: contact_sheet.png, NAME.full.npy, NAME.map.png, NAME.top1.npy."""
+    own = re.compile(r"contact_sheet|.*\.(full|map|top[0-9]+)", re.DOTALL)
+    stems = [file.relative if own.fullmatch(str(file.output_stem)) else file.output_stem for file in files]
+    while True:  # a stem with its suffix may be that of one more photograph
+        count = Counter(stems)
+        clashing = [n for n, stem in enumerate(stems) if count[stem] > 1 and stem != files[n].relative]
+        if not clashing:
+            return stems
+        for n in clashing:
+            stems[n] = files[n].relative
+
+
+def refuse_images_within(out: Path, files: list[ImageFile]) -> None:
+    """Raises UserError when photographs lie in the output folder: maps could overwrite them, or be explained next."""
+    if not out.is_dir():
+        return
+    home = out.resolve()
+    folders = {folder: folder.resolve().is_relative_to(home) for folder in {file.path.parent for file in files}}
+    within = [file for file in files if folders[file.path.parent]]
+    if within:
+        raise UserError(
+            f"The output folder {out} holds {len(within)} of the images to explain, such as {within[0].relative}.\n"
+            "Give a folder beside them, or name the images without those in it."
+        )
 
 
 def step(text: str) -> None:

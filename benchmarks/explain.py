@@ -70,6 +70,7 @@ def timed(folder: Path, files: list[ImageFile], chosen: argparse.Namespace) -> t
             str(folder / "model"),
             [str(file.path) for file in files],
             out=str(folder / "maps"),
+            method="rollout",
             batch_size=chosen.batch,
             num_workers=chosen.workers,
             device="cpu",

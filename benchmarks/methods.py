@@ -32,7 +32,7 @@ from vit.saliency.last_attention import last_attention, value_norms
 from vit.saliency.localization import evaluate_maps
 from vit.saliency.methods import METHODS
 from vit.saliency.record import record
-from vit.saliency.refine import refine, unit_features
+from vit.saliency.refine import TEMPERATURE, refine, unit_features
 from vit.saliency.rollout import rollout
 
 METRICS = ("pointing_game", "iou_at_equal_area", "energy_inside")
@@ -88,7 +88,7 @@ def measure(model: Classifier, batches: Any, slow: dict[str, dict[str, Any]]) ->
 
 def table(found: Found, seconds: dict[str, float], groups: list[str], composite: Tensor) -> Table:
     """A row a variant."""
-    columns = ("", "pointing", "IoU", "energy", "pointing, groups", "IoU, groups")
+    columns: tuple[str, ...] = ("", "pointing", "IoU", "energy", "pointing, groups", "IoU, groups")
     columns += ("pointing, composites", "IoU, composites", "x forward")
     result = Table(f"{int((~composite).sum())} photographs, and {int(composite.sum())} composites apart", columns)
     for name, metrics in found.items():
@@ -136,23 +136,26 @@ def tried(model: Classifier, images: Tensor) -> dict[str, Tensor]:
         maps[f"last attention, refined by keys of block {layer}"] = refine(mean, blocks[layer].k)
     for features in ("k", "q", "kq"):
         for seed_name, seed in (("mean", mean), ("median", median)):
-            for shares in (False, True):
-                for power in (1, 2, 3):
-                    words = f"prototypes of {features}, {seed_name} of heads, {'shared, ' * shares}w^{power}"
-                    maps[words] = prototypes(blocks[-1], seed, features, shares, power)
+            for shares in ("", "by attention", "by likeness"):
+                for powers in ((1, 1), (2, 1), (3, 1), (4, 2)):
+                    words = f"{features}, {seed_name} of heads{', shared ' * bool(shares)}{shares}"
+                    words = f"prototypes of {words}, w^{powers[0]} (1 - w)^{powers[1]}"
+                    maps[words] = prototypes(blocks[-1], seed, features, shares, powers)
     return maps
 
 
-def prototypes(last: Any, seed: Tensor, features: str, shares: bool, power: int) -> Tensor:
+def prototypes(last: Any, seed: Tensor, features: str, shares: str, powers: tuple[int, int]) -> Tensor:
     """`prototype_contrast` with switches."""
     patches = seed[0].numel()
+    x = F.normalize(torch.cat([unit_features(getattr(last, name), patches) for name in features], dim=-1), dim=-1)
     r = seed.flatten(1)
     if shares:
         between = attention_weights(last.q, last.k).mean(dim=1)[:, -patches:, -patches:]
+        if shares == "by likeness":
+            between = torch.softmax(x @ x.transpose(1, 2) / TEMPERATURE, dim=-1)
         r = (between / between.sum(dim=-1, keepdim=True) @ r[:, :, None])[..., 0]
     w = (r - r.amin(1, keepdim=True)) / (r.amax(1, keepdim=True) - r.amin(1, keepdim=True))
-    x = F.normalize(torch.cat([unit_features(getattr(last, name), patches) for name in features], dim=-1), dim=-1)
-    attended, others = (F.normalize(part[:, None] @ x, dim=-1) for part in (w**power, 1 - w))
+    attended, others = (F.normalize(part[:, None] @ x, dim=-1) for part in (w ** powers[0], (1 - w) ** powers[1]))
     return (x @ (attended - others).transpose(1, 2))[..., 0].view_as(seed)
 
 

@@ -7,6 +7,10 @@ Time, in turns in one process, fp32:
     textbook          matrices of N x N of timm's unfused attention, every map kept, as in vit-explain
     textbook, lean    the same, each block's map multiplied in its hook and dropped
 
+All keep the memory that they free (--malloc kept), as `vit` does: getting it back from the system page by page costs
+a plain forward pass and a recorded one so much that the rest could not be told from it. --malloc default is how a
+Python program finds them that does nothing about it.
+
 Memory: each variant makes one call in a process of its own, which imports what that variant needs and no more. One
 ratio is that of the whole processes' peaks, their imports included; the other that of what the call itself added.
 timm's imports are larger than ours, so beside the textbook the second is the fair one.
@@ -45,6 +49,7 @@ from benchmarks.memory import (
 from benchmarks.ours import classifier
 from benchmarks.peers import timm_twin
 from benchmarks.textbook import attribution_of_kept_maps, rollout_as_it_goes, rollout_of_kept_maps
+from vit.foundation import keep_freed_memory
 from vit.models.classifier import Classifier
 from vit.models.variants import variant as keywords_of
 from vit.saliency.explain import explain_batch
@@ -221,13 +226,19 @@ def main(arguments: Sequence[str] | None = None) -> list[Table]:
     )
     parser.add_argument("--min-seconds", type=float, default=0.2, help="least time of one measurement (default 0.2)")
     parser.add_argument("--agreement", type=int, default=224, help="pixels of the image whose maps are compared")
+    parser.add_argument(
+        "--malloc", choices=("kept", "default"), default="kept", help="freed memory: kept, as `vit` does (default)"
+    )
     chosen = parser.parse_args(arguments)
     machine = begin(chosen)
+    if chosen.malloc == "kept":
+        keep_freed_memory()
     compared = agreement(chosen.variant, chosen.agreement)
     settings = {
         "model": f"ViT-{chosen.variant}/16",
         "rounds": f"{chosen.rounds} ({chosen.large_rounds} from {LARGE} px on) after {chosen.warmup} dropped",
         "timm": timm.__version__,
+        "malloc": chosen.malloc,
     }
     right = Table(
         f"our map against the textbook's in float64, one image of {chosen.agreement} px",

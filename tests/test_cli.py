@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -409,6 +410,8 @@ def test_photos_of_which_none_can_be_read_are_an_error(vit: Vit, model: Path, tm
 
 # Explain
 
+EXPORT = {"index.csv", "contact_sheet.png", "export.jsonl"}
+
 
 def test_explain_mirrors_the_tree_of_the_photos(vit: Vit, model: Path, tmp_path: Path) -> None:
     """Three photos of one stem, each bright in another place: none overwrites another."""
@@ -425,7 +428,7 @@ def test_explain_mirrors_the_tree_of_the_photos(vit: Vit, model: Path, tmp_path:
         assert saliency.dtype == np.float32
         assert peak(out / f"{stem}.npy") == place
         assert is_png(out / f"{stem}.png")
-    assert files(out) == {"index.csv", "contact_sheet.png", *(f"{s}.{end}" for s in stems for end in ("npy", "png"))}
+    assert files(out) == {*EXPORT, *(f"{s}.{end}" for s in stems for end in ("npy", "png"))}
     assert is_png(out / "contact_sheet.png")
 
 
@@ -437,8 +440,8 @@ def test_the_index_of_the_maps(vit: Vit, model: Path, tmp_path: Path) -> None:
     saliency = np.load(out / "x.npy")
     assert float(row.pop("probability")) > 0.9
     assert row == {
-        "image": "x.png", "img_h": "40", "img_w": "60", "predicted": "bright", "target": "predicted",
-        "method": "rollout", "grid_h": "4", "grid_w": "4", "min": f"{saliency.min():.6g}",
+        "image": "x.png", "img_h": "40", "img_w": "60", "truth": "", "predicted": "bright", "target": "",
+        "method": "default", "map": "x.npy", "grid_h": "4", "grid_w": "4", "min": f"{saliency.min():.6g}",
         "max": f"{saliency.max():.6g}", "flag": "",
     }  # fmt: skip
 
@@ -446,17 +449,21 @@ def test_the_index_of_the_maps(vit: Vit, model: Path, tmp_path: Path) -> None:
 def test_photos_called_like_files_of_the_export_keep_their_own_names(vit: Vit, model: Path, tmp_path: Path) -> None:
     photo(tmp_path / "photos" / "contact_sheet.png")
     photo(tmp_path / "photos" / "x.full.png", (32, 32), (0, 8, 0, 8))
+    photo(tmp_path / "photos" / "x.full.png.jpg")
+    photo(tmp_path / "photos" / "x.top1.png")
     photo(tmp_path / "photos" / "x.png")
     out = tmp_path / "maps"
     assert vit(f"explain {model} {tmp_path}/photos --full --num_workers 0 --out {out}").code == 0
     ends = ("npy", "full.npy", "png")
-    stems = ("contact_sheet.png", "x.full.png", "x")
-    assert files(out) == {"index.csv", "contact_sheet.png", *(f"{stem}.{end}" for stem in stems for end in ends)}
+    stems = ("contact_sheet.png", "x.full.png", "x.full.png.jpg", "x.top1.png", "x")
+    assert files(out) == {*EXPORT, *(f"{stem}.{end}" for stem in stems for end in ends)}
     assert np.load(out / "x.full.npy").shape == (32, 32)
     assert peak(out / "x.full.png.npy") == (0, 0)
 
 
-@pytest.mark.parametrize("method", ["rollout", "attribution --target bright", "attribution --target 0"])
+@pytest.mark.parametrize(
+    "method", ["default", "rollout", "last_attention --refine", "attribution --target bright", "legrad --target 0"]
+)
 def test_every_method_finds_what_the_model_looks_at(vit: Vit, model: Path, tmp_path: Path, method: str) -> None:
     photo(tmp_path / "photos" / "x.png", (32, 32), (16, 24, 24, 32))
     ran = vit(f"explain {model} {tmp_path}/photos --method {method} --num_workers 0 --out {tmp_path}/maps")
@@ -464,12 +471,97 @@ def test_every_method_finds_what_the_model_looks_at(vit: Vit, model: Path, tmp_p
     assert peak(tmp_path / "maps" / "x.npy") == (2, 3)
     (row,) = rows(tmp_path / "maps" / "index.csv")
     assert row["method"] == method.split()[0]
-    assert row["target"] == ("predicted" if method == "rollout" else "bright")
+    assert row["target"] == ("bright" if "--target" in method else "")
+
+
+def test_the_methods_of_the_command_line_are_all_there_are() -> None:
+    from vit.options import Method
+    from vit.saliency.methods import METHODS
+
+    assert get_args(Method) == tuple(METHODS)
+
+
+def test_targets_and_forms_of_maps(vit: Vit, model: Path, tmp_path: Path) -> None:
+    for label in ("bright", "other"):
+        photo(tmp_path / "photos" / label / "x.png", (32, 32), (16, 24, 24, 32))
+    (tmp_path / "list.csv").write_text("image,class\nbright/x.png,dark\nother/x.png,0\n")
+    line = f"explain {model} {tmp_path}/photos --method attribution --num_workers 0"
+    ran = vit(f"{line} --target topk:2 --format npz --out {tmp_path}/both")
+    assert ran.code == 0, ran.err
+    assert "4 maps in" in ran.err
+    found = [(row["map"], row["truth"], row["target"]) for row in rows(tmp_path / "both" / "index.csv")]
+    assert found == [
+        ("bright/x.top1.npz", "bright", "bright"), ("bright/x.top2.npz", "bright", "dark"),
+        ("other/x.top1.npz", "", "bright"), ("other/x.top2.npz", "", "dark"),
+    ]  # fmt: skip
+    assert all((tmp_path / "both" / path).is_file() for path, *_ in found)
+
+    options = "--format tiff --full --layout over --colormap cividis --opacity 1"
+    ran = vit(f"{line} {options} --target {tmp_path}/list.csv:class --out {tmp_path}/list")
+    assert ran.code == 0, ran.err
+    assert [row["target"] for row in rows(tmp_path / "list" / "index.csv")] == ["dark", "bright"]
+    with Image.open(tmp_path / "list" / "other" / "x.full.tiff") as picture:
+        assert (picture.size, picture.mode) == ((32, 32), "F")
+    with Image.open(tmp_path / "list" / "other" / "x.png") as wide:
+        assert wide.width < 400  # no photo beside it
+
+    (tmp_path / "list.csv").write_text("image,class\nbright/x.png,dark\n")
+    ran = vit(f"{line} --target {tmp_path}/list.csv:class --out {tmp_path}/none")
+    assert "no class for 'other/x.png'" in ran.err
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_export_is_resumed_and_its_gallery_has_scores(vit: Vit, model: Path, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        photo(tmp_path / "photos" / "bright" / f"{name}.png", (32, 32), (16, 24, 24, 32))
+    out = tmp_path / "maps"
+    line = f"explain {model} {tmp_path}/photos --num_workers 0 --method rollout --gallery --out {out}"
+    assert vit(f"{line} --resume").code == 0  # where there is nothing yet, from the start
+    (out / "bright" / "b.npy").unlink()
+    (out / "bright" / ".a.0123456789abcdef.npy").touch()  # as a killed process leaves it
+    untouched = (out / "bright" / "a.npy").stat().st_mtime_ns
+    (tmp_path / "scores.csv").write_text(
+        "image,method,iou_at_equal_area\nbright/a.png,rollout,0.25\nbright/a.png,random,0\n"
+    )
+    ran = vit(f"{line} --scores {tmp_path}/scores.csv --resume")
+    assert ran.code == 0, ran.err
+    assert "2 of 3 images had their maps already" in ran.err
+    assert (out / "bright" / "a.npy").stat().st_mtime_ns == untouched
+    assert not (out / "bright" / ".a.0123456789abcdef.npy").exists()
+    assert len(rows(out / "index.csv")) == 3
+    page = (out / "gallery.html").read_text(encoding="utf-8")
+    assert 'data-score="0.250000"' in page
+    assert page.count("data-correct=") == 3
+    assert is_png(out / "bright" / "b.png")
+    assert (out / "thumbnails" / "bright" / "b.jpg").is_file()
+
+    for words, said in (
+        ("--method rollout --refine --resume", "--refine was False, is True"),
+        ("--method legrad --resume", "--method was 'rollout', is 'legrad'"),
+        ("--rollout.residual 0.25 --resume", "--rollout.residual was 0.5, is 0.25"),
+        ("--resume --overwrite", "Give one of the two"),
+    ):
+        ran = vit(f"{line} {words}")
+        assert (ran.code, said in ran.err) == (1, True), ran.err
+        assert len(ran.err.splitlines()) <= 5
+    other = sees_bright()
+    torch.nn.init.constant_(other.head.bias, 1.0)
+    write_folder(other, tmp_path / "other")
+    assert "of another model" in vit(f"{line.replace(str(model), str(tmp_path / 'other'))} --resume").err
+
+
+def test_photos_in_the_output_folder_are_not_written_over(vit: Vit, model: Path, tmp_path: Path) -> None:
+    before = photo(tmp_path / "photos" / "x.png").read_bytes()
+    ran = vit(f"explain {model} {tmp_path}/photos --num_workers 0 --out {tmp_path}/photos --overwrite")
+    assert ran.code == 1
+    assert "holds 1 of the images to explain, such as x.png" in ran.err
+    assert (tmp_path / "photos" / "x.png").read_bytes() == before
+    assert files(tmp_path / "photos") == {"x.png"}
 
 
 def test_settings_of_rollout_and_the_image_size_are_heard(vit: Vit, model: Path, tmp_path: Path) -> None:
     photo(tmp_path / "photos" / "x.png", (32, 32), (16, 24, 24, 32))
-    line = f"explain {model} {tmp_path}/photos --num_workers 0 --out {tmp_path}"
+    line = f"explain {model} {tmp_path}/photos --method rollout --num_workers 0 --out {tmp_path}"
     assert vit(f"{line}/plain").code == 0
     assert vit(f"{line}/more --rollout.residual 0.9").code == 0
     assert np.load(tmp_path / "more" / "x.npy")[2, 3] > 1.5 * np.load(tmp_path / "plain" / "x.npy")[2, 3]
@@ -579,7 +671,7 @@ def test_explain_skips_and_lists_what_it_can_not_read(vit: Vit, model: Path, tmp
     assert ran.code == 1
     assert "b.png" in ran.err
     assert len(ran.err.splitlines()) <= 5
-    assert files(tmp_path / "strict") <= {"a.npy", "a.png"}  # whole, and without an index
+    assert files(tmp_path / "strict") <= {"a.npy", "a.png", "export.jsonl"}  # whole, and without an index
 
 
 # Checkpoints that are not of our making, and info
@@ -726,14 +818,20 @@ REFUSED: dict[str, tuple[str, int]] = {
     "predict {model} {photo} --batch_size 0 --out {out}": ("--batch_size is 0", 1),
     "predict {model} --out {out}": ("IMAGES must be given", 2),
     "predict {model} {photo} --device cuda --out {out}": ("no cuda device", 1),
-    "explain {model} {photo} --target brigth --out {out}": ("did you mean 'bright'?", 1),
-    "explain {model} {photo} --target 2 --out {out}": ("no label of the model", 1),
+    "explain {model} {photo} --method legrad --target brigth --out {out}": ("did you mean 'bright'?", 1),
+    "explain {model} {photo} --method legrad --target 2 --out {out}": ("no label of the model", 1),
+    "explain {model} {photo} --target bright --out {out}": ("--method default knows no class", 1),
+    "explain {model} {photo} --method legrad --target topk:3 --out {out}": ("topk:1 to topk:2", 1),
+    "explain {model} {photo} --rollout.residual 0.4 --out {out}": ("are for --method rollout", 1),
+    "explain {model} {photo} --opacity 2 --out {out}": ("--opacity is 2.0", 1),
+    "explain {model} {photo} --scores x.csv --out {out}": ("Give --gallery", 1),
+    "explain {model} {photo} --gallery --scores x.csv --out {out}": ("no such file", 1),
     "explain {headless} {photo} --method attribution --out {out}": ("has no head", 1),
     "explain {model} {photo} --image_size 33 --out {out}": ("32 or 40", 1),
     "explain {model} {photo} --batch_size 0 --out {out}": ("--batch_size is 0", 1),
     "explain {model} {photo} --start_block 1 --out {out}": ("blocks 0 to 0", 1),
     "explain {model} {photo} --rollout.discard_ratio 1 --out {out}": ("--rollout.discard_ratio is 1.0", 1),
-    "explain {model} {photo} --method rolout --out {out}": ("takes rollout|attribution", 2),
+    "explain {model} {photo} --method rolout --out {out}": ("takes default|rollout|last_attention", 2),
     "explain {model} {here}/empty --out {out}": ("holds no images", 1),
     "explain {model} {photo} --device cuda --out {out}": ("no cuda device", 1),
     "explain {here} {photo} --out {out}": ("is no model folder", 1),

@@ -401,8 +401,11 @@ def _option_row(option: Option) -> str:
 
 
 def _row(left: str, right: str) -> str:
-    """A name and its description side by side; the description starts a new line when the name is long."""
+    """A name and its description side by side; the description starts a new line when the name is long, and a name
+    that is longer than a line goes on after a "|"."""
     lines = textwrap.wrap(right, WIDTH - 30) or [""]
+    names = textwrap.wrap(left.replace("|", "| "), WIDTH - 2, subsequent_indent="      ")
+    left = "\n".join(names).replace("| ", "|")
     head = f"  {left:<28}" + (lines.pop(0) if len(left) < 28 else "")
     return "\n".join([head.rstrip(), *(" " * 30 + line for line in lines)])
 

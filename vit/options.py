@@ -11,6 +11,11 @@ from vit.foundation import check_range
 
 Precision = Literal["auto", "fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+# The names in vit.saliency.methods.METHODS, which is slow to import.
+Method = Literal[
+    "default", "rollout", "last_attention", "value_norms", "attribution", "gradient_rollout", "legrad", "grad_cam",
+    "input_x_gradient", "integrated_gradients", "smoothgrad", "occlusion", "rise", "centre", "random",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -194,7 +194,7 @@ def test_other_problems_than_classes_are_told(folder):
     [
         ({"num_attention_heads": "three"}, "num_attention_heads is 'three', not a number"),
         ({"num_attention_heads": True}, "num_attention_heads is True"),
-        ({"num_attention_heads": 0}, "num_attention_heads is 0; allowed are 1 or more"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0; allowed are 1 to 1000000"),
         ({"num_attention_heads": 5}, "5"),
         ({"layer_norm_eps": "1e-6"}, "layer_norm_eps is '1e-6'"),
         ({"layer_norm_eps": -1}, "layer_norm_eps is -1"),
@@ -208,8 +208,9 @@ def test_other_problems_than_classes_are_told(folder):
         ({"image_size": 224}, "image_size 224 x 224 is 1024 patches, its weights have 17 positions"),
         ({"image_size": "28"}, "image_size is '28'"),
         ({"image_size": 1e9}, "image_size is 1000000000.0"),
-        ({"num_hidden_layers": 3}, "missing: encoder.blocks.2"),
-        ({"num_hidden_layers": 1}, "unexpected: encoder.blocks.1"),
+        ({"num_hidden_layers": 3}, "says 3 layers, but the weights have 2"),
+        ({"num_hidden_layers": 10**6}, "says 1000000 layers, but the weights have 2"),
+        ({"num_hidden_layers": 10**30}, "allowed are 1 to 1000000"),
         ({"id2label": {"0": "a", "1": "b"}}, "2 labels for 4 classes"),
         ({"id2label": {"1": "a", "2": "b", "3": "c", "4": "d"}}, "not for the numbers 0 to 3"),
         ({"id2label": ["a", "b", "c", "d"]}, "not a name for each number"),
@@ -241,6 +242,7 @@ def test_a_config_that_is_malformed_or_of_another_model_is_refused(folder, entri
         ({"image_mean": [0.5, 0.5, float("nan")]}, "image_mean is"),
         ({"image_std": [0.5, 0.5, 0]}, "image_std is [0.5, 0.5, 0.0]; allowed are numbers above 0"),
         ({"rescale_factor": 0}, "rescale_factor is 0"),
+        ({"image_mean": [0.5, 0.5, 10**400]}, "image_mean is"),
         ({"resample": "bicubic"}, "resample is 'bicubic', not a number"),
     ],
 )

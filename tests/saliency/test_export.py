@@ -2,7 +2,9 @@
 
 import csv
 import os
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,18 @@ from vit.models.classifier import Classifier, Preprocessing
 from vit.models.encoder import image_encoder
 from vit.saliency import export
 from vit.saliency.explain import Explanation, explain_batch
-from vit.saliency.export import INDEX_COLUMNS, WAITING_DRAWINGS, ExportOptions, export_maps, uncropped
+from vit.saliency.export import (
+    INDEX_COLUMNS,
+    WAITING_DRAWINGS,
+    ExportOptions,
+    Photograph,
+    export_maps,
+    remaining,
+    uncropped,
+)
+from vit.saliency.export_log import LOG, ExportLog, fingerprint, remove_torn
 from vit.saliency.render import upsample
+from vit.saliency.targets import Target
 
 CPU = torch.device("cpu")
 PREPARED = Preprocessing((14, 21))
@@ -43,12 +55,17 @@ def batch(indices: list[int], skipped: list[tuple[str, str]] | None = None) -> d
 
 
 def steps(out: Path, batches: Any, count: int, *, model: Classifier | None = None, **options: Any) -> Iterator[Step]:
-    names = [f"birds/{index}.jpg" for index in range(count)]
-    stems = [Path(f"birds/{index}") for index in range(count)]
-    prepared = options.pop("prepared", PREPARED)
-    return export_maps(
-        model or tiny(), batches, names, stems, out, options=ExportOptions(**options), prepared=prepared, device=CPU
-    )
+    prepared, resume = options.pop("prepared", PREPARED), options.pop("resume", False)
+    chosen, model = ExportOptions(**options), model or tiny()
+    out.mkdir(exist_ok=True)
+    with ExportLog(out, fingerprint(model), chosen.facts(prepared), resume=resume) as log:
+        yield from export_maps(
+            model, batches, photographs(count), out, options=chosen, prepared=prepared, device=CPU, log=log
+        )
+
+
+def photographs(count: int) -> list[Photograph]:
+    return [Photograph(f"birds/{index}.jpg", Path(f"birds/{index}")) for index in range(count)]
 
 
 def index_rows(out: Path) -> list[dict[str, str]]:
@@ -77,10 +94,10 @@ def test_each_photo_gets_its_map_overlay_and_row(tmp_path: Path) -> None:
         assert saved.dtype == np.float32
         np.testing.assert_allclose(saved, maps[index], rtol=1e-5)
         assert row == {
-            "image": f"birds/{index}.jpg", "img_h": "30", "img_w": "40",
+            "image": f"birds/{index}.jpg", "img_h": "30", "img_w": "40", "truth": "",
             "predicted": model.labels[probabilities[index].argmax()],
             "probability": f"{probabilities[index].max():.6f}",
-            "target": "predicted", "method": "rollout", "grid_h": "2", "grid_w": "3",
+            "target": "", "method": "rollout", "map": f"birds/{index}.npy", "grid_h": "2", "grid_w": "3",
             "min": f"{saved.min():.6g}", "max": f"{saved.max():.6g}", "flag": "",
         }  # fmt: skip
         with Image.open(tmp_path / f"birds/{index}.png") as picture:
@@ -89,17 +106,19 @@ def test_each_photo_gets_its_map_overlay_and_row(tmp_path: Path) -> None:
         sheet.load()
     assert tuple(index_rows(tmp_path)[0]) == INDEX_COLUMNS
     files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert files == {"index.csv", "contact_sheet.png"} | {
+    assert files == {"index.csv", "contact_sheet.png", LOG} | {
         f"birds/{n}.{end}" for n in range(3) for end in ("npy", "png")
     }
 
 
 def test_method_target_and_settings_reach_the_explanation(tmp_path: Path) -> None:
     model, images = tiny().eval(), batch([0])
-    given: dict[str, Any] = {"method": "attribution", "target": 2, "start_block": 1}
-    list(steps(tmp_path, [images], 1, model=model, **given))
+    given: dict[str, Any] = {"method": "attribution", "start_block": 1, "refine": True}
+    list(steps(tmp_path, [images], 1, model=model, **given, target=Target(classes=(2,))))
     np.testing.assert_allclose(
-        np.load(tmp_path / "birds/0.npy"), explain_batch(model, images["image"], **given).maps[0].numpy(), rtol=1e-5
+        np.load(tmp_path / "birds/0.npy"),
+        explain_batch(model, images["image"], target=2, **given).maps[0].numpy(),
+        rtol=1e-5,
     )
     assert [(row["method"], row["target"]) for row in index_rows(tmp_path)] == [("attribution", "robin")]
 
@@ -109,8 +128,42 @@ def test_method_target_and_settings_reach_the_explanation(tmp_path: Path) -> Non
     np.testing.assert_allclose(np.load(tmp_path / "birds/0.npy"), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (Target(topk=1), {"0": "heron", "1": "robin"}),
+        (Target(topk=2), {"0.top1": "heron", "0.top2": "crow", "1.top1": "robin", "1.top2": "heron"}),
+        (Target(by_image={"birds/0.jpg": 2, "birds/1.jpg": 0}), {"0": "robin", "1": "crow"}),
+    ],
+)
+def test_each_class_of_a_target_gets_a_map_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: Target, expected: dict[str, str]
+) -> None:
+    """The model says heron, crow, robin of the first photo, and robin, heron, crow of the second."""
+    logits = torch.tensor([[1.0, 2.0, 0.0], [0.0, 1.0, 2.0]])
+
+    def explain(model: Classifier, images: Tensor, *, target: Tensor | None = None, **options: Any) -> Explanation:
+        chosen = logits.argmax(1) if target is None else target  # the map tells its class
+        return Explanation(chosen.float()[:, None, None] + torch.arange(6.0).view(1, 2, 3), logits)
+
+    monkeypatch.setattr(export, "explain_batch", explain)
+    monkeypatch.setattr(Classifier, "forward", lambda model, images: logits)
+    model = tiny()
+    list(steps(tmp_path, [batch([0, 1])], 2, model=model, method="legrad", target=target))
+    rows = index_rows(tmp_path)
+    assert {Path(row["map"]).stem: row["target"] for row in rows} == expected
+    assert [row["predicted"] for row in rows] == ["heron"] * (len(rows) // 2) + ["robin"] * (len(rows) // 2)
+    for row in rows:
+        assert np.load(tmp_path / row["map"])[0, 0] == model.labels.index(row["target"])
+        assert (tmp_path / row["map"]).with_suffix(".png").is_file()
+
+
 def test_classes_without_labels_are_called_by_their_number_and_no_head_by_nothing(tmp_path: Path) -> None:
-    list(steps(tmp_path / "bare", [batch([0])], 1, model=tiny(labels=()), method="attribution", target=1))
+    list(
+        steps(
+            tmp_path / "bare", [batch([0])], 1, model=tiny(labels=()), method="attribution", target=Target(classes=(1,))
+        )
+    )
     list(steps(tmp_path / "headless", [batch([0])], 1, model=tiny(labels=(), num_classes=0)))
     (bare,), (headless,) = index_rows(tmp_path / "bare"), index_rows(tmp_path / "headless")
     assert bare["predicted"] in {"class 0", "class 1", "class 2"}
@@ -233,7 +286,6 @@ def test_no_more_photos_are_held_than_may_wait_for_their_drawing(
 
 
 def test_a_drawing_that_fails_ends_the_export_without_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "index.csv").write_text("of an earlier export")
     draw = export.write_one
 
     def full_disk(job: export.Job, *rest: Any) -> Any:
@@ -244,8 +296,7 @@ def test_a_drawing_that_fails_ends_the_export_without_an_index(tmp_path: Path, m
     monkeypatch.setattr(export, "write_one", full_disk)
     with pytest.raises(OSError, match="No space left"):
         list(steps(tmp_path, [batch([0, 1]), batch([2, 3]), batch([4])], 5))
-    assert (tmp_path / "index.csv").read_text() == "of an earlier export"
-    assert {path.name for path in tmp_path.iterdir()} == {"index.csv", "birds"}
+    assert {path.name for path in tmp_path.iterdir()} == {LOG, "birds"}
     assert not (tmp_path / "birds/2.png").exists()
 
 
@@ -284,3 +335,92 @@ def test_maps_outlive_a_power_cut_and_opencv_gets_its_threads_back(
     list(steps(tmp_path, [batch([0, 1])], 2))
     assert sorted(synced) == [".csv", ".npy", ".npy"]  # a lost overlay can be drawn again
     assert cv2.getNumThreads() == threads
+
+
+def export_of(folder: Path, count: int, *, resume: bool = False, **options: Any) -> list[int]:
+    """Explains the photos that are not done, two at a time; returns their places. The photos follow from theirs."""
+    torch.manual_seed(0)
+    model, chosen = tiny().eval(), ExportOptions(**options)
+    folder.mkdir(exist_ok=True)
+    with ExportLog(folder, fingerprint(model), chosen.facts(PREPARED), resume=resume) as log:
+        remove_torn([folder, folder / "birds"])
+        places = remaining(photographs(count), folder, chosen, log)
+
+        def reading() -> Iterator[dict[str, Any]]:
+            for start in range(0, len(places), 2):
+                found = batch(places[start : start + 2])
+                found["image"] = torch.stack([image_of(place) for place in places[start : start + 2]])
+                yield found | {"index": torch.arange(start, min(start + 2, len(places)))}
+
+        list(
+            export_maps(
+                model, reading(), photographs(count), folder, places=places, options=chosen, prepared=PREPARED,
+                device=CPU, log=log,
+            )
+        )  # fmt: skip
+    return places
+
+
+def image_of(place: int) -> Tensor:
+    return torch.randn(3, 14, 21, generator=torch.Generator().manual_seed(place))
+
+
+def all_files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_killed_export_is_resumed(tmp_path: Path) -> None:
+    """Killed by SIGKILL a few times: each goes on where the last one stood, and nothing tells them from one export."""
+    count, moments = 90, np.random.default_rng(0)
+    export_of(tmp_path / "whole", count, gallery=True)
+    done = [0]
+    while len(done) < 20 and (tmp_path / "killed" / "index.csv").exists() is False:
+        child = os.fork()
+        if child == 0:
+            torch.set_num_threads(1)
+            export_of(tmp_path / "killed", count, resume=True, gallery=True)
+            os._exit(0)
+        if len(done) < 5:
+            log, start = tmp_path / "killed" / LOG, time.monotonic()
+            while time.monotonic() < start + 60 and (not log.exists() or log.read_bytes().count(b"\n") < done[-1] + 9):
+                time.sleep(0.001)
+            time.sleep(moments.uniform(0, 0.02))
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        done.append((tmp_path / "killed" / LOG).read_bytes().count(b"\n"))
+    assert len(done) == 6, done  # four kills, and one that came to its end
+    assert done == sorted(set(done)), done
+    assert done[-1] == 1 + count  # a line a map: none was done twice
+    assert all_files(tmp_path / "killed") == all_files(tmp_path / "whole")
+
+
+def test_what_is_there_is_not_done_again(tmp_path: Path) -> None:
+    assert export_of(tmp_path, 5) == [0, 1, 2, 3, 4]
+    before = all_files(tmp_path)
+    assert export_of(tmp_path, 5, resume=True) == []
+    assert all_files(tmp_path) == before
+    (tmp_path / "birds/1.npy").unlink()
+    (tmp_path / "birds/3.png").write_bytes(b"")  # as after a power cut
+    assert export_of(tmp_path, 5, resume=True) == [1, 3]
+    assert {name: data for name, data in all_files(tmp_path).items() if name != LOG} == {
+        name: data for name, data in before.items() if name != LOG
+    }
+    assert export_of(tmp_path, 7, resume=True) == [5, 6]  # two more photos
+    assert [row["image"] for row in index_rows(tmp_path)] == [f"birds/{index}.jpg" for index in range(7)]
+    assert export_of(tmp_path, 7) == list(range(7))  # without resume, from the start
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not tell a process's memory")
+def test_memory_does_not_grow_with_the_photos(tmp_path: Path) -> None:
+    """Three times as many photos: no more memory. To hold the overlays of 200 photos would take 60 MB."""
+    grown = []
+    for number, _ in enumerate(steps(tmp_path, (batch([n]) for n in range(300)), 300, gallery=True), start=1):
+        if number in (100, 300):
+            grown.append(resident())
+    assert grown[1] - grown[0] < 10 * 2**20
+    assert len(index_rows(tmp_path)) == 300

@@ -103,11 +103,10 @@ def default(book):
     q, k, _ = (part[:, :, book.prefix :].transpose(1, 2).flatten(2) for part in book.qkv())
     middle = book.maps[-1].sort(dim=1).values[:, (book.maps[-1].shape[1] - 1) // 2]
     seed = (book.readout @ middle)[:, book.prefix :]
-    between = book.maps[-1].mean(dim=1)[:, book.prefix :, book.prefix :]
-    shared = (between @ seed[:, :, None])[..., 0] / between.sum(dim=-1)
-    w = (shared - shared.amin(1, True)) / (shared.amax(1, True) - shared.amin(1, True))
     x = F.normalize(torch.cat([F.normalize(k, dim=-1), F.normalize(q, dim=-1)], dim=-1), dim=-1)
-    attended, others = F.normalize((w**2)[:, None] @ x, dim=-1), F.normalize((1 - w)[:, None] @ x, dim=-1)
+    shared = (torch.softmax(x @ x.transpose(1, 2) / 0.1, dim=-1) @ seed[:, :, None])[..., 0]
+    w = (shared - shared.amin(1, True)) / (shared.amax(1, True) - shared.amin(1, True))
+    attended, others = F.normalize((w**4)[:, None] @ x, dim=-1), F.normalize(((1 - w) ** 2)[:, None] @ x, dim=-1)
     return ((attended - others) @ x.transpose(1, 2)).reshape(len(x), *book.grid).detach()
 
 

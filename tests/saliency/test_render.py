@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vit.saliency import render
-from vit.saliency.render import contact_sheet, map_flag, overlay, save_map, save_overlay, upsample
+from vit.saliency.render import contact_sheet, map_flag, overlay, save_overlay, upsample
 
 NAN = float("nan")
 
@@ -74,6 +74,17 @@ def test_overlay_shows_photo_left_and_map_right() -> None:
     # The two ends of viridis, #fde725 at the peak and #440154 far from it.
     np.testing.assert_allclose(panel[0, 0], [0xFD, 0xE7, 0x25], atol=1)
     np.testing.assert_allclose(panel[-1, -1], [0x44, 0x01, 0x54], atol=1)
+
+
+def test_overlay_without_the_photo_beside_it() -> None:
+    both, over = (overlay(photo(224, 230), grid(), label="a", layout=name) for name in ("side_by_side", "over"))
+    top = both.shape[0] - over.shape[0]
+    assert top == 0
+    gap = both.shape[1] - 2 * 230
+    np.testing.assert_array_equal(over[40:250, :230], both[40:250, 230 + gap :][:, :230])
+    assert over.shape[1] < both.shape[1]
+    with pytest.raises(ValueError, match="side_by_side, over"):
+        overlay(photo(224, 230), grid(), layout="beside")  # type: ignore[arg-type]
 
 
 def test_overlay_blends_over_the_grey_photo() -> None:
@@ -238,12 +249,3 @@ def test_jpeg_is_smaller(tmp_path: Path) -> None:
     assert (tmp_path / "x.JPG").stat().st_size < (tmp_path / "x.png").stat().st_size / 2
     with pytest.raises(ValueError, match=r"\.png or \.jpg"):
         save_overlay(tmp_path / "x.gif", drawn)
-
-
-def test_map_is_read_back(tmp_path: Path) -> None:
-    values = grid().astype(np.float64)
-    values[0, 0] = NAN
-    save_map(tmp_path / "deep" / "x.npy", values)
-    back = np.load(tmp_path / "deep" / "x.npy", allow_pickle=False)
-    assert back.dtype == np.float32
-    np.testing.assert_array_equal(back, values)

@@ -20,6 +20,11 @@ ACTIVATIONS = {
     "quick_gelu": "quick_gelu",
 }
 
+LARGEST = 1_000_000  # of any size: no model is near it
+
+# The number of a layer of the image tower, in the names of its weights; the text tower's and the decoder's are others'.
+LAYER = re.compile(r"^(?!text_model\.|decoder\.)(?:.*\.)?layers?\.(\d+)\.")
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -88,7 +93,6 @@ def facts(config: Mapping[str, Any], processor: Mapping[str, Any] | None, tensor
             raise Misfit(f"its hidden_act is {shown(act)}; known are {', '.join(ACTIVATIONS)}")
         encoder: dict[str, Any] = {
             "num_heads": _positive(tower, kind, "num_attention_heads"),
-            "depth": _positive(tower, kind, "num_hidden_layers"),
             "norm_eps": _epsilon(tower, kind),
             "act": ACTIVATIONS[act],
             "pos_interpolation": kind.pos_interpolation,
@@ -109,6 +113,7 @@ def facts(config: Mapping[str, Any], processor: Mapping[str, Any] | None, tensor
 
 @dataclass(frozen=True)
 class _Sizes:
+    depth: int
     width: int
     channels: int
     image_size: tuple[int, int]
@@ -134,6 +139,7 @@ def _tower(config: Mapping[str, Any]) -> tuple[Kind, Mapping[str, Any]]:
 
 def _sizes(tower: Mapping[str, Any], kind: Kind) -> _Sizes:
     return _Sizes(
+        depth=_positive(tower, kind, "num_hidden_layers"),
         width=_positive(tower, kind, "hidden_size"),
         channels=_positive(tower, kind, "num_channels"),
         image_size=_pair(tower, kind, "image_size"),
@@ -151,12 +157,15 @@ def _refuse_other_sizes(sizes: _Sizes, tensors: Tensors) -> None:
                 "it says {} channels of tokens, {} of images, patches of {} x {}".format(*said)
                 + ", but the weights are of {}, {}, {} x {}".format(*kernel.shape)
             )
+    found = {match[1] for name in tensors if (match := LAYER.search(name))}
+    if sizes.depth != len(found):  # before anything is built: a config may say a million
+        raise Misfit(f"it says {sizes.depth} layers, but the weights have {len(found)}")
     positions = _ending(tensors, r"embeddings\.position_embedding(s|\.weight)")
     if positions is not None and positions.ndim >= 2:
         (height, width), (patch_h, patch_w) = sizes.image_size, sizes.patch_size
-        patches, found = (height // patch_h) * (width // patch_w), positions.shape[-2]
-        if not patches <= found <= patches + 2:  # class and distillation token may have positions
-            raise Misfit(f"its image_size {height} x {width} is {patches} patches, its weights have {found} positions")
+        patches, length = (height // patch_h) * (width // patch_w), positions.shape[-2]
+        if not patches <= length <= patches + 2:  # class and distillation token may have positions
+            raise Misfit(f"its image_size {height} x {width} is {patches} patches, its weights have {length} positions")
 
 
 def _ending(tensors: Tensors, pattern: str) -> Tensor | None:
@@ -174,8 +183,8 @@ def _of_type(tower: Mapping[str, Any], kind: Kind, name: str, expected: type) ->
 
 def _positive(tower: Mapping[str, Any], kind: Kind, name: str) -> int:
     value: int = _of_type(tower, kind, name, int)
-    if value < 1:
-        raise Misfit(f"its {name} is {value}; allowed are 1 or more")
+    if not 1 <= value <= LARGEST:
+        raise Misfit(f"its {name} is {shown(value)}; allowed are 1 to {LARGEST}")
     return value
 
 
@@ -190,7 +199,7 @@ def _pair(tower: Mapping[str, Any], kind: Kind, name: str) -> tuple[int, int]:
     """A size in pixels, (height, width), of one number or two."""
     value = tower.get(name, getattr(kind, name))
     numbers = tuple(value) if isinstance(value, list | tuple) else (value, value)
-    if len(numbers) != 2 or not all(type(number) is int and number >= 1 for number in numbers):
+    if len(numbers) != 2 or not all(type(number) is int and 1 <= number <= LARGEST for number in numbers):
         raise Misfit(f"its {name} is {shown(value)}; allowed are one number, or [height, width]")
     return numbers
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isclose, isfinite, nextafter
+from math import isclose, nextafter
 from typing import Any
 
 HALF = (0.5, 0.5, 0.5)
@@ -162,7 +162,7 @@ def _number(config: Mapping[str, Any], name: str, usual: float) -> float:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
 
 
 def shown(value: object) -> str:

@@ -1,16 +1,18 @@
-"""Maps of many photographs, written as they come: raw arrays, overlays, an index and a contact sheet.
+"""Maps of many photographs, written as they come: raw arrays, overlays, an index, a contact sheet and a gallery.
 
 One batch is explained while the next is read and the last is drawn; memory does not grow with the number of
-photographs.
+photographs. What is done is logged, so that an export that was killed goes on where it stood.
 """
 
 import csv
+import hashlib
+import json
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,25 +22,49 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vit.foundation import atomic_write
+from vit.foundation import UserError, atomic_write
 from vit.inference import arithmetic
 from vit.models.classifier import Classifier, Preprocessing
-from vit.saliency.explain import explain_batch
-from vit.saliency.render import contact_sheet, map_flag, overlay, save_map, save_overlay, upsample
+from vit.saliency.explain import evaluating, explain_batch
+from vit.saliency.explanation import Explanation
+from vit.saliency.export_log import ExportLog
+from vit.saliency.gallery import Entry, write_gallery
+from vit.saliency.map_files import MapFormat, finite_range, map_path, save_map
+from vit.saliency.methods import METHODS
+from vit.saliency.render import Colormap, Layout, contact_sheet, map_flag, overlay, save_overlay, upsample
+from vit.saliency.targets import Target
 
 INDEX_COLUMNS = (
-    "image", "img_h", "img_w", "predicted", "probability", "target", "method", "grid_h", "grid_w", "min", "max", "flag",
+    "image", "img_h", "img_w", "truth", "predicted", "probability", "target", "method", "map", "grid_h", "grid_w",
+    "min", "max", "flag",
 )  # fmt: skip
 WAITING_DRAWINGS = 64  # overlays that may be behind the model before it waits for them
 SHEET_OVERLAYS = 24
 PHOTO_SIDE = 768  # pixels of a photo's longer side that an overlay shows at most
+THUMBNAILS = "thumbnails"  # folder; only there are .jpg files, so it can't clash with a folder of photographs
+THUMBNAIL_SIDE = 384
 
 
-class Job(NamedTuple):
-    """All that the drawing of one photograph needs, free of the model and the device."""
+class Photograph(NamedTuple):
+    """A photograph of an export.
+
+    Args:
+        name: as the index calls it.
+        stem: of its files, below the output folder.
+        truth: its true label; empty where it is not known.
+    """
 
     name: str
     stem: Path
+    truth: str = ""
+
+
+class Job(NamedTuple):
+    """All that the drawing of one map needs, free of the model and the device."""
+
+    name: str
+    stem: Path
+    truth: str
     photo: np.ndarray  # uint8 (h, w, 3), upright, perhaps smaller than the file's
     size: tuple[int, int]  # (img_h, img_w) of the file, upright
     grid_map: np.ndarray
@@ -53,72 +79,130 @@ class ExportOptions:
 
     Args:
         method: see `vit.explain`.
-        target: None for the predicted class, or the index of a class.
+        target: the classes that are explained, for methods that know classes.
         start_block: blocks before this one are left out of the walk.
-        full: also write the map at the photo's own resolution, as NAME.full.npy.
-        precision: arithmetic of the forward pass.
+        refine: see `vit.explain`.
         method_options: of the method, see `vit.explain`.
+        precision: arithmetic of the forward pass.
+        form: of the raw maps, see `save_map`.
+        full: also write the map at the photo's own resolution.
+        colormap, opacity, layout: of the overlays, see `overlay`.
+        gallery: also write a page of all maps, and the thumbnails that it shows.
     """
 
     method: str = "rollout"
-    target: int | None = None
+    target: Target = Target(topk=1)  # noqa: RUF009 (frozen)
     start_block: int = 0
-    full: bool = False
-    precision: str = "fp32"
+    refine: bool = False
     method_options: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = "fp32"
+    form: MapFormat = "npy"
+    full: bool = False
+    colormap: Colormap = "inferno"
+    opacity: float = 0.6
+    layout: Layout = "side_by_side"
+    gallery: bool = False
+
+    def stems(self, photograph: Photograph) -> list[Path]:
+        """One for each map of a photograph: several maps have the rank of their class in their names."""
+        stem, count = photograph.stem, self.target.maps_an_image if METHODS[self.method].needs_class else 1
+        return [stem] if count == 1 else [stem.with_name(f"{stem.name}.top{rank}") for rank in range(1, count + 1)]
+
+    def files(self, stem: Path) -> list[Path]:
+        """All that is written for a map, the overlay first."""
+        found = [_overlay_path(stem), map_path(stem, self.form)]
+        return found + [map_path(stem, self.form, full=True)] * self.full + [_thumbnail_path(stem)] * self.gallery
+
+    def facts(self, prepared: Preprocessing) -> dict[str, Any]:
+        """What the files follow from besides the photographs and the model, by the names of the options."""
+        return {
+            "--method": self.method,
+            "--target": _target_fact(self.target) if METHODS[self.method].needs_class else "",
+            "--start_block": self.start_block,
+            "--refine": self.refine,
+            **{f"--{self.method}.{name}": value for name, value in self.method_options.items()},
+            "--precision": self.precision,
+            "--format": self.form,
+            "--full": self.full,
+            "--colormap": self.colormap,
+            "--opacity": self.opacity,
+            "--layout": self.layout,
+            **asdict(prepared),
+        }
+
+
+def _target_fact(target: Target) -> str:
+    if target.by_image:
+        table = json.dumps(sorted(target.by_image.items()))
+        return f"a table of sha256 {hashlib.sha256(table.encode()).hexdigest()}"
+    return f"topk:{target.topk}" if target.topk else f"class {', '.join(map(str, target.classes))}"
+
+
+def remaining(photographs: Sequence[Photograph], out: Path, options: ExportOptions, log: ExportLog) -> list[int]:
+    """Places of the photographs that are not done: one of their maps is not in the log, or one of its files is gone."""
+
+    def written(stem: Path) -> bool:
+        return stem in log and all(_is_filled(out / path) for path in options.files(stem))
+
+    return [place for place, each in enumerate(photographs) if not all(map(written, options.stems(each)))]
 
 
 def export_maps(
     model: Classifier,
     batches: Iterable[dict[str, Any]],
-    names: list[str],
-    stems: list[Path],
+    photographs: Sequence[Photograph],
     out: Path,
     *,
+    places: Sequence[int] | None = None,
     options: ExportOptions,
     prepared: Preprocessing,
     device: torch.device,
+    log: ExportLog,
+    scores: tuple[str, Mapping[str, float]] = ("score", {}),
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Explains the batches and writes STEM.npy (float32, token grid) and STEM.png (overlay) for each photograph,
-    index.csv, and contact_sheet.png of the first ones.
+    """Explains the batches and writes the files of each photograph; then, of all that are done, index.csv,
+    contact_sheet.png of the first ones and, where asked for, gallery.html.
 
     A generator: it works as it is iterated, a batch a step.
 
     Args:
         batches: dicts of image, photo, size, index and skipped.
-        names, stems: of the photographs, by index: as the index calls them, and below `out` without a suffix.
+        photographs: all of the export, in the order of the index.
+        places: the photographs that the batches have, by the batches' index; None for all.
         prepared: what the images went through; says which part of a photo a cropped image shows.
+        log: what is done, and gets what is done here.
+        scores: for the gallery, see `read_scores`.
 
     Yields:
         (photographs of the batch, those of it that could not be read: path to reason).
     """
     model = model.to(device)
-    first: list[tuple[np.ndarray, str]] = []
-    with (
-        atomic_write(out / "index.csv") as path,
-        path.open("w", newline="", encoding="utf-8") as file,
-        ThreadPoolExecutor(_drawing_threads(device)) as pool,
-        _one_thread_of_opencv(),
-    ):
-        rows = csv.writer(file)
-        rows.writerow(INDEX_COLUMNS)
-        waiting: deque[Future[tuple[list[Any], np.ndarray]]] = deque()
+    given = photographs if places is None else [photographs[place] for place in places]
+    stems = [stem for each in photographs for stem in options.stems(each)]
+    first = dict.fromkeys(stems[:SHEET_OVERLAYS], None)
+    pictures: dict[Path, np.ndarray] = {}
+    with ThreadPoolExecutor(_drawing_threads(device)) as pool, _one_thread_of_opencv():
+        waiting: deque[tuple[Path, Future[tuple[list[Any], np.ndarray]]]] = deque()
 
         def finish(left: int) -> None:
             while len(waiting) > left:
-                row, picture = waiting.popleft().result()
-                rows.writerow(row)
-                if len(first) < SHEET_OVERLAYS:
-                    first.append((picture, row[0]))
+                stem, drawing = waiting.popleft()
+                row, picture = drawing.result()
+                log.add(stem, row)
+                if stem in first:
+                    pictures[stem] = picture
 
         for batch in batches:
-            for job in _explained(model, batch, names, stems, options, device):
-                waiting.append(pool.submit(write_one, job, out, options, prepared))
-            finish(WAITING_DRAWINGS)
+            for job in _explained(model, batch, given, options, device):
+                waiting.append((job.stem, pool.submit(write_one, job, out, options, prepared)))
+                finish(WAITING_DRAWINGS)
             yield len(batch["index"]), dict(batch["skipped"])
         finish(0)
-    for page in islice(contact_sheet(first, per_page=SHEET_OVERLAYS), 1):
-        save_overlay(out / "contact_sheet.png", page)
+        _write_index(out / "index.csv", log, stems)
+        _write_sheet(out, log, stems, pictures)
+        if options.gallery:
+            entries = (_entry(stem, row, scores[1]) for stem, row in log.rows(stems))
+            write_gallery(out / "gallery.html", entries, title=f"Maps by {options.method}", score=scores[0])
 
 
 def _drawing_threads(device: torch.device) -> int:
@@ -140,29 +224,58 @@ def _one_thread_of_opencv() -> Iterator[None]:
 def _explained(
     model: Classifier,
     batch: dict[str, Any],
-    names: list[str],
-    stems: list[Path],
+    photographs: Sequence[Photograph],
     options: ExportOptions,
     device: torch.device,
 ) -> Iterator[Job]:
     if len(batch["image"]) == 0:
         return
-    with arithmetic(options.precision, device):
-        explanation = explain_batch(
-            model,
-            batch["image"].to(device, non_blocking=True),
-            method=options.method,
-            target=options.target,
-            start_block=options.start_block,
-            **options.method_options,
-        )
-    maps = explanation.maps.cpu().numpy()
-    predicted = _predictions(model, explanation.logits)
-    target = "predicted" if options.target is None else _label(model, options.target)
-    for place, index in enumerate(batch["index"].tolist()):
-        label, probability = predicted[place]
-        photo = batch["photo"][place].numpy()
-        yield Job(names[index], stems[index], photo, batch["size"][place], maps[place], label, probability, target)
+    images = batch["image"].to(device, non_blocking=True)
+    given = [photographs[index] for index in batch["index"].tolist()]
+    photos = [photo.numpy() for photo in batch["photo"]]
+    for rank, (explanation, classes) in enumerate(_explanations(model, images, given, options, device)):
+        maps = explanation.maps.cpu().numpy()
+        predicted = _predictions(model, explanation.logits)
+        for place, photograph in enumerate(given):
+            label, probability = predicted[place]
+            target = "" if classes is None else _label(model, classes[place])
+            yield Job(
+                photograph.name, options.stems(photograph)[rank], photograph.truth, photos[place],
+                batch["size"][place], maps[place], label, probability, target,
+            )  # fmt: skip
+
+
+def _explanations(
+    model: Classifier, images: Tensor, photographs: list[Photograph], options: ExportOptions, device: torch.device
+) -> Iterator[tuple[Explanation, list[int] | None]]:
+    """One for each rank of the target's classes, with the class of each image; None of a method that knows none."""
+
+    def explanation(classes: Tensor | None) -> Explanation:
+        with arithmetic(options.precision, device):
+            return explain_batch(
+                model,
+                images,
+                method=options.method,
+                target=classes,
+                start_block=options.start_block,
+                refine=options.refine,
+                **options.method_options,
+            )
+
+    target = options.target
+    if not METHODS[options.method].needs_class:
+        yield explanation(None), None
+    elif target.topk == 1:  # the method finds it by itself, without one more forward pass
+        found = explanation(None)
+        yield found, found.logits.argmax(dim=1).tolist()
+    else:
+        logits = None
+        if target.needs_logits:
+            with evaluating(model), torch.inference_mode(), arithmetic(options.precision, device):
+                logits = model(images)
+        of_images = target.of([each.name for each in photographs], logits)
+        for classes in zip(*of_images, strict=True):
+            yield explanation(torch.tensor(classes, device=device)), list(classes)
 
 
 def _predictions(model: Classifier, logits: Tensor) -> list[tuple[str, float | None]]:
@@ -177,21 +290,85 @@ def _label(model: Classifier, index: int) -> str:
 
 
 def write_one(job: Job, out: Path, options: ExportOptions, prepared: Preprocessing) -> tuple[list[Any], np.ndarray]:
-    """Writes the files of one photograph; returns its row of the index, and its overlay."""
-    flag = map_flag(job.grid_map)
-    save_map(out / job.stem.with_name(job.stem.name + ".npy"), job.grid_map)
+    """Writes the files of one map; returns its row of the index, and its overlay."""
+    limits = finite_range(job.grid_map)
+    path = map_path(job.stem, options.form)
+    save_map(out / path, job.grid_map, options.form)
     whole = prepared.resize_mode == "squash"
     if options.full:
         full = upsample(job.grid_map, job.size) if whole else uncropped(job.grid_map, job.size, prepared)
-        save_map(out / job.stem.with_name(job.stem.name + ".full.npy"), full)
+        save_map(out / map_path(job.stem, options.form, full=True), full, options.form, limits=limits)
     shown = job.grid_map if whole else uncropped(job.grid_map, job.photo.shape[:2], prepared)
-    picture = overlay(job.photo, shown, label=job.predicted or None, probability=job.probability)
-    save_overlay(out / job.stem.with_name(job.stem.name + ".png"), picture)
+    picture = overlay(
+        job.photo, shown, label=job.predicted or None, probability=job.probability, colormap=options.colormap,
+        opacity=options.opacity, layout=options.layout,
+    )  # fmt: skip
+    save_overlay(out / _overlay_path(job.stem), picture)
+    if options.gallery:
+        save_overlay(out / _thumbnail_path(job.stem), _thumbnail(picture))
     probability = "" if job.probability is None else f"{job.probability:.6f}"
-    values = job.grid_map[np.isfinite(job.grid_map)]
-    low, high = (f"{values.min():.6g}", f"{values.max():.6g}") if values.size else ("", "")
-    row = [job.name, *job.size, job.predicted, probability, job.target, options.method, *job.grid_map.shape]
-    return [*row, low, high, flag], picture
+    ends = ["", ""] if limits is None else [f"{value:.6g}" for value in limits]
+    name = os.fsencode(path).decode("utf-8", "backslashreplace")
+    row = [job.name, *job.size, job.truth, job.predicted, probability, job.target, options.method, name]
+    return [*row, *job.grid_map.shape, *ends, map_flag(job.grid_map)], picture
+
+
+def _overlay_path(stem: Path) -> Path:
+    return stem.with_name(stem.name + ".png")
+
+
+def _thumbnail_path(stem: Path) -> Path:
+    return THUMBNAILS / stem.with_name(stem.name + ".jpg")
+
+
+def _is_filled(path: Path) -> bool:
+    """Whether there is a file with something in it: pictures are not waited for until they lie on the disk."""
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
+
+
+def _thumbnail(picture: np.ndarray) -> np.ndarray:
+    scale = min(1.0, THUMBNAIL_SIDE / max(picture.shape[:2]))
+    height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _write_index(path: Path, log: ExportLog, stems: list[Path]) -> None:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(INDEX_COLUMNS)
+        rows.writerows(row for _, row in log.rows(stems))
+
+
+def _write_sheet(out: Path, log: ExportLog, stems: list[Path], pictures: dict[Path, np.ndarray]) -> None:
+    """contact_sheet.png; an overlay that an earlier process drew is read from its file."""
+
+    def overlays() -> Iterator[tuple[np.ndarray, str]]:
+        for stem, row in islice(log.rows(stems), SHEET_OVERLAYS):
+            picture = pictures.get(stem)
+            yield _read_picture(out / _overlay_path(stem)) if picture is None else picture, row[0]
+
+    for page in contact_sheet(overlays(), per_page=SHEET_OVERLAYS):
+        save_overlay(out / "contact_sheet.png", page)
+
+
+def _read_picture(path: Path) -> np.ndarray:
+    """In memory: OpenCV's own reader can't take a path that is not UTF-8."""
+    picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB)
+    if picture is None:
+        raise UserError(f"{path} is damaged.\nDelete it, and --resume draws it again.")
+    return np.asarray(picture)
+
+
+def _entry(stem: Path, row: list[Any], scores: Mapping[str, float]) -> Entry:
+    cell = dict(zip(INDEX_COLUMNS, row, strict=True))
+    return Entry(
+        cell["image"], _overlay_path(stem), _thumbnail_path(stem), cell["predicted"],
+        float(cell["probability"]) if cell["probability"] else None, cell["target"], cell["truth"], cell["flag"],
+        scores.get(cell["image"]),
+    )  # fmt: skip
 
 
 def uncropped(grid_map: np.ndarray, size: tuple[int, int], prepared: Preprocessing) -> np.ndarray:

@@ -29,11 +29,18 @@ def refine(maps: Tensor, keys: Tensor, *, temperature: float = TEMPERATURE) -> T
     with torch.autocast(maps.device.type, enabled=False):
         for image in range(len(maps)):  # one at a time, see `walk`
             directions = unit_features(keys[image : image + 1], relevance.shape[1])
-            # As attention with one head: its softmax divides by the root of the width.
-            scaled = directions * (directions.shape[-1] ** 0.5 / temperature)
-            for rows, affinity in attention_tiles(Recorded(scaled[:, None], directions[:, None])):
-                refined[image, rows] = affinity[0, 0] @ relevance[image]
+            refined[image] = mean_of_like(directions, relevance[image], temperature=temperature)
     return refined.view_as(maps)
+
+
+def mean_of_like(directions: Tensor, relevance: Tensor, *, temperature: float = TEMPERATURE) -> Tensor:
+    """softmax(x xᵀ / temperature) r of one image, (P,), for x (1, P, D) at unit length and r (P,)."""
+    found = torch.empty_like(relevance)
+    # As attention with one head: its softmax divides by the root of the width.
+    scaled = directions * (directions.shape[-1] ** 0.5 / temperature)
+    for rows, affinity in attention_tiles(Recorded(scaled[:, None], directions[:, None])):
+        found[rows] = affinity[0, 0] @ relevance
+    return found
 
 
 def unit_features(projected: Tensor, num_patches: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Saliency maps as pictures for people, and as files: numpy and OpenCV only, so that a worker needs no torch.
+"""Saliency maps as pictures for people: numpy and OpenCV only, so that a worker needs no torch.
 
 Pictures are uint8 RGB (height, width, 3). Maps are float (grid_h, grid_w) or (img_h, img_w); a NaN marks a
 place that the map does not cover, such as what lies outside a centre crop. Text is drawn with the TrueType
@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -24,6 +24,7 @@ from vit.foundation import atomic_write
 
 Picture = NDArray[np.uint8]
 Colormap = Literal["inferno", "magma", "viridis", "cividis"]
+Layout = Literal["side_by_side", "over"]
 Flag = Literal["", "NaN", "infinite", "all zero", "constant", "partly NaN"]
 
 SHORTEST, LONGEST = 224, 768  # limits of the drawn photo's long side, in pixels
@@ -87,6 +88,7 @@ def overlay(
     probability: float | None = None,
     colormap: Colormap = "inferno",
     opacity: float = 0.6,
+    layout: Layout = "side_by_side",
 ) -> Picture:
     """The photo, and beside it the map over the photo in grey, with a colour bar and a line of text above.
 
@@ -103,13 +105,16 @@ def overlay(
         probability: of that class, 0 to 1.
         colormap: a perceptually uniform one: equal steps of the map look equally large.
         opacity: share of the colour in the blend, 0 to 1.
+        layout: "side_by_side", or "over": without the photo beside it.
 
     Raises:
-        ValueError: for a photo that is not uint8 RGB, or a map that is not two-dimensional.
+        ValueError: for a photo that is not uint8 RGB, a map that is not two-dimensional, or another layout.
     """
     _check_picture(photo)
     if saliency.ndim != 2 or saliency.size == 0:
         raise ValueError(f"A saliency map is (grid_h, grid_w) or (img_h, img_w), got {saliency.shape}.")
+    if layout not in get_args(Layout):
+        raise ValueError(f"The layout is one of {', '.join(get_args(Layout))}, got {layout!r}.")
     shown = _fit_photo(photo)
     height, width = shown.shape[:2]
     text = int(np.clip(round(max(height, width) / 24), 14, 24))
@@ -120,10 +125,11 @@ def overlay(
     name, chance = _printable(label or ""), "" if probability is None else f"{100 * probability:.1f}%"
     strip = 2 * text
     top, gap = strip if name or chance else 0, text // 2
-    right, bar = width + gap, max(width, MIN_BAR)
+    right, bar = width + gap if layout == "side_by_side" else 0, max(width, MIN_BAR)
     whole = max(right + bar, MIN_WIDTH)
     canvas = np.full((top + height + strip, whole, 3), PAPER, np.uint8)
-    canvas[top : top + height, :width] = shown
+    if right:
+        canvas[top : top + height, :width] = shown
     canvas[top : top + height, right : right + width] = panel
     if top:
         room = whole - 8 - text - _text_width(chance, text)
@@ -215,12 +221,6 @@ def _jpeg(picture: Picture) -> bytes:
     if not done:
         raise ValueError(f"A picture of the shape {picture.shape} can't be encoded as JPEG.")
     return data.tobytes()
-
-
-def save_map(path: str | os.PathLike[str], saliency: NDArray[Any]) -> None:
-    """Writes a map as float32 in numpy's .npy format, whole or not at all; np.load(path) reads it back."""
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        np.save(file, np.asarray(saliency, dtype=np.float32), allow_pickle=False)
 
 
 def _check_picture(picture: NDArray[Any]) -> None:

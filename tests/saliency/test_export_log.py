@@ -1,0 +1,99 @@
+"""The log of an export: torn lines are dropped, and what does not fit is refused."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from vit.foundation import UserError, atomic_write
+from vit.saliency.export_log import LOG, ExportLog, fingerprint, remove_torn
+
+OPTIONS = {"--method": "rollout", "--full": False}
+NAMES = [Path("a"), Path("b/c"), Path(os.fsdecode(b"latin-\xe9"))]
+
+
+def opened(folder: Path, *, resume: bool = True, model: str = "m", **options: Any) -> ExportLog:
+    return ExportLog(folder, model, {**OPTIONS, **options}, resume=resume)
+
+
+def fill(folder: Path) -> None:
+    with opened(folder) as log:
+        for number, name in enumerate(NAMES):
+            log.add(name, [str(name), number])
+
+
+def test_rows_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
+    fill(tmp_path)
+    with opened(tmp_path) as log:
+        assert [row for _, row in log.rows([NAMES[2], Path("other"), NAMES[0]])] == [[str(NAMES[2]), 2], ["a", 0]]
+        assert Path("other") not in log
+        log.add(NAMES[0], ["again", 7])
+        assert list(log.rows(NAMES[:1])) == [(NAMES[0], ["again", 7])]
+    with opened(tmp_path, resume=False) as log:
+        assert not any(name in log for name in NAMES)
+
+
+def test_any_torn_end_is_dropped(tmp_path: Path) -> None:
+    """The log cut at each of its bytes: what is whole counts, and what is added afterwards can be read."""
+    fill(tmp_path)
+    whole = (tmp_path / LOG).read_bytes()
+    for length in range(len(whole)):
+        (tmp_path / LOG).write_bytes(whole[:length])
+        with opened(tmp_path) as log:
+            found = [name for name in NAMES if name in log]
+            assert found == NAMES[: max(whole[:length].count(b"\n") - 1, 0)]
+            log.add(NAMES[2], ["new"])
+            assert [row for _, row in log.rows(NAMES)] == [
+                *([str(name), n] for n, name in enumerate(found)), ["new"],
+            ]  # fmt: skip
+        assert all(json.loads(line) for line in (tmp_path / LOG).read_text().splitlines())
+
+
+def test_other_maps_are_not_mixed_in(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(UserError, match="nothing to resume"):
+        opened(tmp_path)
+    (tmp_path / "mine.txt").unlink()
+    fill(tmp_path)
+    before = (tmp_path / LOG).read_bytes()
+    for changed, words in (
+        ({"model": "n"}, "another model: the sha256 of its weights is m"),
+        ({"--full": True}, "other options: --full was False, is True"),
+        ({"--rollout.residual": 0.5}, "--rollout.residual was None, is 0.5"),
+    ):
+        with pytest.raises(UserError, match=words) as refused:
+            opened(tmp_path, **changed)
+        assert len(str(refused.value).splitlines()) <= 5
+    assert (tmp_path / LOG).read_bytes() == before
+    (tmp_path / LOG).write_text('{"format": 0}\n')
+    with pytest.raises(UserError, match="another version"):
+        opened(tmp_path)
+
+
+def test_a_fingerprint_changes_with_each_weight_and_label() -> None:
+    def of(change: float = 0.0, labels: tuple[str, ...] = ("a",), dtype: torch.dtype = torch.float32) -> str:
+        model = nn.Linear(3, 2).requires_grad_(False)
+        model.weight.fill_(1)
+        model.bias.zero_()
+        model.weight[1, 2] += change
+        model.labels = labels  # type: ignore[assignment]
+        return fingerprint(model.to(dtype))  # type: ignore[arg-type]
+
+    assert of() == of()
+    assert len({of(), of(1e-6), of(labels=("b",)), of(dtype=torch.bfloat16)}) == 4
+
+
+def test_temporary_files_are_removed_and_no_others(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "x.npy") as temporary:
+        (tmp_path / "copy").write_bytes(temporary.read_bytes())
+        torn = temporary.with_name(temporary.name)
+    torn.touch()  # as a killed process leaves it
+    kept = {"x.npy", "copy", ".mine.npy", ".hidden"}
+    for name in kept:
+        (tmp_path / name).touch()
+    remove_torn([tmp_path, tmp_path / "none"])
+    assert {path.name for path in tmp_path.iterdir()} == kept

@@ -1,0 +1,142 @@
+"""What of an export is done, so that one that was killed goes on where it stood."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from vit.foundation import UserError
+from vit.models.classifier import Classifier
+
+LOG = "export.jsonl"
+FORMAT = 1
+TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.[a-z]+")  # see `atomic_write`
+
+
+class ExportLog:
+    """A text file in the output folder, a line of JSON each: first what the maps are of, then, for each map whose
+    files are written, its stem and its row of the index.
+
+    Lines are appended and handed to the system at once, never changed. A torn last line, of a process that was
+    killed, is dropped; of two lines of one stem the later counts. Only the places of the rows are held in memory.
+    """
+
+    def __init__(self, folder: Path, model: str, options: Mapping[str, Any], *, resume: bool) -> None:
+        """Opens the log of a folder; `resume` goes on with the one that is there, else a new one takes its place.
+
+        Args:
+            model: its `fingerprint`.
+            options: all that the files follow from, besides the photographs; plain values.
+
+        Raises:
+            UserError: when the folder's maps are of another model or other options, or nothing says what they are of.
+        """
+        path = folder / LOG
+        if resume and not path.exists() and any(folder.iterdir()):
+            raise UserError(
+                f"{folder} holds files, but no {LOG} that says what they are of, so there is nothing to resume.\n"
+                "Give another folder, or --overwrite."
+            )
+        header = json.loads(json.dumps({"format": FORMAT, "model": model, "options": options}))
+        self._places: dict[str, int] = {}
+        end = self._read(path, header) if resume and path.exists() else 0
+        self._file = path.open("r+b" if end else "wb")
+        self._file.truncate(end)
+        self._file.seek(end)
+        if not end:
+            self._append(header)
+
+    def __enter__(self) -> "ExportLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def __contains__(self, stem: Path) -> bool:
+        return str(stem) in self._places
+
+    def add(self, stem: Path, row: list[Any]) -> None:
+        """Says that the files of a map are written; `row` has plain values."""
+        self._places[str(stem)] = self._file.tell()
+        self._append([str(stem), row])
+
+    def rows(self, stems: Iterable[Path]) -> Iterator[tuple[Path, list[Any]]]:
+        """The stems that are done with their rows, in the order of `stems`, one in memory at a time."""
+        with Path(self._file.name).open("rb") as file:
+            for stem in stems:
+                if stem in self:
+                    file.seek(self._places[str(stem)])
+                    yield stem, json.loads(file.readline())[1]
+
+    def _append(self, line: Any) -> None:
+        self._file.write(json.dumps(line).encode() + b"\n")  # ASCII: a name that is no UTF-8 is escaped
+        self._file.flush()
+
+    def _read(self, path: Path, header: dict[str, Any]) -> int:
+        """Finds the places of the rows; returns the end of the last whole line, 0 without a whole first one."""
+        end = 0
+        with path.open("rb") as file:
+            for number, line in enumerate(file):
+                found = _parsed(line)
+                if found is None:
+                    break
+                if number == 0:
+                    _compare(path.parent, found, header)
+                else:
+                    self._places[found[0]] = end
+                end += len(line)
+        return end
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+
+
+def _compare(folder: Path, found: Any, header: dict[str, Any]) -> None:
+    """Raises UserError when the maps that are there would be mixed with maps of another kind."""
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise UserError(f"{folder / LOG} is of another version of this program.\nGive another folder, or --overwrite.")
+    if found["model"] != header["model"]:
+        raise UserError(
+            f"The maps in {folder} are of another model: the sha256 of its weights is {found['model'][:16]}..., this "
+            f"one's is {header['model'][:16]}...\nGive another folder, or --overwrite."
+        )
+    before, now = found["options"], header["options"]
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if changed:
+        told = "; ".join(f"{name} was {before.get(name)!r:.60}, is {now.get(name)!r:.60}" for name in changed[:3])
+        raise UserError(
+            f"The maps in {folder} were made with other options: {told}.\n"
+            "Give the same ones, another folder, or --overwrite."
+        )
+
+
+def fingerprint(model: Classifier) -> str:
+    """sha256 of a model's weights, as they were loaded, and of its labels."""
+    digest = hashlib.sha256(json.dumps(list(model.labels)).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def remove_torn(folders: Iterable[Path]) -> None:
+    """Removes the temporary files that a killed process left in these folders."""
+    for folder in folders:
+        if not folder.is_dir():
+            continue
+        with os.scandir(folder) as entries:
+            torn = [entry.path for entry in entries if TEMPORARY.fullmatch(entry.name)]
+        for path in torn:
+            Path(path).unlink(missing_ok=True)
