@@ -279,3 +279,11 @@ def test_a_write_that_fails_leaves_the_folder_as_it_was(monkeypatch, folder, ran
     with pytest.raises(OSError, match="No space"):
         write_folder(randomise(oblong()), folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_transformers_computes_in_float32_whatever_the_weights_are_kept_in():
+    """The shipped checkpoint is of half precision, in which transformers would otherwise compute."""
+    from transformers import AutoModelForImageClassification
+
+    model = AutoModelForImageClassification.from_pretrained("vit/assets/birdscenes")
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}

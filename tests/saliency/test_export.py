@@ -122,7 +122,7 @@ def test_method_target_and_settings_reach_the_explanation(tmp_path: Path) -> Non
     )
     assert [(row["method"], row["target"]) for row in index_rows(tmp_path)] == [("attribution", "robin")]
 
-    settings = {"residual": 0.25, "head_fusion": "max"}
+    settings: dict[str, Any] = {"residual": 0.25, "head_fusion": "max"}
     list(steps(tmp_path, [images], 1, model=model, method_options=settings))
     expected = explain_batch(model, images["image"], **settings).maps[0].numpy()
     np.testing.assert_allclose(np.load(tmp_path / "birds/0.npy"), expected, rtol=1e-5)

@@ -95,6 +95,7 @@ def config(model: Classifier) -> dict[str, Any]:
     return {
         "architecture": entry_point(model),
         "num_classes": model.num_classes,
+        "dtype": "float32",  # transformers would compute in the weights' own, which may be of half precision
         "num_features": model.encoder.embed_dim,
         "global_pool": POOLS[model.pool],
         **labels,
