@@ -5,13 +5,11 @@ What is slow to import (torch, lightning, timm) is imported inside the verb, so 
 
 from __future__ import annotations
 
-import re
 import sys
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import vit
 from vit.commandline import current_config, run_command
@@ -44,16 +42,9 @@ from vit.terminal import (
     say,
     tell_skipped,
 )
-
-if TYPE_CHECKING:
-    import torch
-
-    from datamodules.doctor.diagnosis import Diagnosis
-    from datamodules.image_files import ImageFile, ImageFiles
-    from vit.checkpoints.card import Training
-    from vit.models.classifier import Classifier, Preprocessing
-    from vit.saliency.export import Photograph
-    from vit.saliency.targets import Target
+from wiring.data import data_module, describe_data, image_files, run_estimate
+from wiring.explaining import check_method, chosen_target, export_names, refuse_images_within
+from wiring.models import build_model, pair, prepared_for, require_head
 
 DEMO_CHECKPOINT = Path(vit.__file__).parent / "assets" / "birdscenes"
 
@@ -607,211 +598,6 @@ def demo(*, out: str = "demo", seed: int = 0, device: Device = "auto", overwrite
         f"confusions         {folder / 'test' / 'confusion.png'}",
         f"where it looked    {folder / 'maps' / 'contact_sheet.png'}",
     )
-
-
-def build_model(options: ModelOptions, seed: int) -> tuple[Classifier, list[str]]:
-    """The model that the options describe, a checkpoint's or a new one, and what to tell of it."""
-    import torch
-
-    from vit.checkpoints.load import load_with_report
-    from vit.models.classifier import Classifier
-    from vit.models.encoder import image_encoder
-    from vit.models.variants import variant
-
-    torch.manual_seed(seed)
-    size = pair(options.image_size)
-    known = {name: getattr(options, name) for name in ("num_heads", "act", "norm_eps", "pos_interpolation")}
-    if options.pretrained:
-        model, report = load_with_report(
-            options.pretrained, image_size=size, pool=options.pool, drop_path=options.drop_path, **known
-        )
-        return model, report.lines()
-    keywords = variant(options.variant) | {name: value for name, value in known.items() if value is not None}
-    size = size or (224, 224)
-    encoder = image_encoder(
-        image_size=size, patch_size=(options.patch_size,) * 2, drop_path=options.drop_path, **keywords
-    )
-    return Classifier(encoder, 0, pool=options.pool or "class"), []
-
-
-def run_estimate(
-    found: Diagnosis, network: Classifier, batch_size: int, max_epochs: int, num_workers: int, device: torch.device
-) -> list[str]:
-    """What training on the checked data would take, in words."""
-    from datamodules.doctor.speed import reading_rate
-    from datamodules.sampling import reading_processes
-    from vit.training.estimate import estimate_training
-
-    network.reset_head(found.listing.labels)
-    prepared = network.preprocessing
-    reading = reading_rate(found.listing, found.scan, prepared.image_size, prepared.mean, prepared.std)
-    if not reading:
-        return []
-    step = estimate_training(network, batch_size, device=device)
-    processes = reading_processes(num_workers)
-    rate = min(reading * max(processes, 1), step.images_per_second)
-    if not processes:  # then one process reads and learns by turns
-        rate = 1 / (1 / reading + 1 / step.images_per_second)
-    minutes = max(1, max_epochs * int(found.counts[0].sum()) / rate / 60)
-    height, width = prepared.image_size
-    return [
-        f"training at {height} x {width} px: reading {reading:.0f} images/s a process, "
-        f"the model {step.images_per_second:.1f} images/s on {device.type} (measured on a few)",
-        f"{max_epochs} epochs: about {minutes:.0f} minutes and {step.memory(batch_size) / 2**30:.1f} GiB at batch size "
-        f"{batch_size}, fp32, validation and the program itself not counted",
-    ]
-
-
-def data_module(options: DataOptions, model: Classifier, *, seed: int, labels: tuple[str, ...] | None = None) -> Any:
-    """The data module of `--data.root`, prepared for the model."""
-    from datamodules.birdscenes import BirdScenes
-    from datamodules.image_folder import ImageFolder
-
-    check_range("seed", seed, 0)
-    if not options.root:
-        raise UserError("--data.root is missing: give the folder of photographs, or birdscenes:demo.")
-    prepared = model.preprocessing
-    keywords = asdict(options) | {
-        "image_size": prepared.image_size,
-        "mean": prepared.mean,
-        "std": prepared.std,
-        "seed": seed,
-        "labels": labels,
-    }
-    root = keywords.pop("root")
-    scenes = {name: keywords.pop(name) for name in ("train_scenes", "val_scenes", "confound") if name in keywords}
-    if root.startswith("birdscenes:"):
-        for unused in ("val_fraction", "strict"):
-            keywords.pop(unused)
-        return BirdScenes(root.removeprefix("birdscenes:"), **scenes, **keywords)
-    keywords |= {
-        "interpolation": prepared.interpolation,
-        "resize_mode": prepared.resize_mode,
-        "crop_pct": prepared.crop_pct,
-    }
-    return ImageFolder(root, **keywords)
-
-
-def describe_data(options: DataOptions, module: Any, start: str | None) -> Training:
-    """What a model card tells of the data and of the checkpoint that a run begins with; no path of this machine."""
-    from vit.checkpoints.card import Training
-
-    name = options.root if options.root.startswith("birdscenes:") else Path(options.root).absolute().name
-    images = {split: len(module.names(split)) for split in ("train", "val")}
-    classes = module.counts()["train"] if hasattr(module, "counts") else {}
-    start = start or ""
-    return Training(name, images, classes, start=start if start.startswith(("timm:", "hf:")) else Path(start).name)
-
-
-def pair(size: int | list[int] | None) -> tuple[int, int] | None:
-    """An image size as (height, width)."""
-    if size is None:
-        return None
-    if isinstance(size, int):
-        return size, size
-    if len(size) != 2:
-        raise UserError(f"--model.image_size is {size}; allowed are one number, or [height, width].")
-    return size[0], size[1]
-
-
-def require_head(model: Classifier, source: str) -> None:
-    """Raises UserError for a model that can't name classes."""
-    if not model.labels:
-        raise UserError(
-            f"{source} has no labelled head, so it names no classes.\nGive the model folder of a trained run."
-        )
-
-
-def prepared_for(model: Classifier, *, crop: bool) -> Preprocessing:
-    """What new images go through: the whole photo squashed, so that every pixel has a value, unless `crop`."""
-    if crop and model.preprocessing.resize_mode != "crop":
-        return replace(model.preprocessing, resize_mode="crop", crop_pct=1.0)
-    return model.preprocessing if crop else replace(model.preprocessing, resize_mode="squash")
-
-
-def image_files(files: list[ImageFile], prepared: Preprocessing, *, photo_side: int | None = None) -> ImageFiles:
-    """The data set of listed photographs, prepared for a model."""
-    from datamodules.image_files import ImageFiles
-
-    keywords = asdict(prepared)
-    return ImageFiles(files, keywords.pop("image_size"), keywords.pop("mean"), keywords.pop("std"),
-                      photo_side=photo_side, **keywords)  # fmt: skip
-
-
-def check_method(method: Method, model: Classifier, source: str, start_block: int, rollout: RolloutOptions) -> None:
-    """Raises UserError for a method that can't explain the model, or that has no such settings."""
-    import inspect
-
-    from vit.saliency.methods import METHODS, check_serves
-
-    try:
-        check_serves(method, model)
-    except ValueError as error:
-        raise UserError(f"{source}: {error}.") from None
-    if rollout != RolloutOptions() and method != "rollout":
-        raise UserError(f"The settings --rollout.* are for --method rollout, not for {method}.")
-    last_block = len(model.encoder.blocks) - 1
-    if not 0 <= start_block <= last_block:
-        raise UserError(f"--start_block is {start_block}; the model has blocks 0 to {last_block}.")
-    takes = [name for name, found in METHODS.items() if "start_block" in inspect.signature(found.maps).parameters]
-    if start_block and method not in takes:
-        raise UserError(f"--start_block is nothing to {method}; it is for --method {', '.join(takes)}.")
-
-
-def chosen_target(text: str, method: Method, model: Classifier) -> Target:
-    """What `--target` says, of a method that knows classes."""
-    from vit.saliency.methods import METHODS
-    from vit.saliency.targets import Target, parse_target
-
-    if METHODS[method].needs_class:
-        return parse_target(text, model.labels, model.num_classes)
-    if text == "predicted":
-        return Target(topk=1)
-    knowing = [name for name, found in METHODS.items() if found.needs_class]
-    raise UserError(
-        f"--target is {text!r}, but --method {method} knows no class: its maps are the same for all.\n"
-        f"Of a class are the maps of: {', '.join(knowing)}."
-    )
-
-
-def export_names(files: list[ImageFile], model: Classifier) -> list[Photograph]:
-    """How the photographs of an export are called, where their maps go, and what they are known to show."""
-    from datamodules.reading import printable
-    from vit.saliency.export import Photograph
-
-    known = set(model.labels)
-    return [
-        Photograph(printable(file.relative), stem, file.path.parent.name if file.path.parent.name in known else "")
-        for file, stem in zip(files, output_stems(files), strict=True)
-    ]
-
-
-def output_stems(files: list[ImageFile]) -> list[Path]:
-    """The stems of photographs' maps. A photograph keeps its suffix where its stem would be taken for the files of
-    another, or of the export itself: contact_sheet.png, NAME.full.npy, NAME.map.png, NAME.top1.npy."""
-    own = re.compile(r"contact_sheet|.*\.(full|map|top[0-9]+)", re.DOTALL)
-    stems = [file.relative if own.fullmatch(str(file.output_stem)) else file.output_stem for file in files]
-    while True:  # a stem with its suffix may be that of one more photograph
-        count = Counter(stems)
-        clashing = [n for n, stem in enumerate(stems) if count[stem] > 1 and stem != files[n].relative]
-        if not clashing:
-            return stems
-        for n in clashing:
-            stems[n] = files[n].relative
-
-
-def refuse_images_within(out: Path, files: list[ImageFile]) -> None:
-    """Raises UserError when photographs lie in the output folder: maps could overwrite them, or be explained next."""
-    if not out.is_dir():
-        return
-    home = out.resolve()
-    folders = {folder: folder.resolve().is_relative_to(home) for folder in {file.path.parent for file in files}}
-    within = [file for file in files if folders[file.path.parent]]
-    if within:
-        raise UserError(
-            f"The output folder {out} holds {len(within)} of the images to explain, such as {within[0].relative}.\n"
-            "Give a folder beside them, or name the images without those in it."
-        )
 
 
 def step(text: str) -> None:

@@ -35,6 +35,8 @@ from vit.foundation import keep_freed_memory
 from vit.models.classifier import Classifier
 from vit.saliency import export
 from vit.saliency.explain import explain_batch
+from wiring.data import image_files
+from wiring.models import prepared_for
 
 WHOLE, LOOP, BARE = "whole call", "export loop", "bare"
 
@@ -55,7 +57,7 @@ def timed_loop(seconds: list[float]) -> Iterator[None]:
 
 def batches_in_memory(model: Classifier, files: list[ImageFile], batch_size: int) -> list[Tensor]:
     """The photographs as the pipeline prepares them, without those that can't be read."""
-    dataset = cli.image_files(files, cli.prepared_for(model, crop=False))
+    dataset = image_files(files, prepared_for(model, crop=False))
     return [batch["image"] for batch in dataset.loader(batch_size) if len(batch["image"])]
 
 

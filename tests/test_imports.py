@@ -11,7 +11,8 @@ import pytest
 import vit
 
 ROOT = Path(__file__).parents[1]
-FILES = [ROOT / "cli.py", *sorted((ROOT / "vit").rglob("*.py")), *sorted((ROOT / "datamodules").rglob("*.py"))]
+PACKAGES = ("vit", "datamodules", "wiring")
+FILES = [ROOT / "cli.py", *(path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")))]
 
 # What each room may import of the project, besides itself.
 ROOMS = {
@@ -30,11 +31,12 @@ ROOMS = {
     },
     "datamodules": {"vit.foundation"},
 }
+ROOMS["wiring"] = set(ROOMS)
 ROOMS["cli"] = set(ROOMS)
 
 # Where each of these libraries may be imported.
 LIBRARIES = {
-    "lightning": {"vit.training", "datamodules", "cli"},
+    "lightning": {"vit.training", "datamodules", "wiring", "cli"},
     "pytorch_lightning": set(),
     "timm": {"vit.checkpoints", "vit.training"},
     "transformers": set(),
@@ -65,7 +67,7 @@ def imports_of(path):
 
 
 def is_ours(name):
-    return name.split(".")[0] in {"vit", "datamodules", "cli"}
+    return name.split(".")[0] in {*PACKAGES, "cli"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)

@@ -1,0 +1,96 @@
+"""Data as the options describe it, prepared for a model, and what is told of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vit.foundation import UserError, check_range
+from vit.options import DataOptions
+
+if TYPE_CHECKING:
+    import torch
+
+    from datamodules.doctor.diagnosis import Diagnosis
+    from datamodules.image_files import ImageFile, ImageFiles
+    from vit.checkpoints.card import Training
+    from vit.models.classifier import Classifier, Preprocessing
+
+
+def data_module(options: DataOptions, model: Classifier, *, seed: int, labels: tuple[str, ...] | None = None) -> Any:
+    """The data module of `--data.root`, prepared for the model."""
+    from datamodules.birdscenes import BirdScenes
+    from datamodules.image_folder import ImageFolder
+
+    check_range("seed", seed, 0)
+    if not options.root:
+        raise UserError("--data.root is missing: give the folder of photographs, or birdscenes:demo.")
+    prepared = model.preprocessing
+    keywords = asdict(options) | {
+        "image_size": prepared.image_size,
+        "mean": prepared.mean,
+        "std": prepared.std,
+        "seed": seed,
+        "labels": labels,
+    }
+    root = keywords.pop("root")
+    scenes = {name: keywords.pop(name) for name in ("train_scenes", "val_scenes", "confound") if name in keywords}
+    if root.startswith("birdscenes:"):
+        for unused in ("val_fraction", "strict"):
+            keywords.pop(unused)
+        return BirdScenes(root.removeprefix("birdscenes:"), **scenes, **keywords)
+    keywords |= {
+        "interpolation": prepared.interpolation,
+        "resize_mode": prepared.resize_mode,
+        "crop_pct": prepared.crop_pct,
+    }
+    return ImageFolder(root, **keywords)
+
+
+def image_files(files: list[ImageFile], prepared: Preprocessing, *, photo_side: int | None = None) -> ImageFiles:
+    """The data set of listed photographs, prepared for a model."""
+    from datamodules.image_files import ImageFiles
+
+    keywords = asdict(prepared)
+    return ImageFiles(files, keywords.pop("image_size"), keywords.pop("mean"), keywords.pop("std"),
+                      photo_side=photo_side, **keywords)  # fmt: skip
+
+
+def describe_data(options: DataOptions, module: Any, start: str | None) -> Training:
+    """What a model card tells of the data and of the checkpoint that a run begins with; no path of this machine."""
+    from vit.checkpoints.card import Training
+
+    name = options.root if options.root.startswith("birdscenes:") else Path(options.root).absolute().name
+    images = {split: len(module.names(split)) for split in ("train", "val")}
+    classes = module.counts()["train"] if hasattr(module, "counts") else {}
+    start = start or ""
+    return Training(name, images, classes, start=start if start.startswith(("timm:", "hf:")) else Path(start).name)
+
+
+def run_estimate(
+    found: Diagnosis, network: Classifier, batch_size: int, max_epochs: int, num_workers: int, device: torch.device
+) -> list[str]:
+    """What training on the checked data would take, in words."""
+    from datamodules.doctor.speed import reading_rate
+    from datamodules.sampling import reading_processes
+    from vit.training.estimate import estimate_training
+
+    network.reset_head(found.listing.labels)
+    prepared = network.preprocessing
+    reading = reading_rate(found.listing, found.scan, prepared.image_size, prepared.mean, prepared.std)
+    if not reading:
+        return []
+    step = estimate_training(network, batch_size, device=device)
+    processes = reading_processes(num_workers)
+    rate = min(reading * max(processes, 1), step.images_per_second)
+    if not processes:  # then one process reads and learns by turns
+        rate = 1 / (1 / reading + 1 / step.images_per_second)
+    minutes = max(1, max_epochs * int(found.counts[0].sum()) / rate / 60)
+    height, width = prepared.image_size
+    return [
+        f"training at {height} x {width} px: reading {reading:.0f} images/s a process, "
+        f"the model {step.images_per_second:.1f} images/s on {device.type} (measured on a few)",
+        f"{max_epochs} epochs: about {minutes:.0f} minutes and {step.memory(batch_size) / 2**30:.1f} GiB at batch size "
+        f"{batch_size}, fp32, validation and the program itself not counted",
+    ]

@@ -1,0 +1,93 @@
+"""What an export of maps needs to know before it begins: methods, targets, names."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vit.foundation import UserError
+from vit.options import Method, RolloutOptions
+
+if TYPE_CHECKING:
+    from datamodules.image_files import ImageFile
+    from vit.models.classifier import Classifier
+    from vit.saliency.export import Photograph
+    from vit.saliency.targets import Target
+
+
+def check_method(method: Method, model: Classifier, source: str, start_block: int, rollout: RolloutOptions) -> None:
+    """Raises UserError for a method that can't explain the model, or that has no such settings."""
+    import inspect
+
+    from vit.saliency.methods import METHODS, check_serves
+
+    try:
+        check_serves(method, model)
+    except ValueError as error:
+        raise UserError(f"{source}: {error}.") from None
+    if rollout != RolloutOptions() and method != "rollout":
+        raise UserError(f"The settings --rollout.* are for --method rollout, not for {method}.")
+    last_block = len(model.encoder.blocks) - 1
+    if not 0 <= start_block <= last_block:
+        raise UserError(f"--start_block is {start_block}; the model has blocks 0 to {last_block}.")
+    takes = [name for name, found in METHODS.items() if "start_block" in inspect.signature(found.maps).parameters]
+    if start_block and method not in takes:
+        raise UserError(f"--start_block is nothing to {method}; it is for --method {', '.join(takes)}.")
+
+
+def chosen_target(text: str, method: Method, model: Classifier) -> Target:
+    """What `--target` says, of a method that knows classes."""
+    from vit.saliency.methods import METHODS
+    from vit.saliency.targets import Target, parse_target
+
+    if METHODS[method].needs_class:
+        return parse_target(text, model.labels, model.num_classes)
+    if text == "predicted":
+        return Target(topk=1)
+    knowing = [name for name, found in METHODS.items() if found.needs_class]
+    raise UserError(
+        f"--target is {text!r}, but --method {method} knows no class: its maps are the same for all.\n"
+        f"Of a class are the maps of: {', '.join(knowing)}."
+    )
+
+
+def export_names(files: list[ImageFile], model: Classifier) -> list[Photograph]:
+    """How the photographs of an export are called, where their maps go, and what they are known to show."""
+    from datamodules.reading import printable
+    from vit.saliency.export import Photograph
+
+    known = set(model.labels)
+    return [
+        Photograph(printable(file.relative), stem, file.path.parent.name if file.path.parent.name in known else "")
+        for file, stem in zip(files, output_stems(files), strict=True)
+    ]
+
+
+def output_stems(files: list[ImageFile]) -> list[Path]:
+    """The stems of photographs' maps. A photograph keeps its suffix where its stem would be taken for the files of
+    another, or of the export itself: contact_sheet.png, NAME.full.npy, NAME.map.png, NAME.top1.npy."""
+    own = re.compile(r"contact_sheet|.*\.(full|map|top[0-9]+)", re.DOTALL)
+    stems = [file.relative if own.fullmatch(str(file.output_stem)) else file.output_stem for file in files]
+    while True:  # a stem with its suffix may be that of one more photograph
+        count = Counter(stems)
+        clashing = [n for n, stem in enumerate(stems) if count[stem] > 1 and stem != files[n].relative]
+        if not clashing:
+            return stems
+        for n in clashing:
+            stems[n] = files[n].relative
+
+
+def refuse_images_within(out: Path, files: list[ImageFile]) -> None:
+    """Raises UserError when photographs lie in the output folder: maps could overwrite them, or be explained next."""
+    if not out.is_dir():
+        return
+    home = out.resolve()
+    folders = {folder: folder.resolve().is_relative_to(home) for folder in {file.path.parent for file in files}}
+    within = [file for file in files if folders[file.path.parent]]
+    if within:
+        raise UserError(
+            f"The output folder {out} holds {len(within)} of the images to explain, such as {within[0].relative}.\n"
+            "Give a folder beside them, or name the images without those in it."
+        )

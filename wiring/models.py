@@ -1,0 +1,63 @@
+"""Models as the options describe them, and what new images must go through to suit them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from vit.foundation import UserError
+from vit.options import ModelOptions
+
+if TYPE_CHECKING:
+    from vit.models.classifier import Classifier, Preprocessing
+
+
+def build_model(options: ModelOptions, seed: int) -> tuple[Classifier, list[str]]:
+    """The model that the options describe, a checkpoint's or a new one, and what to tell of it."""
+    import torch
+
+    from vit.checkpoints.load import load_with_report
+    from vit.models.classifier import Classifier
+    from vit.models.encoder import image_encoder
+    from vit.models.variants import variant
+
+    torch.manual_seed(seed)
+    size = pair(options.image_size)
+    known = {name: getattr(options, name) for name in ("num_heads", "act", "norm_eps", "pos_interpolation")}
+    if options.pretrained:
+        model, report = load_with_report(
+            options.pretrained, image_size=size, pool=options.pool, drop_path=options.drop_path, **known
+        )
+        return model, report.lines()
+    keywords = variant(options.variant) | {name: value for name, value in known.items() if value is not None}
+    size = size or (224, 224)
+    encoder = image_encoder(
+        image_size=size, patch_size=(options.patch_size,) * 2, drop_path=options.drop_path, **keywords
+    )
+    return Classifier(encoder, 0, pool=options.pool or "class"), []
+
+
+def pair(size: int | list[int] | None) -> tuple[int, int] | None:
+    """An image size as (height, width)."""
+    if size is None:
+        return None
+    if isinstance(size, int):
+        return size, size
+    if len(size) != 2:
+        raise UserError(f"--model.image_size is {size}; allowed are one number, or [height, width].")
+    return size[0], size[1]
+
+
+def require_head(model: Classifier, source: str) -> None:
+    """Raises UserError for a model that can't name classes."""
+    if not model.labels:
+        raise UserError(
+            f"{source} has no labelled head, so it names no classes.\nGive the model folder of a trained run."
+        )
+
+
+def prepared_for(model: Classifier, *, crop: bool) -> Preprocessing:
+    """What new images go through: the whole photo squashed, so that every pixel has a value, unless `crop`."""
+    if crop and model.preprocessing.resize_mode != "crop":
+        return replace(model.preprocessing, resize_mode="crop", crop_pct=1.0)
+    return model.preprocessing if crop else replace(model.preprocessing, resize_mode="squash")
