@@ -15,7 +15,6 @@ import vit
 from vit.commandline import current_config, run_command
 from vit.foundation import (
     UserError,
-    atomic_write,
     check_range,
     claim_folder,
     keep_freed_memory,
@@ -42,9 +41,10 @@ from vit.terminal import (
     say,
     tell_skipped,
 )
-from wiring.data import data_module, describe_data, image_files, run_estimate
+from wiring.data import data_module, image_files, run_estimate
 from wiring.explaining import check_method, chosen_target, export_names, refuse_images_within
 from wiring.models import build_model, pair, prepared_for, require_head
+from wiring.training import train_classifier
 
 DEMO_CHECKPOINT = Path(vit.__file__).parent / "assets" / "birdscenes"
 
@@ -76,39 +76,9 @@ def train(
         overwrite: write into a run folder that already holds files.
         resume: go on from the run folder's last checkpoint.
     """
-    from vit.inference import choose_device
-    from vit.training.classification import ClassificationTask
-    from vit.training.fit import fit
-    from vit.training.resume import last_checkpoint, refuse_changes
-
-    choose_device(device)  # refuses one that is not there
     config = current_config() or ""
-    if resume:
-        last_checkpoint(Path(run))
-        refuse_changes(Path(run) / "config.yaml", config)
-    network, report = build_model(model, seed)
-    module = data_module(data, network, seed=seed)
-    if not module.names("val"):
-        raise UserError(f"{data.root} has one image a class, and none is left for validation.\nGive two or more.")
-    if network.labels != module.labels:
-        network.reset_head(module.labels)
-        report.append(f"new head for {len(module.labels)} classes")
-    folder = claim_folder(run, overwrite=overwrite, resume=resume)
-    say(*report)
-    with atomic_write(folder / "config.yaml") as temporary:
-        temporary.write_text(config, encoding="utf-8")
-    moves = asdict(optim)
-    clip_grad = moves.pop("clip_grad")
-    length = asdict(trainer)
-    skip_bad_steps = length.pop("skip_bad_steps")
-    task = ClassificationTask(network, seed=seed, names=module.names("train"), skip_bad_steps=skip_bad_steps, **moves)
-    about = describe_data(data, module, model.pretrained)
-    result = fit(task, module, folder, clip_grad=clip_grad, device=device, resume=resume, about=about, **length)
-    tell_skipped(result.skipped, folder)
-    if result.bad_steps:
-        say(f"{result.bad_steps} steps were left out: their loss or gradient was not finite")
-    say(f"best top-1 {result.best_top1:.1%} in epoch {result.best_epoch}, last {result.last_top1:.1%}")
-    say(f"model: {folder / 'model'}   curves: {folder / 'curves.png'}")
+    train_classifier(data, model, optim, trainer, run=Path(run), config=config, seed=seed, device=device,
+                     overwrite=overwrite, resume=resume)  # fmt: skip
 
 
 def evaluate(

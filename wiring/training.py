@@ -1,0 +1,91 @@
+"""A training run, put together from its options: the model, the data, the task, the run folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vit.foundation import UserError, atomic_write, claim_folder
+from vit.options import Device, ModelOptions, OptimOptions, TrainerOptions, TrainingDataOptions
+from vit.terminal import say, tell_skipped
+from wiring.data import data_module, describe_data
+from wiring.models import build_model
+
+if TYPE_CHECKING:
+    from vit.models.classifier import Classifier
+    from vit.training.fit import FitResult
+
+
+def train_classifier(
+    data: TrainingDataOptions,
+    model: ModelOptions,
+    optim: OptimOptions,
+    trainer: TrainerOptions,
+    *,
+    run: Path,
+    config: str,
+    seed: int,
+    device: Device,
+    overwrite: bool,
+    resume: bool,
+) -> FitResult:
+    """One run of classification, into its folder; tells how it went.
+
+    Args:
+        config: all options as YAML, for the run folder.
+    """
+    from vit.training.classification import ClassificationTask
+    from vit.training.fit import fit
+
+    check_run(run, config, device=device, resume=resume)
+    network, report = build_model(model, seed)
+    module = data_module(data, network, seed=seed)
+    report += fit_head(network, module, data.root)
+    folder = open_run(run, config, overwrite=overwrite, resume=resume)
+    say(*report)
+    moves, length = asdict(optim), asdict(trainer)
+    clip_grad, skip_bad_steps = moves.pop("clip_grad"), length.pop("skip_bad_steps")
+    task = ClassificationTask(network, seed=seed, names=module.names("train"), skip_bad_steps=skip_bad_steps, **moves)
+    about = describe_data(data, module, model.pretrained)
+    result = fit(task, module, folder, clip_grad=clip_grad, device=device, resume=resume, about=about, **length)
+    tell_result(result, folder)
+    return result
+
+
+def check_run(run: Path, config: str, *, device: Device, resume: bool) -> None:
+    """Raises UserError for a device that is not there, or a run that can't be resumed with these options."""
+    from vit.inference import choose_device
+    from vit.training.resume import last_checkpoint, refuse_changes
+
+    choose_device(device)
+    if resume:
+        last_checkpoint(run)
+        refuse_changes(run / "config.yaml", config)
+
+
+def fit_head(network: Classifier, module: Any, root: str) -> list[str]:
+    """Gives the model a head for the data's labels, where it has another; returns what to tell of it."""
+    if not module.names("val"):
+        raise UserError(f"{root} has one image a class, and none is left for validation.\nGive two or more.")
+    if network.labels == module.labels:
+        return []
+    network.reset_head(module.labels)
+    return [f"new head for {len(module.labels)} classes"]
+
+
+def open_run(run: Path, config: str, *, overwrite: bool, resume: bool) -> Path:
+    """Makes the run folder, with the options in it as config.yaml."""
+    folder = claim_folder(run, overwrite=overwrite, resume=resume)
+    with atomic_write(folder / "config.yaml") as temporary:
+        temporary.write_text(config, encoding="utf-8")
+    return folder
+
+
+def tell_result(result: FitResult, folder: Path) -> None:
+    """What a run came to, and where it lies."""
+    tell_skipped(result.skipped, folder)
+    if result.bad_steps:
+        say(f"{result.bad_steps} steps were left out: their loss or gradient was not finite")
+    say(f"best top-1 {result.best_top1:.1%} in epoch {result.best_epoch}, last {result.last_top1:.1%}")
+    say(f"model: {folder / 'model'}   curves: {folder / 'curves.png'}")
