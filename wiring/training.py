@@ -15,6 +15,7 @@ from wiring.models import build_model
 if TYPE_CHECKING:
     from vit.models.classifier import Classifier
     from vit.training.fit import FitResult
+    from vit.training.task import Judge
 
 
 def train_classifier(
@@ -49,7 +50,7 @@ def train_classifier(
     task = ClassificationTask(network, seed=seed, names=module.names("train"), skip_bad_steps=skip_bad_steps, **moves)
     about = describe_data(data, module, model.pretrained)
     result = fit(task, module, folder, clip_grad=clip_grad, device=device, resume=resume, about=about, **length)
-    tell_result(result, folder)
+    tell_result(result, task.judge, folder)
     return result
 
 
@@ -82,10 +83,11 @@ def open_run(run: Path, config: str, *, overwrite: bool, resume: bool) -> Path:
     return folder
 
 
-def tell_result(result: FitResult, folder: Path) -> None:
+def tell_result(result: FitResult, judge: Judge, folder: Path) -> None:
     """What a run came to, and where it lies."""
     tell_skipped(result.skipped, folder)
     if result.bad_steps:
         say(f"{result.bad_steps} steps were left out: their loss or gradient was not finite")
-    say(f"best top-1 {result.best_top1:.1%} in epoch {result.best_epoch}, last {result.last_top1:.1%}")
+    best, last = judge.text(result.best), judge.text(result.last)
+    say(f"best {judge.name} {best} in epoch {result.best_epoch}, last {last}")
     say(f"model: {folder / 'model'}   curves: {folder / 'curves.png'}")

@@ -157,7 +157,7 @@ def test_curves_are_a_picture(whole: tuple[Path, FitResult]) -> None:
 
 def test_the_model_folder_and_best_checkpoint_are_those_of_the_best_epoch(whole: tuple[Path, FitResult]) -> None:
     folder, result = whole
-    assert result == FitResult(best_top1=0.75, best_epoch=2, last_top1=0.75, skipped={})
+    assert result == FitResult(best=0.75, best_epoch=2, last=0.75, skipped={})
     best = checkpoint(folder, "best")
     assert best["global_step"] == 2 * STEPS
     assert checkpoint(folder)["global_step"] == EPOCHS * STEPS

@@ -3,6 +3,7 @@
 import csv
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from vit.training.task import TrainingTask
+
 
 class TrainingProgress(L.Callback):
     """A rich progress bar over the whole run, and a line for each finished epoch."""
@@ -28,7 +31,7 @@ class TrainingProgress(L.Callback):
         self.seconds = 0.0
         self._batch_began = 0.0
 
-    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, task: Any) -> None:
         columns = (
             BarColumn(),
             MofNCompleteColumn(),
@@ -50,39 +53,33 @@ class TrainingProgress(L.Callback):
         self._bar_id = self.bar.add_task("training", total=total, completed=done)
         self.bar.start()
 
-    def on_train_epoch_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: L.Trainer, task: Any) -> None:
         self.images, self._epoch_began = 0, time.perf_counter()
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         assert self.bar is not None
         self.images += len(batch["image"])
         self.seconds = time.perf_counter() - self._epoch_began
         metrics = trainer.callback_metrics
         loss = float(metrics.get("train_loss_step", float("nan")))
         text = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {loss:.3f}"
-        if "val_top1" in metrics:
-            text += f"  val {float(metrics['val_top1']):.1%}"
+        if task.judge.metric in metrics:
+            text += f"  val {task.judge.text(float(metrics[task.judge.metric]))}"
         self.bar.update(self._bar_id, advance=1, description=f"{text}  {self.images / self.seconds:.0f} images/s")
 
-    def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self.console.print(
-            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-            f"  train loss {metrics.get('train_loss_epoch', float('nan')):.3f}"
-            f" accuracy {metrics.get('train_top1', float('nan')):.1%}"
-            f"  val loss {metrics.get('val_loss', float('nan')):.3f}"
-            f" accuracy {metrics.get('val_top1', float('nan')):.1%}"
-            f"  {self.images / max(self.seconds, 1e-9):.0f} images/s",
-            highlight=False,
-            soft_wrap=True,
-        )
+    def on_train_epoch_end(self, trainer: L.Trainer, task: Any) -> None:
+        text = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        for name in _epoch_columns(task):
+            split, what = name.removesuffix("_epoch").split("_", 1)
+            value = float(trainer.callback_metrics[name])
+            text += f"  {split} loss {value:.3f}" if what == "loss" else f" {what} {value:.1%}"
+        speed = self.images / max(self.seconds, 1e-9)
+        self.console.print(f"{text}  {speed:.0f} images/s", highlight=False, soft_wrap=True)
 
-    def on_exception(self, trainer: L.Trainer, task: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: L.Trainer, task: Any, exception: BaseException) -> None:
         self._stop()
 
-    def teardown(self, trainer: L.Trainer, task: L.LightningModule, stage: str) -> None:
+    def teardown(self, trainer: L.Trainer, task: Any, stage: str) -> None:
         self._stop()
 
     def _stop(self) -> None:
@@ -97,10 +94,6 @@ class MetricsFile(L.Callback):
     of an earlier epoch is lost, and the steps that are run again don't stand in it twice.
     """
 
-    COLUMNS = (
-        "epoch", "step", "lr", "train_loss_step", "train_loss_epoch", "train_top1", "val_loss", "val_top1", "val_top5",
-    )  # fmt: skip
-
     def __init__(self, path: Path, *, every: int):
         self.path = path
         self.every = every
@@ -113,26 +106,34 @@ class MetricsFile(L.Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.length = state["length"]
 
-    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, task: Any) -> None:
         self._last_step = trainer.global_step
         if self.length and self.path.is_file():
             os.truncate(self.path, min(self.length, self.path.stat().st_size))
         else:
-            self.path.write_text(",".join(self.COLUMNS) + "\n", encoding="utf-8")
+            self.path.write_text(",".join(_columns(task)) + "\n", encoding="utf-8")
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step > self._last_step and trainer.global_step % self.every == 0:
-            self._append(trainer, ("lr", "train_loss_step"))
+            self._append(trainer, task, ("lr", "train_loss_step"))
         self._last_step = trainer.global_step
 
-    def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        self._append(trainer, ("train_loss_epoch", "train_top1", "val_loss", "val_top1", "val_top5"))
+    def on_train_epoch_end(self, trainer: L.Trainer, task: Any) -> None:
+        self._append(trainer, task, _epoch_columns(task))
 
-    def _append(self, trainer: L.Trainer, names: tuple[str, ...]) -> None:
+    def _append(self, trainer: L.Trainer, task: TrainingTask, names: Sequence[str]) -> None:
         found = {name: float(trainer.callback_metrics[name]) for name in names if name in trainer.callback_metrics}
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            rows = csv.DictWriter(file, self.COLUMNS, lineterminator="\n")
+            rows = csv.DictWriter(file, _columns(task), lineterminator="\n")
             rows.writerow({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **found})
         self.length = self.path.stat().st_size
+
+
+def _columns(task: TrainingTask) -> list[str]:
+    """Of metrics.csv."""
+    return ["epoch", "step", "lr", "train_loss_step", *_epoch_columns(task)]
+
+
+def _epoch_columns(task: TrainingTask) -> list[str]:
+    """What is told of an epoch: of its training, then of the validation, the loss first."""
+    return sorted(task.epoch_metrics(), key=lambda name: name.startswith("val"))

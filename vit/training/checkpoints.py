@@ -1,5 +1,6 @@
 """The checkpoints of a run: when they are written, whole, verified, and such that a resumed run is the same run."""
 
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,11 @@ import lightning as L
 import torch
 
 from vit.checkpoints.card import Training
-from vit.checkpoints.folder import sha256, write_folder
+from vit.checkpoints.folder import sha256
 from vit.foundation import UserError, atomic_write
-from vit.training.classification import ClassificationTask
 from vit.training.stopping import StopRequest
+from vit.training.task import TrainingTask
 
-METRICS = {"top-1": "val_top1", "top-5": "val_top5"}  # of the model card
 SUFFIX = ".sha256"  # of the file beside a checkpoint that says what its bytes must be
 
 
@@ -22,7 +22,7 @@ class CheckpointWriter(L.Callback):
     """Writes last.ckpt after every epoch, every few minutes within it and when the run is asked to stop; best.ckpt
     and the model folder when an epoch is the best so far.
 
-    Best is by top-1 on the validation images, the lower loss deciding between equals. After an epoch, last.ckpt is
+    Which is the best the task's `judge` says, and the task writes its model folder. After an epoch, last.ckpt is
     written after all else: it knows of a best epoch only when that epoch's files are there, and a run that is killed
     before does the rest of the epoch again. Within an epoch it is written at optimizer steps only, where no gradient
     is half added up. Validation is done again as a whole.
@@ -39,19 +39,20 @@ class CheckpointWriter(L.Callback):
         self.about = about
         self.seconds = 60 * minutes
         self.stop = stop
-        self.best: tuple[float, float] = (-1.0, 0.0)
+        self.best: tuple[float, float] = (-math.inf, 0.0)  # its judge's score
+        self.best_value = self.last_value = 0.0  # of the judge's metric
         self.best_epoch = -1
-        self.last_top1 = 0.0
         self._saved_at = 0.0
         self._loaders: list[dict[str, Any]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": list(self.best), "best_epoch": self.best_epoch, "last_top1": self.last_top1}
+        values = [self.best_value, self.last_value]
+        return {"best": list(self.best), "best_epoch": self.best_epoch, "values": values}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best = (state["best"][0], state["best"][1])
         self.best_epoch = state["best_epoch"]
-        self.last_top1 = state["last_top1"]
+        self.best_value, self.last_value = state["values"]
 
     def on_load_checkpoint(self, trainer: L.Trainer, task: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._loaders = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
@@ -84,22 +85,20 @@ class CheckpointWriter(L.Callback):
             progress["total"] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
 
     def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        assert isinstance(task, ClassificationTask)
+        assert isinstance(task, TrainingTask)
         metrics = trainer.callback_metrics
-        self.last_top1 = float(metrics.get("val_top1", 0.0))
-        score = (self.last_top1, -float(metrics.get("val_loss", 0.0)))
+        score, self.last_value = task.judge.score(metrics), float(metrics[task.judge.metric])
         if is_best := score > self.best:
-            self.best, self.best_epoch = score, trainer.current_epoch
-            write_folder(task.model, self.run / "model", self._told(trainer))
+            self.best, self.best_value, self.best_epoch = score, self.last_value, trainer.current_epoch
+            task.write_model(self.run / "model", self._told(trainer, task))
         for name in ("best.ckpt", "last.ckpt") if is_best else ("last.ckpt",):
             self._save(trainer, name)
         if self.stop.asked:
             self.stop.stop()
 
-    def _told(self, trainer: L.Trainer) -> Training | None:
+    def _told(self, trainer: L.Trainer, task: TrainingTask) -> Training | None:
         """What the model card of this epoch tells."""
-        found = trainer.callback_metrics
-        metrics = {name: float(found[key]) for name, key in METRICS.items() if key in found}
+        metrics = {name: float(trainer.callback_metrics[key]) for name, key in task.told.items()}
         return self.about and replace(self.about, metrics=metrics, epoch=trainer.current_epoch + 1)
 
     def _save_if_due(self, trainer: L.Trainer) -> None:

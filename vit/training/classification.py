@@ -1,5 +1,6 @@
 """Classification as a LightningModule: step, loss, metrics."""
 
+from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
@@ -7,10 +8,11 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from vit.checkpoints.folder import OURS, describe
+from vit.checkpoints.card import Training
+from vit.checkpoints.folder import OURS, describe, write_folder
 from vit.models.classifier import Classifier
 from vit.training.optim import choose_trained
-from vit.training.task import TrainingTask
+from vit.training.task import Judge, TrainingTask
 
 
 class ClassificationTask(TrainingTask):
@@ -24,6 +26,8 @@ class ClassificationTask(TrainingTask):
     """
 
     model: Classifier
+    judge = Judge("val_top1", "top-1")
+    told = {"top-1": "val_top1", "top-5": "val_top5"}
 
     def __init__(self, model: Classifier, *, label_smoothing: float = 0.0, trained: str = "all", **options: Any):
         super().__init__(model, **options)
@@ -61,6 +65,9 @@ class ClassificationTask(TrainingTask):
         self.update_val_loss(F.cross_entropy(logits, targets), len(images))
         self.val_top1.update(logits, targets)
         self.val_top5.update(logits, targets)
+
+    def write_model(self, folder: Path, about: Training | None) -> None:
+        write_folder(self.model, folder, about)
 
     def running_metrics(self) -> dict[str, Metric]:
         return {**super().running_metrics(), "train_top1": self.train_top1}

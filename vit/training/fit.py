@@ -16,10 +16,10 @@ from vit.checkpoints.read import weights_only_enforced
 from vit.inference import choose_device, choose_precision
 from vit.training.callbacks import MetricsFile, TrainingProgress
 from vit.training.checkpoints import CheckpointWriter
-from vit.training.classification import ClassificationTask
 from vit.training.pictures import draw_curves
 from vit.training.resume import last_checkpoint
 from vit.training.stopping import StopRequest
+from vit.training.task import TrainingTask
 
 STEPS_A_ROW = 10  # of metrics.csv, and of the TensorBoard events
 
@@ -29,22 +29,22 @@ class FitResult:
     """What a run came to.
 
     Args:
-        best_top1: of the best epoch, on the validation images; that epoch's weights are in the model folder.
+        best: what the task is judged by, of the best epoch; that epoch's weights are in the model folder.
         best_epoch: counted from 1.
-        last_top1: of the last epoch.
+        last: the same of the last epoch.
         skipped: images that could not be read: path to reason.
         bad_steps: steps that were left out because their loss or gradient was not finite.
     """
 
-    best_top1: float
+    best: float
     best_epoch: int
-    last_top1: float
+    last: float
     skipped: dict[str, str]
     bad_steps: int = 0
 
 
 def fit(
-    task: ClassificationTask,
+    task: TrainingTask,
     data: L.LightningDataModule,
     run: Path,
     *,
@@ -106,4 +106,4 @@ def fit(
     except SystemExit:  # what Lightning makes of an interrupt
         raise KeyboardInterrupt from None
     draw_curves(run / "metrics.csv", run / "curves.png")
-    return FitResult(writer.best[0], writer.best_epoch + 1, writer.last_top1, task.skipped, task.bad_steps)
+    return FitResult(writer.best_value, writer.best_epoch + 1, writer.last_value, task.skipped, task.bad_steps)

@@ -1,7 +1,9 @@
 """What the tasks share: chance by the seed and the micro-batch, the optimizer, and steps that are not finite."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torchmetrics import MeanMetric, Metric
 
+from vit.checkpoints.card import Training
 from vit.foundation import UserError, none_read
 from vit.models.captioner import Captioner
 from vit.models.classifier import Classifier
@@ -18,8 +21,35 @@ from vit.training import running
 from vit.training.optim import parameter_groups, warmup_cosine
 
 
+@dataclass(frozen=True)
+class Judge:
+    """By what the best epoch of a run is told; of equal ones, that of the lower validation loss is better.
+
+    Args:
+        metric: its name among the task's `epoch_metrics`.
+        name: what people call it.
+        higher_is_better: a share of what is right; otherwise it is a loss.
+    """
+
+    metric: str
+    name: str
+    higher_is_better: bool = True
+
+    def score(self, metrics: Mapping[str, Any]) -> tuple[float, float]:
+        """Of the metrics of an epoch; the greater is better."""
+        value = float(metrics[self.metric])
+        return value if self.higher_is_better else -value, -float(metrics["val_loss"])
+
+    def text(self, value: float) -> str:
+        """A value of the metric for people."""
+        return f"{value:.1%}" if self.higher_is_better else f"{value:.4f}"
+
+
 class TrainingTask(L.LightningModule):
     """Trains a model by the loss that `loss` says. A batch has "image" (B, C, h, w), "index" and "skipped".
+
+    A task also says, by `judge`, which epoch is the best, by `told` what the model card tells of it (name -> one of
+    `epoch_metrics`), and by `write_model` how its model folder is written.
 
     Args:
         model: what learns; has an `encoder`.
@@ -30,6 +60,9 @@ class TrainingTask(L.LightningModule):
         skip_bad_steps: steps in a row that are left out where the loss or the gradient is not finite.
         names: of the training images, by their `index` in a batch.
     """
+
+    judge: ClassVar[Judge] = Judge("val_loss", "validation loss", higher_is_better=False)
+    told: ClassVar[Mapping[str, str]] = {}
 
     def __init__(
         self,
@@ -62,6 +95,10 @@ class TrainingTask(L.LightningModule):
 
     def loss(self, batch: dict[str, Any]) -> tuple[Tensor, int]:
         """The mean loss of a batch, and of how many it is the mean."""
+        raise NotImplementedError
+
+    def write_model(self, folder: Path, about: Training | None) -> None:
+        """Writes the model folder; `about` is what its card tells of the data and the run."""
         raise NotImplementedError
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
