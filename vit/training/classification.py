@@ -1,7 +1,7 @@
 """Classification as a LightningModule: step, loss, metrics."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,7 +27,7 @@ class ClassificationTask(TrainingTask):
 
     model: Classifier
     judge = Judge("val_top1", "top-1")
-    told = {"top-1": "val_top1", "top-5": "val_top5"}
+    told: ClassVar = {"top-1": "val_top1", "top-5": "val_top5"}
 
     def __init__(self, model: Classifier, *, label_smoothing: float = 0.0, trained: str = "all", **options: Any):
         super().__init__(model, **options)
