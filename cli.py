@@ -471,7 +471,7 @@ def check(
     Example: vit check photos --out check --fix_list good.csv
 
     Args:
-        data: the folder that training would get as --data.root, or a CSV with the columns path,label[,split].
+        data: the folder or manifest that training would get as --data.root.
         model: the model to be trained, for an estimate of time and memory.
         out: folder for report.html and problems.csv.
         fix_list: a CSV to write with the images that have no serious problem, fit for --data.root.

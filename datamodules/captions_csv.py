@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from datamodules.collection import SPLITS, split_class
 from datamodules.image_files import refuse_heic
-from datamodules.image_folder import split_class
 from datamodules.reading import UnreadableImage, printable, read_photo
 from datamodules.sampling import Draw, SampleLoader, Skipped, sample_loader
 from datamodules.transforms import Interpolation, Pipeline, ResizeMode, eval_transform, train_transform
@@ -27,7 +27,6 @@ from datamodules.vocabulary import Vocabulary
 from vit.foundation import UserError, nearest
 
 COLUMNS = ("image", "caption", "split")
-SPLITS = ("train", "val", "test")
 _WANTED = "The data of captions is a CSV with the columns image,caption and perhaps split."
 
 Captions = dict[str, list[str]]  # absolute path -> its captions, in the order of the CSV

@@ -10,15 +10,17 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
+import torch
 from torch.utils.data import Dataset
 
+from datamodules.collection import Collection, Record, straddling
 from datamodules.image_files import find_images, has_image_suffix, is_ignored, refuse_heic
-from datamodules.manifest import is_manifest, manifest_classes
+from datamodules.manifest import collect_manifest, is_manifest
 from datamodules.reading import UnreadableImage, printable, read_photo
 from datamodules.sampling import Draw, SampleLoader, Skipped, labelled_batch, sample_loader
 from datamodules.transforms import Interpolation, Pipeline, ResizeMode, eval_transform, train_transform
@@ -32,17 +34,25 @@ _LAYOUT = "Expected ROOT/train/CLASS/*.jpg and ROOT/val/CLASS/*.jpg, or ROOT/CLA
 
 
 class LabelledImages(Dataset):
-    """Photos of one split, each with the index of its label.
+    """Photos of one split, each with its target: the index of its label; or 0 or 1 for every label, float32 (C,).
 
-    An item is a dict of `image` float32 (3, h, w), `target` and `index`, or Skipped for a file that can't be
-    read. What is random in the transform is a pure function of (seed, epoch, index).
+    An item is a dict of `image` float32 (3, h, w), `target`, `index` and, where there are weights, `weight`; or
+    Skipped for a file that can't be read. What is random in the transform is a pure function of (seed, epoch, index).
     """
 
-    def __init__(self, paths: Sequence[str], targets: Sequence[int], transform: Pipeline, seed: int = 0) -> None:
+    def __init__(
+        self,
+        paths: Sequence[str],
+        targets: Sequence[int] | Sequence[np.ndarray],
+        transform: Pipeline,
+        seed: int = 0,
+        weights: Sequence[float] = (),
+    ) -> None:
         self.paths = [Path(path) for path in paths]
         self.targets = list(targets)
         self.transform = transform
         self.seed = seed
+        self.weights = list(weights)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -54,11 +64,14 @@ class LabelledImages(Dataset):
         except UnreadableImage as error:
             return Skipped(error.path, error.reason)
         image = self.transform(photo.image, (self.seed, epoch, index))
-        return {"image": image, "target": self.targets[index], "index": index, "note": photo.note}
+        item = {"image": image, "target": self.targets[index], "index": index, "note": photo.note}
+        return item | {"weight": self.weights[index]} if self.weights else item
 
 
 class ImageFolder(pl.LightningDataModule):
-    """Photographs in class folders, for training and evaluation.
+    """Photographs in class folders or a manifest, for training and evaluation.
+
+    `multilabel` tells whether an image has any number of labels; targets are then float32 (B, C) of 0 and 1.
 
     Args:
         root: the folder or manifest, see above.
@@ -113,21 +126,23 @@ class ImageFolder(pl.LightningDataModule):
             image_size, mean, std, crop_pct=crop_pct, resize_mode=resize_mode, interpolation=interpolation
         )
         found = find_splits(self.root, val_fraction=val_fraction, seed=seed)
-        self.labels = tuple(labels) if labels is not None else tuple(sorted(found.get("train", {})))
+        self.labels = tuple(labels) if labels is not None else tuple(sorted(found.labels("train")))
         _check_classes(found, self.labels, trained=labels is not None)
-        self.files = {split: _flatten(classes, self.labels) for split, classes in found.items()}
+        self.multilabel, self.weighted, self.base = found.multilabel, found.weighted, found.base
+        self.records = {split: _ordered(records, self.labels) for split, records in found.splits.items()}
 
     def dataset(self, split: str, *, augment: bool = False) -> LabelledImages:
         """The photos of `train`, `val` or `test`, with the transform of evaluation unless `augment`."""
-        if split not in self.files:
-            raise UserError(f"The data has no split {split!r}; it has: {', '.join(self.files)}.")
-        paths, targets = self.files[split]
-        return LabelledImages(paths, targets, self.train_transform if augment else self.eval_transform, self.seed)
+        if split not in self.records:
+            raise UserError(f"The data has no split {split!r}; it has: {', '.join(self.records)}.")
+        records = self.records[split]
+        weights = [record.weight for record in records] if self.weighted else ()
+        transform = self.train_transform if augment else self.eval_transform
+        return LabelledImages([record.path for record in records], self._targets(split), transform, self.seed, weights)
 
     def names(self, split: str) -> list[str]:
         """The photos of a split below the root, by index."""
-        base = self.root.parent if is_manifest(self.root) else self.root
-        return [printable(os.path.relpath(path, base)) for path in self.dataset(split).paths]
+        return [printable(os.path.relpath(path, self.base)) for path in self.dataset(split).paths]
 
     def dataloader(self, split: str) -> SampleLoader:
         """Batches of a split in order, with the transform of evaluation."""
@@ -144,40 +159,51 @@ class ImageFolder(pl.LightningDataModule):
         return self._loader("test")
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Images a class, for each split; in the order of the labels."""
-        return {
-            split: {label: count[number] for number, label in enumerate(self.labels)}
-            for split, count in ((split, Counter(targets)) for split, (_, targets) in self.files.items())
+        """Images of each label, for each split; in the order of the labels."""
+        count = {
+            split: Counter(one for record in found for one in record.labels) for split, found in self.records.items()
         }
+        return {split: {label: found[label] for label in self.labels} for split, found in count.items()}
+
+    def _targets(self, split: str) -> list[int] | list[np.ndarray]:
+        number = {label: index for index, label in enumerate(self.labels)}
+        if not self.multilabel:
+            return [number[record.labels[0]] for record in self.records[split]]
+        targets = np.zeros((len(self.records[split]), len(self.labels)), np.float32)
+        for row, record in zip(targets, self.records[split], strict=True):
+            row[[number[label] for label in record.labels]] = 1
+        return list(targets)
 
     def _loader(self, split: str, *, augment: bool = False) -> SampleLoader:
+        empty = labelled_batch(self.image_size, len(self.labels) if self.multilabel else None)
+        if self.weighted:
+            empty["weight"] = torch.empty(0)
         return sample_loader(
-            self.dataset(split, augment=augment), labelled_batch(self.image_size), batch_size=self.batch_size,
-            num_workers=self.num_workers, shuffle=augment, seed=self.seed, strict=self.strict,
+            self.dataset(split, augment=augment), empty, batch_size=self.batch_size, num_workers=self.num_workers,
+            shuffle=augment, seed=self.seed, strict=self.strict,
         )  # fmt: skip
 
 
-Classes = dict[str, list[str]]  # label -> absolute paths, sorted
-
-
-def find_splits(root: Path, *, val_fraction: float, seed: int, notices: list[str] | None = None) -> dict[str, Classes]:
-    """The photos of each split of `root`, an absolute path of a folder or a manifest, by class.
+def find_splits(root: Path, *, val_fraction: float, seed: int, notices: list[str] | None = None) -> Collection:
+    """The photos of each split of `root`, an absolute path of a folder or a manifest.
 
     Without a val of its own, val is taken out of train. What is passed over is logged, or added to `notices`.
+
+    Raises:
+        UserError: there is no such root, or it is not laid out as above, or has a group in several splits.
     """
-    found = manifest_classes(root) if is_manifest(root) else _find_folders(root, notices)
-    refuse_heic(path for classes in found.values() for paths in classes.values() for path in paths)
-    if "train" in found and "val" not in found:
-        base = root.parent if is_manifest(root) else _split_folders(root).get("train", root)
-        parts = {label: split_class(paths, base, val_fraction, seed) for label, paths in found["train"].items()}
-        val = {label: held for label, (_, held) in parts.items() if held}
-        found = {"train": {label: kept for label, (kept, _) in parts.items()}, "val": val} | {
-            split: classes for split, classes in found.items() if split != "train"
-        }
-    return found
+    found = collect_manifest(root) if is_manifest(root) else _find_folders(root, notices)
+    refuse_heic(record.path for records in found.splits.values() for record in records)
+    if apart := straddling(found.splits):
+        group, splits = next(iter(apart.items()))
+        raise UserError(
+            f"{len(apart)} groups of {printable(root)} are in more than one split, such as {group!r} in "
+            f"{' and '.join(splits)}.\nGive all images of a group the same split: what measures must be new."
+        )
+    return found.with_val(val_fraction, seed)
 
 
-def _find_folders(root: Path, notices: list[str] | None) -> dict[str, Classes]:
+def _find_folders(root: Path, notices: list[str] | None) -> Collection:
     """The photos of the splits that `root` has folders of, or of train alone."""
     if not root.is_dir():
         raise UserError(_no_root(root))
@@ -191,7 +217,11 @@ def _find_folders(root: Path, notices: list[str] | None) -> dict[str, Classes]:
         notices.extend(printable(name) for name in ignored)
     elif ignored:
         log.warning("Ignored in %s: %s.", printable(root), _few([printable(name) for name in ignored]))
-    return found
+    splits = {
+        split: [Record(path, (label,)) for label, paths in classes.items() for path in paths]
+        for split, classes in found.items()
+    }
+    return Collection(root, splits)
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -204,24 +234,6 @@ def _split_folders(root: Path) -> dict[str, Path]:
     return folders if any(_class_folders(folder, []) for folder in folders.values()) else {}
 
 
-def split_class(paths: list[str], base: Path, fraction: float, seed: int) -> tuple[list[str], list[str]]:
-    """The photos of one class -> (kept for training, held for validation), both sorted.
-
-    Of two or more, one at least is in each part. Which are held follows from the seed and each file's own
-    name, not
-    from where the root lies nor in what order files are listed, and hardly changes when photos are added.
-    """
-    if not 0 < fraction < 1:
-        raise UserError(f"val_fraction is {fraction}; it must lie between 0 and 1, such as 0.2.")
-    held = min(max(round(len(paths) * fraction), 1), len(paths) - 1)
-    drawn = sorted(paths, key=lambda path: _lot(os.path.relpath(path, base), seed))
-    return sorted(drawn[held:]), sorted(drawn[:held])
-
-
-def _lot(relative: str, seed: int) -> bytes:
-    return blake2b(os.fsencode(relative), key=str(seed).encode()).digest()
-
-
 def _class_folders(folder: Path, ignored: list[str]) -> list[Path]:
     """The folders in `folder` that may be classes, sorted; the others' names are added to `ignored`."""
     if not folder.is_dir():
@@ -231,7 +243,7 @@ def _class_folders(folder: Path, ignored: list[str]) -> list[Path]:
     return [place for place in folders if not is_ignored(place.name)]
 
 
-def _read_classes(folder: Path, ignored: list[str]) -> Classes:
+def _read_classes(folder: Path, ignored: list[str]) -> dict[str, list[str]]:
     """The photos in each class folder of `folder`, without the folders that have none."""
     places = _class_folders(folder, ignored)
     # A link from one class into another, or back up, must not bring another class's photos in.
@@ -254,15 +266,16 @@ def _read_classes(folder: Path, ignored: list[str]) -> Classes:
     return classes
 
 
-def _check_classes(found: dict[str, Classes], labels: tuple[str, ...], *, trained: bool) -> None:
+def _check_classes(found: Collection, labels: tuple[str, ...], *, trained: bool) -> None:
     """Raises UserError when a split has classes beyond `labels`, or there is but one label to tell apart."""
     if not labels:
-        there = ", ".join(f"{split}/" for split in found)
+        there = ", ".join(f"{split}/" for split in found.splits)
         raise UserError(f"There is no train/ to take the labels from, only {there}.\n{_LAYOUT}")
-    if len(labels) < 2:
+    if len(labels) < 2 and not found.multilabel:
         raise UserError(f"There is only one class, {labels[0]!r}; a classifier needs two or more.\n{_LAYOUT}")
-    for split, classes in found.items():
-        extra = sorted(set(classes) - set(labels))
+    for split in found.splits:
+        classes = found.labels(split)
+        extra = sorted(classes - set(labels))
         if not extra:
             continue
         if not trained:
@@ -270,7 +283,7 @@ def _check_classes(found: dict[str, Classes], labels: tuple[str, ...], *, traine
             raise UserError(
                 f"{split}/ has classes that train/ lacks: {_few(extra)}{hint}.\nAdd them to train/, or remove them."
             )
-        lacking = sorted(set(labels) - set(classes))
+        lacking = sorted(set(labels) - classes)
         raise UserError(
             f"The classes of {split} are not the checkpoint's ({len(classes)} and {len(labels)}).\n"
             f"Only in the data: {_few(extra)}\n"
@@ -279,10 +292,10 @@ def _check_classes(found: dict[str, Classes], labels: tuple[str, ...], *, traine
         )
 
 
-def _flatten(classes: Classes, labels: tuple[str, ...]) -> tuple[list[str], list[int]]:
-    """Paths with their targets, class by class in the order of the labels."""
-    pairs = [(path, target) for target, label in enumerate(labels) for path in classes.get(label, [])]
-    return [path for path, _ in pairs], [target for _, target in pairs]
+def _ordered(records: list[Record], labels: tuple[str, ...]) -> list[Record]:
+    """By their labels, in the order of those, then by path."""
+    number = {label: index for index, label in enumerate(labels)}
+    return sorted(records, key=lambda record: ([number[label] for label in record.labels], record.path))
 
 
 def _no_root(root: Path) -> str:

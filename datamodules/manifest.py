@@ -1,101 +1,203 @@
-"""A manifest: a CSV of images with their labels, where folders don't say them.
+"""A manifest: a CSV or a Parquet file of images with their labels, where folders don't say them.
 
-    path,label,split
-    photos/1.jpg,robin,train
+    path,label,split,group,weight
+    photos/1.jpg,robin,train,garden,1
+    photos/2.jpg,wren,,garden,0.5
 
-Paths are relative to the manifest's folder, or absolute. Without the column `split`, there is none.
+    path      relative to the manifest's folder, or absolute
+    label     of an image that has one; or
+    labels    of images that have any number, separated by | or ; (in Parquet also a list of texts); may be empty
+    split     train, val or test; where there is none, train
+    group     images that belong together, such as those of one animal: a group never straddles splits
+    weight    of the image in the loss, above 0
+
+The last three columns, and any cell of theirs, may be left out.
 """
 
 import csv
+import math
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from datamodules.collection import SPLITS, Collection, Record
 from datamodules.reading import printable
 from vit.foundation import UserError, atomic_write, nearest
 
-COLUMNS = ("path", "label", "split")
-SPLITS = ("train", "val", "test")
-_WANTED = "A manifest is a CSV with the columns path,label and perhaps split."
+_SUFFIXES = {".csv", ".parquet"}
+_SEPARATOR = re.compile(r"[|;]")
+_WANTED = (
+    "A manifest is a CSV or Parquet file with the columns path, label or labels, and perhaps split, group, weight."
+)
 
 
 class Row(NamedTuple):
-    """One image: its path as the file has it, its label and its split, or an empty text for none."""
+    """One image as the file has it. An empty text is what is not there; a weight that is no number is NaN."""
 
     path: str
-    label: str
-    split: str
+    labels: tuple[str, ...]
+    split: str = ""
+    group: str = ""
+    weight: float = 1.0
 
 
-def read_manifest(path: str | os.PathLike[str]) -> list[Row]:
-    """The rows of a manifest, in its order.
+class Manifest(NamedTuple):
+    """The rows of a file, in its order.
 
-    Raises:
-        UserError: the file can't be read as a CSV, or lacks a column.
+    Args:
+        path: absolute.
+        rows: with their number in the file, where it has lines.
+        multilabel: whether an image has any number of labels, rather than one.
+        weighted: whether there is a column of weights.
     """
-    name = printable(path)
-    try:
-        with Path(path).open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            rows = csv.DictReader(file, strict=True)
-            missing = [column for column in COLUMNS[:2] if column not in (rows.fieldnames or ())]
-            if missing:
-                there = ",".join(rows.fieldnames or ())[:80]
-                hint = nearest(missing[0], rows.fieldnames or ())
-                raise UserError(f"{name} has no column {missing[0]!r}{hint}; its first line is {there!r}.\n{_WANTED}")
-            found = [Row(*((row.get(column) or "").strip() for column in COLUMNS)) for row in rows]
-    except OSError as error:
-        raise UserError(f"Can't read {name}: {error.strerror}.\n{_WANTED}") from None
-    except csv.Error as error:
-        raise UserError(f"{name} is no CSV: {error}.\n{_WANTED}") from None
-    if not found:
-        raise UserError(f"{name} lists no images.\n{_WANTED}")
-    return found
+
+    path: Path
+    rows: list[tuple[int, Row]]
+    multilabel: bool
+    weighted: bool
+
+    def place(self, row: Row) -> str:
+        """The absolute path of a row's image."""
+        return os.path.normpath(os.path.join(self.path.parent, row.path))  # noqa: PTH118
+
+    def fault(self, row: Row) -> str:
+        """What makes a row useless, or an empty text."""
+        if not row.path:
+            return "no path"
+        if not row.labels and not self.multilabel:
+            return "no label"
+        if self.multilabel and any(_SEPARATOR.search(label) for label in row.labels):
+            return f"a label with a separator in it: {printable(' '.join(row.labels))!r}"
+        if row.split and row.split not in SPLITS:
+            return f"split {printable(row.split)!r} is none of {', '.join(SPLITS)}"
+        if not 0 < row.weight < math.inf:
+            return "a weight that is no number above 0"
+        return ""
+
+    def record(self, row: Row) -> Record:
+        return Record(self.place(row), row.labels, row.group, row.weight)
 
 
 def is_manifest(path: Path) -> bool:
     """Whether this is to be read as a manifest, rather than as a folder of photographs."""
-    return path.suffix.lower() == ".csv" and path.is_file()
+    return path.suffix.lower() in _SUFFIXES and path.is_file()
 
 
-def place(row: Row, manifest: Path) -> str:
-    """The absolute path of a row's image; `manifest` is absolute."""
-    return os.path.normpath(os.path.join(manifest.parent, row.path))  # noqa: PTH118
-
-
-def fault(row: Row) -> str:
-    """What makes a row useless, or an empty text."""
-    if not row.path:
-        return "no path"
-    if not row.label:
-        return "no label"
-    if row.split and row.split not in SPLITS:
-        return f"split {printable(row.split)!r} is none of {', '.join(SPLITS)}"
-    return ""
-
-
-def manifest_classes(manifest: Path) -> dict[str, dict[str, list[str]]]:
-    """The images of a manifest by split and label, sorted; those without a split are of train.
+def read_manifest(path: str | os.PathLike[str]) -> Manifest:
+    """The rows of a manifest.
 
     Raises:
-        UserError: a row that is of no use, besides what `read_manifest` raises.
+        UserError: the file can't be read, or lacks a column.
     """
-    found: dict[str, dict[str, set[str]]] = {}
-    for line, row in enumerate(read_manifest(manifest), 2):
-        if wrong := fault(row):
-            raise UserError(f"{printable(manifest)}, line {line}: {wrong}.\n{_WANTED}")
-        found.setdefault(row.split or "train", {}).setdefault(row.label, set()).add(place(row, manifest))
-    return {
-        split: {label: sorted(paths) for label, paths in found[split].items()} for split in SPLITS if split in found
-    }
+    path = Path(path).absolute()
+    columns, lines = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
+    name = printable(path)
+    one, several = "label" in columns, "labels" in columns
+    missing = [column for column in ("path", "label") if column not in columns and not (column == "label" and several)]
+    if missing:
+        there = ",".join(columns)[:80]
+        hint = nearest(missing[0], columns)
+        raise UserError(f"{name} has no column {missing[0]!r}{hint}; its columns are {there!r}.\n{_WANTED}")
+    if one and several:
+        raise UserError(f"{name} has both a column label and a column labels; give one of them.\n{_WANTED}")
+    rows = [(number, _row(cells, several)) for number, cells in lines]
+    if not rows:
+        raise UserError(f"{name} lists no images.\n{_WANTED}")
+    return Manifest(path, rows, several, "weight" in columns)
 
 
-def write_manifest(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
-    """Writes a manifest, whole or not at all."""
+def collect_manifest(path: Path) -> Collection:
+    """The images of a manifest; those without a split are of train.
+
+    Raises:
+        UserError: a row that is of no use, or an image listed twice with several labels, besides what
+            `read_manifest` raises.
+    """
+    manifest = read_manifest(path)
+    found: dict[str, dict[Record, None]] = {}
+    lines: dict[str, int] = {}
+    for line, row in manifest.rows:
+        if wrong := manifest.fault(row):
+            raise UserError(f"{printable(path)}, line {line}: {wrong}.\n{_WANTED}")
+        record = manifest.record(row)
+        if manifest.multilabel and (before := lines.setdefault(record.path, line)) != line:
+            raise UserError(
+                f"{printable(path)}, line {line}: {printable(row.path)} is in line {before}, too.\n"
+                "Give an image all of its labels in one line."
+            )
+        found.setdefault(row.split or "train", {})[record] = None
+    splits = {split: list(found[split]) for split in SPLITS if split in found}
+    return Collection(path.parent, splits, multilabel=manifest.multilabel, weighted=manifest.weighted)
+
+
+def write_manifest(path: str | os.PathLike[str], rows: Iterable[Row], *, multilabel: bool = False) -> None:
+    """Writes a manifest as a CSV, whole or not at all; columns of groups and weights only where there are some."""
+    rows = list(rows)
+    columns = ["path", "labels" if multilabel else "label", "split"]
+    columns += ["group"] if any(row.group for row in rows) else []
+    columns += ["weight"] if any(row.weight != 1 for row in rows) else []
     with (
         atomic_write(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
-        lines = csv.writer(file)
-        lines.writerow(COLUMNS)
-        lines.writerows(rows)
+        lines = csv.DictWriter(file, columns, extrasaction="ignore")
+        lines.writeheader()
+        for row in rows:
+            joined = "|".join(row.labels)
+            lines.writerow({**row._asdict(), "label": joined, "labels": joined, "weight": f"{row.weight:g}"})
+
+
+Lines = Iterator[tuple[int, Mapping[str, Any]]]
+
+
+def _csv(path: Path) -> tuple[list[str], Lines]:
+    """The columns of a CSV, and its lines by number."""
+    name = printable(path)
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            rows = csv.DictReader(file, strict=True)
+            columns = list(rows.fieldnames or ())
+            lines = list(enumerate(rows, 2))
+    except OSError as error:
+        raise UserError(f"Can't read {name}: {error.strerror}.\n{_WANTED}") from None
+    except csv.Error as error:
+        raise UserError(f"{name} is no CSV: {error}.\n{_WANTED}") from None
+    return columns, iter(lines)
+
+
+def _parquet(path: Path) -> tuple[list[str], Lines]:
+    """The columns of a Parquet file, and its rows, numbered from 1."""
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise UserError(
+            f"{printable(path)} can't be read without pyarrow.\nInstall it with: pip install 'vitscope[parquet]'"
+        ) from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            columns = list(file.schema_arrow.names)
+            known = [column for column in columns if column in {*Row._fields, "label"}]
+            rows = file.read(known).to_pylist()
+    except (OSError, ArrowException, ValueError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise UserError(f"{printable(path)} is no Parquet file that can be read: {reason}\n{_WANTED}") from None
+    return columns, ((number, row) for number, row in enumerate(rows, 1))
+
+
+def _row(cells: Mapping[str, Any], several: bool) -> Row:
+    path, split, group = (_text(cells.get(column)) for column in ("path", "split", "group"))
+    parts = cells.get("labels") if several else [cells.get("label")]
+    if not isinstance(parts, list):
+        parts = _SEPARATOR.split(_text(parts))
+    labels = tuple(dict.fromkeys(label for label in map(_text, parts) if label))
+    weight = _text(cells.get("weight"))
+    try:
+        return Row(path, labels, split, group, float(weight or 1))
+    except ValueError:
+        return Row(path, labels, split, group, math.nan)
+
+
+def _text(cell: Any) -> str:
+    return "" if cell is None else str(cell).strip()

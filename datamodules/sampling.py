@@ -5,7 +5,8 @@ worker process knows it without any shared state, also one that lives through ma
 
 A batch is a dict:
     image     float32 (B, 3, h, w), normalised
-    target    int64 (B,), index of the label; where there are labels
+    target    int64 (B,), index of the label; or float32 (B, C), 0 or 1 for each of several; where there are labels
+    weight    float32 (B,), of each image in the loss; where there are weights
     index     int64 (B,), place in the dataset
     skipped   list of Skipped: files that could not be read, and are in none of the tensors
 B is smaller than the batch size where files were skipped, and 0 where all were.
@@ -90,8 +91,8 @@ class EpochSampler(Sampler[Draw]):
 def collate(items: list[dict[str, Any] | Skipped], empty: dict[str, Any]) -> dict[str, Any]:
     """Items of a dataset -> a batch, as described above; `empty` is the batch of no items.
 
-    Images and masks are stacked and whole numbers become int64; anything else stays a list. `notes`, what to
-    know of the good files, is taken out by the loader.
+    Images and masks are stacked, whole numbers become int64, and others, alone or in arrays, float32; anything else
+    stays a list. `notes`, what to know of the good files, is taken out by the loader.
     """
     good = [item for item in items if not isinstance(item, Skipped)]
     batch = dict(empty)
@@ -102,6 +103,8 @@ def collate(items: list[dict[str, Any] | Skipped], empty: dict[str, Any]) -> dic
             batch[key] = torch.from_numpy(np.stack([value.numpy() for value in values]))
         elif isinstance(values[0], int):
             batch[key] = torch.tensor(values, dtype=torch.int64)
+        elif key in ("target", "weight"):
+            batch[key] = torch.from_numpy(np.array(values, np.float32))
         else:
             batch[key] = values
     batch["notes"] = [note for note in batch.pop("note", []) if note]
@@ -109,11 +112,11 @@ def collate(items: list[dict[str, Any] | Skipped], empty: dict[str, Any]) -> dic
     return batch
 
 
-def labelled_batch(image_size: tuple[int, int]) -> dict[str, torch.Tensor]:
-    """A batch of no labelled images."""
+def labelled_batch(image_size: tuple[int, int], classes: int | None = None) -> dict[str, torch.Tensor]:
+    """A batch of no labelled images, each with one label, or with any number out of `classes`."""
     return {
         "image": torch.empty(0, 3, *image_size),
-        "target": torch.empty(0, dtype=torch.int64),
+        "target": torch.empty(0, dtype=torch.int64) if classes is None else torch.empty(0, classes),
         "index": torch.empty(0, dtype=torch.int64),
     }
 

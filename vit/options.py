@@ -24,8 +24,8 @@ class DataOptions:
 
     Args:
         root: a folder with train/, val/ (and test/), each with one folder a class; or one folder of class
-            folders, split by `val_fraction`; or a CSV with the columns path,label[,split]; or
-            birdscenes:demo, birdscenes:pretrain (generated scenes).
+            folders, split by `val_fraction`; or a CSV or Parquet file with the columns path, label or labels, and
+            perhaps split, group, weight; or birdscenes:demo, birdscenes:pretrain (generated scenes).
         val_fraction: share of each class kept for validation, when the root has no val/.
         batch_size: images a step.
         num_workers: processes that read images; -1 picks the number of cores less one, at most 8.

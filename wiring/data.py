@@ -86,7 +86,7 @@ def run_estimate(
     rate = min(reading * max(processes, 1), step.images_per_second)
     if not processes:  # then one process reads and learns by turns
         rate = 1 / (1 / reading + 1 / step.images_per_second)
-    minutes = max(1, max_epochs * int(found.counts[0].sum()) / rate / 60)
+    minutes = max(1, max_epochs * found.split_counts.get("train", 0) / rate / 60)
     height, width = prepared.image_size
     return [
         f"training at {height} x {width} px: reading {reading:.0f} images/s a process, "

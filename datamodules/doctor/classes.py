@@ -5,9 +5,9 @@ from collections import defaultdict
 
 import numpy as np
 
+from datamodules.collection import SPLITS
 from datamodules.doctor.listing import Listing
 from datamodules.doctor.problems import Problem
-from datamodules.manifest import SPLITS
 from vit.foundation import nearest
 
 FEW = 10  # training images of a class, below which little can be learned of it
@@ -15,9 +15,16 @@ UNEQUAL = 10.0  # images of the largest class over those of the smallest
 
 
 def class_counts(listing: Listing, usable: np.ndarray) -> np.ndarray:
-    """Usable images by split and label; (splits, labels) int64. `usable` is (images,) bool."""
+    """Usable images by split and label; (splits, labels) int64. `usable` is (images,) bool.
+
+    An image of several labels counts for each.
+    """
+    together = np.zeros((len(SPLITS), len(listing.combinations)), np.int64)
+    np.add.at(together, (listing.splits[usable], listing.targets[usable]), 1)
+    number = {label: index for index, label in enumerate(listing.labels)}
     counts = np.zeros((len(SPLITS), len(listing.labels)), np.int64)
-    np.add.at(counts, (listing.splits[usable], listing.targets[usable]), 1)
+    for combination, images in zip(listing.combinations, together.T, strict=True):
+        counts[:, [number[label] for label in combination]] += images[:, None]
     return counts
 
 
@@ -30,7 +37,7 @@ def class_problems(listing: Listing, counts: np.ndarray) -> list[Problem]:
         for label, count in zip(listing.labels, train, strict=True)
         if not count
     ]
-    if len(listing.labels) < 2:
+    if len(listing.labels) < 2 and not listing.multilabel:
         found.append(Problem("classes", f"there is but one class, {listing.labels[0]}", path=listing.labels[0]))
     for split, row in zip(SPLITS[1:], counts[1:], strict=True):
         lacking = [label for label, count, known in zip(listing.labels, row, train, strict=True) if known and not count]

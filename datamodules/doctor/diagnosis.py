@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from datamodules.collection import SPLITS
 from datamodules.doctor.classes import class_counts, class_problems
 from datamodules.doctor.duplicates import near_duplicates, same_content
 from datamodules.doctor.listing import Listing
 from datamodules.doctor.problems import KINDS, Problem
 from datamodules.doctor.scan import Scan
-from datamodules.manifest import SPLITS
 
 TINY = 32  # pixels of the shorter side
 GIANT = 50_000_000  # pixels
@@ -49,7 +49,8 @@ class Diagnosis:
     @property
     def split_counts(self) -> dict[str, int]:
         """Usable images of each split that has some."""
-        return {split: int(row.sum()) for split, row in zip(SPLITS, self.counts, strict=True) if row.any()}
+        images = np.bincount(self.listing.splits[self.scan.readable], minlength=len(SPLITS)).tolist()
+        return {split: count for split, count in zip(SPLITS, images, strict=True) if count}
 
     def summary(self) -> list[str]:
         """The size of the data, and how fast it was read, in words."""

@@ -2,15 +2,16 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from datamodules.collection import SPLITS, Collection, Record, straddling
 from datamodules.doctor.problems import Problem
-from datamodules.image_folder import find_splits, split_class
-from datamodules.manifest import SPLITS, Row, fault, is_manifest, place, read_manifest, write_manifest
+from datamodules.image_folder import find_splits
+from datamodules.manifest import Row, is_manifest, read_manifest, write_manifest
 from datamodules.reading import printable
 from vit.foundation import UserError
 
@@ -21,31 +22,41 @@ class Listing:
 
     Args:
         base: absolute folder that names are below.
-        paths: absolute, one an image.
+        records: the images.
         labels: names of the classes, sorted.
-        targets: (images,) int32, which label.
+        combinations: the labels that images have together; where each image has one, the labels one by one.
+        targets: (images,) int32, which combination.
         splits: (images,) int8, which of SPLITS.
+        multilabel: whether an image has any number of labels.
         given: whether the data says its splits, rather than the seed.
         problems: found while listing.
     """
 
     base: Path
-    paths: list[str]
+    records: list[Record]
     labels: tuple[str, ...]
+    combinations: list[tuple[str, ...]]
     targets: np.ndarray
     splits: np.ndarray
+    multilabel: bool
     given: bool
     problems: list[Problem]
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.records)
+
+    @property
+    def paths(self) -> list[str]:
+        """Absolute, one an image."""
+        return [record.path for record in self.records]
 
     def name(self, image: int) -> str:
         """The path below `base`, printable."""
-        return printable(os.path.relpath(self.paths[image], self.base))
+        return printable(os.path.relpath(self.records[image].path, self.base))
 
     def label(self, image: int) -> str:
-        return self.labels[self.targets[image]]
+        """The label, or all of them."""
+        return "|".join(self.records[image].labels)
 
     def split(self, image: int) -> str:
         return SPLITS[self.splits[image]]
@@ -55,7 +66,7 @@ def list_data(data: Path, *, val_fraction: float, seed: int) -> Listing:
     """The images of a folder as `ImageFolder` takes it, or of a manifest.
 
     Args:
-        data: absolute path of the folder, or of a file that is a manifest.
+        data: absolute path of the folder, or of a manifest.
         val_fraction, seed: what is held out of train for val, when the data has none.
 
     Raises:
@@ -65,9 +76,8 @@ def list_data(data: Path, *, val_fraction: float, seed: int) -> Listing:
         return _list_manifest(data, val_fraction, seed)
     notices: list[str] = []
     found = find_splits(data, val_fraction=val_fraction, seed=seed, notices=notices)
-    rows = [(path, label, split) for split in found for label, paths in found[split].items() for path in paths]
     given = any((data / name).is_dir() for name in ("val", "valid", "validation"))
-    return _listing(data, rows, given, [Problem("ignored", notice, path=notice) for notice in notices])
+    return _listing(found, given, [Problem("ignored", notice, path=notice) for notice in notices])
 
 
 def check_fix_list(path: Path, data: Path, *, overwrite: bool) -> None:
@@ -83,73 +93,83 @@ def check_fix_list(path: Path, data: Path, *, overwrite: bool) -> None:
 def write_fix_list(path: Path, listing: Listing, keep: Sequence[int]) -> None:
     """Writes a manifest of the images to keep, with paths relative to where it stands."""
     folder = path.absolute().parent
-    rows = (
-        Row(os.path.relpath(listing.paths[image], folder), listing.label(image), listing.split(image)) for image in keep
-    )
-    write_manifest(path, rows)
+    rows = []
+    for image in keep:
+        record = listing.records[image]
+        split = listing.split(image)
+        rows.append(Row(os.path.relpath(record.path, folder), record.labels, split, record.group, record.weight))
+    write_manifest(path, rows, multilabel=listing.multilabel)
 
 
-def _listing(base: Path, rows: list[tuple[str, str, str]], given: bool, problems: list[Problem]) -> Listing:
-    rows = sorted(rows, key=lambda row: SPLITS.index(row[2]))
-    labels = tuple(sorted({label for _, label, _ in rows}))
-    number = {label: index for index, label in enumerate(labels)}
+def _listing(found: Collection, given: bool, problems: list[Problem]) -> Listing:
+    records = [record for split in SPLITS for record in found.splits.get(split, ())]
+    combinations = sorted({tuple(sorted(record.labels)) for record in records})
+    number = {combination: index for index, combination in enumerate(combinations)}
+    counts = [len(found.splits.get(split, ())) for split in SPLITS]
     return Listing(
-        base,
-        [path for path, _, _ in rows],
-        labels,
-        np.array([number[label] for _, label, _ in rows], np.int32),
-        np.array([SPLITS.index(split) for _, _, split in rows], np.int8),
+        found.base,
+        records,
+        tuple(sorted({label for combination in combinations for label in combination})),
+        combinations,
+        np.array([number[tuple(sorted(record.labels))] for record in records], np.int32),
+        np.repeat(np.arange(len(SPLITS), dtype=np.int8), counts),
+        found.multilabel,
         given,
-        problems,
+        problems + _groups(found),
     )
 
 
 def _list_manifest(file: Path, val_fraction: float, seed: int) -> Listing:
     """The images of a manifest, with what is wrong in it: files that are not there, rows that make no sense."""
-    base = file.parent
+    manifest = read_manifest(file)
     problems: list[Problem] = []
-    rows: list[tuple[str, str, str]] = []
-    listed: set[tuple[str, str]] = set()
-    for line, row in enumerate(read_manifest(file), 2):
-        path = place(row, file)
-        if wrong := fault(row):
+    splits: dict[str, list[Record]] = {}
+    listed: set[tuple[str, tuple[str, ...]]] = set()
+    for line, row in manifest.rows:
+        record = manifest.record(row)
+        if wrong := manifest.fault(row):
             problems.append(Problem("label", f"line {line}: {wrong}", path=printable(row.path)))
-        elif (path, row.label) in listed:
+        elif (record.path, record.labels) in listed:
             problems.append(Problem("duplicate", f"line {line} lists it again", path=printable(row.path)))
-        elif not os.path.lexists(path):
+        elif not os.path.lexists(record.path):
             problems.append(Problem("missing", f"line {line}: no such file", path=printable(row.path)))
         else:
-            listed.add((path, row.label))
-            rows.append((path, row.label, row.split or "train"))
-    if not rows:
+            listed.add((record.path, record.labels))
+            splits.setdefault(row.split or "train", []).append(record)
+    if not splits:
         raise UserError(
-            f"{printable(file)} lists no image that is there.\nPaths are relative to its folder, {printable(base)}."
+            f"{printable(file)} lists no image that is there.\n"
+            f"Paths are relative to its folder, {printable(file.parent)}."
         )
-    given = any(split == "val" for _, _, split in rows)
-    if not given:
-        rows = _hold_out(rows, base, val_fraction, seed)
-    problems += _folder_labels(rows, base)
-    return _listing(base, rows, given, problems)
+    found = Collection(file.parent, splits, manifest.multilabel, manifest.weighted)
+    problems += [] if manifest.multilabel else _folder_labels(splits, file.parent)
+    return _listing(found.with_val(val_fraction, seed), "val" in splits, problems)
 
 
-def _hold_out(rows: list[tuple[str, str, str]], base: Path, fraction: float, seed: int) -> list[tuple[str, str, str]]:
-    """The same with some of train turned into val."""
-    held: set[str] = set()
-    for label in {label for _, label, split in rows if split == "train"}:
-        paths = [path for path, one, split in rows if (one, split) == (label, "train")]
-        held.update(split_class(paths, base, fraction, seed)[1])
-    return [(path, label, "val" if split == "train" and path in held else split) for path, label, split in rows]
+def _groups(found: Collection) -> list[Problem]:
+    """Images of a group that is in several splits, but for those in the last: what measures can be trusted."""
+    apart = straddling(found.splits)
+    measured = {(group, splits[-1]) for group, splits in apart.items()}
+    image, problems = 0, []
+    for split in SPLITS:
+        for record in found.splits.get(split, ()):
+            if record.group in apart and (record.group, split) not in measured:
+                others = " and ".join(one for one in apart[record.group] if one != split)
+                problems.append(Problem("group", f"group {record.group} is in {others}, too", image))
+            image += 1
+    return problems
 
 
-def _folder_labels(rows: list[tuple[str, str, str]], base: Path) -> list[Problem]:
+def _folder_labels(splits: Mapping[str, list[Record]], base: Path) -> list[Problem]:
     """Images in a folder that has the name of another label than theirs. Only where folders mostly agree."""
-    labels = {label for _, label, _ in rows}
-    folders = [os.path.basename(os.path.dirname(path)) for path, _, _ in rows]  # noqa: PTH119, PTH120
-    counts = Counter(folder == row[1] for folder, row in zip(folders, rows, strict=True) if folder in labels)
+    pairs = [(record.path, record.labels[0]) for records in splits.values() for record in records]
+    labels = {label for _, label in pairs}
+    folders = [os.path.basename(os.path.dirname(path)) for path, _ in pairs]  # noqa: PTH119, PTH120
+    counts = Counter(folder == label for folder, (_, label) in zip(folders, pairs, strict=True) if folder in labels)
     if counts[True] <= counts[False]:
         return []
     return [
         Problem("folder label", f"labelled {label}, in folder {folder}", path=printable(os.path.relpath(path, base)))
-        for (path, label, _), folder in zip(rows, folders, strict=True)
+        for (path, label), folder in zip(pairs, folders, strict=True)
         if folder in labels and folder != label
     ]

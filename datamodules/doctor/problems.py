@@ -26,9 +26,10 @@ class Kind(NamedTuple):
 KINDS: dict[str, Kind] = {
     "unreadable": Kind("unreadable images", "error", "Fetch them again, or remove them.", True),
     "missing": Kind("images that are not there", "error", "Mend the paths in the manifest.", True),
-    "label": Kind("rows without a usable label or split", "error", "Mend these rows of the manifest.", True),
+    "label": Kind("rows that can't be used", "error", "Mend these rows of the manifest.", True),
     "conflict": Kind("same image, different labels", "error", "Decide which label is right; remove the others.", True),
     "leak": Kind("same image in two splits", "error", "Remove it from train: accuracy on it is memory.", True),
+    "group": Kind("groups in more than one split", "error", "Give all images of a group the same split.", True),
     "classes": Kind("classes that break training", "error", "Give every class images to learn from in train."),
     "near leak": Kind(
         "near duplicate in another split", "warning", "Look: frames of one scene belong in one split.", True

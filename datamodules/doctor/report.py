@@ -9,9 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from datamodules.collection import SPLITS
 from datamodules.doctor.diagnosis import ASPECTS, RESOLUTIONS, Diagnosis
 from datamodules.doctor.problems import KINDS, Problem
-from datamodules.manifest import SPLITS
 from datamodules.reading import UnreadableImage, read_photo
 from vit.foundation import atomic_write
 
@@ -109,7 +109,7 @@ def _section(diagnosis: Diagnosis, kind: str) -> str:
 
 def _figure(diagnosis: Diagnosis, problem: Problem) -> str:
     pictures = "".join(
-        _picture(diagnosis.listing.paths[image])
+        _picture(diagnosis.listing.records[image].path)
         for image in (problem.image, problem.other)
         if image >= 0 and image not in diagnosis.scan.reasons
     )

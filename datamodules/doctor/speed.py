@@ -28,7 +28,7 @@ def reading_rate(
         return 0.0
     chosen = images[np.linspace(0, len(images) - 1, min(_SAMPLE, len(images))).astype(int)].tolist()
     dataset = LabelledImages(
-        [listing.paths[image] for image in chosen],
+        [listing.records[image].path for image in chosen],
         listing.targets[chosen].tolist(),
         train_transform(image_size, mean, std),
     )

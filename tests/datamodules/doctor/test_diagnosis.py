@@ -306,14 +306,15 @@ PROGRAM = """
 import resource, sys
 import numpy as np
 from pathlib import Path
+from datamodules.collection import Record
 from datamodules.doctor.diagnosis import diagnose
 from datamodules.doctor.listing import Listing
 from datamodules.doctor.scan import Scan
 count = 20_000
 rng = np.random.default_rng(0)
 targets, splits = rng.integers(0, 2, (2, count))
-listing = Listing(Path("/data"), [f"/data/{n}.jpg" for n in range(count)], ("a", "b"), targets, np.sort(splits),
-                  True, [])
+records = [Record(f"/data/{n}.jpg", (("a",), ("b",))[target]) for n, target in enumerate(targets)]
+listing = Listing(Path("/data"), records, ("a", "b"), [("a",), ("b",)], targets, np.sort(splits), False, True, [])
 found = Scan.empty(count)
 found.kind_names.append("JPEG RGB")
 found.sizes[:] = 100
@@ -340,3 +341,23 @@ def test_a_scan_keeps_little_of_an_image():
     found = Scan.empty(1000)
     arrays = [value for value in vars(found).values() if isinstance(value, np.ndarray)]
     assert sum(array.nbytes for array in arrays) <= 256 * 1000
+
+
+def test_manifests_of_several_labels_and_groups(good, tmp_path):
+    names = sorted(path.name for path in (good / "train").glob("*/*.png"))
+    lines = [f"data/train/{('crow', 'wren')[int(name[:2]) % 2]}/{name}" for name in names]
+    rows = [
+        f"{line},{'big|dark' if n % 2 else 'big'},{'val' if n < 4 else ''},{n // 3}" for n, line in enumerate(lines)
+    ]
+    (tmp_path / "m.csv").write_text("\n".join(["path,labels,split,group", *rows, f"{lines[0]},,huge,"]))
+    found = checked(tmp_path / "m.csv")
+    assert (found.listing.labels, found.listing.multilabel) == (("big", "dark"), True)
+    assert found.counts.tolist() == [[20, 10], [4, 2], [0, 0]]
+    assert found.split_counts == {"train": 20, "val": 4}
+    assert told(found, "group") == lines[4:6]
+    assert told(found, "label") == [lines[0]]
+    assert not told(found, "folder label")
+    write_fix_list(tmp_path / "fixed.csv", found.listing, found.keep)
+    data = ImageFolder(str(tmp_path / "fixed.csv"), image_size=(16, 16), mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert data.counts() == {"train": {"big": 18, "dark": 9}, "val": {"big": 4, "dark": 2}}
+    assert {record.group for record in data.records["val"]} == {"0", "1"}

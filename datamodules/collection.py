@@ -1,0 +1,127 @@
+"""The images of a data set, each with its labels, in splits; and how some are held out of train."""
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import NamedTuple
+
+from vit.foundation import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+class Record(NamedTuple):
+    """One image.
+
+    Args:
+        path: absolute.
+        labels: one; or any number, in a collection of several labels an image.
+        group: images of one group are never in different splits; an empty text for an image by itself.
+        weight: in the loss.
+    """
+
+    path: str
+    labels: tuple[str, ...]
+    group: str = ""
+    weight: float = 1.0
+
+    @property
+    def unit(self) -> str:
+        """What is held out as a whole."""
+        return self.group or self.path
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The images of each split.
+
+    Args:
+        base: absolute folder that names are below.
+        splits: the images of train, val and test, as far as there are any.
+        multilabel: whether an image has any number of labels, rather than one.
+        weighted: whether images have weights.
+    """
+
+    base: Path
+    splits: dict[str, list[Record]]
+    multilabel: bool = False
+    weighted: bool = False
+
+    def with_val(self, fraction: float, seed: int) -> "Collection":
+        """The same with a val: without one of its own, it is taken out of train."""
+        if "train" not in self.splits or "val" in self.splits:
+            return self
+        train, val = hold_out(self.splits["train"], self.base, fraction, seed)
+        rest = {split: records for split, records in self.splits.items() if split != "train"}
+        return replace(self, splits={"train": train, "val": val} | rest)
+
+    def labels(self, split: str) -> set[str]:
+        """The labels that the images of a split have."""
+        return {label for record in self.splits.get(split, ()) for label in record.labels}
+
+
+def hold_out(records: Sequence[Record], base: Path, fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
+    """(kept for training, held for validation), in the given order; about `fraction` of each label is held.
+
+    A group stays together, and so does an image that is listed twice. Which are held follows from the seed and the
+    names of files below `base` and of groups: not from where the base lies nor in what order they are listed, and it
+    hardly changes when images are added.
+    """
+    labels: defaultdict[str, set[str]] = defaultdict(set)
+    sizes: Counter[str] = Counter()
+    names: dict[str, str] = {}
+    for record in records:
+        labels[record.unit].update(record.labels or ("",))
+        sizes[record.unit] += 1
+        names[record.unit] = record.group or os.path.relpath(record.path, base)
+    count = Counter(label for unit in labels.values() for label in unit)
+    classes: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for unit, several in labels.items():  # a unit of several labels stands for its rarest
+        rarest = min(several, key=lambda label: (count[label], label))
+        classes[rarest][unit] = sizes[unit]
+    held: set[str] = set()
+    for units in classes.values():
+        held |= _draw(units, names, fraction, seed)
+    for label in set(count) - {label for unit, several in labels.items() if unit not in held for label in several}:
+        held.remove(min((unit for unit in held if label in labels[unit]), key=lambda unit: (sizes[unit], names[unit])))
+    return [one for one in records if one.unit not in held], [one for one in records if one.unit in held]
+
+
+def split_class(paths: Iterable[str], base: Path, fraction: float, seed: int) -> tuple[list[str], list[str]]:
+    """Paths of one class, or of none -> (kept for training, held for validation), both sorted. See `hold_out`."""
+    kept, held = hold_out([Record(path, ()) for path in sorted(paths)], base, fraction, seed)
+    return [record.path for record in kept], [record.path for record in held]
+
+
+def straddling(splits: Mapping[str, Iterable[Record]]) -> dict[str, list[str]]:
+    """The groups that are in several splits, by name, with those splits."""
+    places: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    for split, records in splits.items():
+        for record in records:
+            if record.group:
+                places[record.group][split] = None
+    return {group: list(found) for group, found in places.items() if len(found) > 1}
+
+
+def _draw(sizes: Mapping[str, int], names: Mapping[str, str], fraction: float, seed: int) -> set[str]:
+    """Which units of one class to hold; `sizes` are their images. Of two or more, one at least is in each part."""
+    if not 0 < fraction < 1:
+        raise UserError(f"val_fraction is {fraction}; it must lie between 0 and 1, such as 0.2.")
+    total = sum(sizes.values())
+    wanted = min(max(round(total * fraction), 1), total - 1)
+    drawn = sorted(sizes, key=lambda unit: _lot(names[unit], seed))
+    held, count = set(), 0
+    for unit in drawn:
+        if count + sizes[unit] <= wanted:
+            held.add(unit)
+            count += sizes[unit]
+    if not held and len(drawn) > 1:
+        held = {min(drawn, key=lambda unit: sizes[unit])}
+    return held
+
+
+def _lot(name: str, seed: int) -> bytes:
+    return blake2b(os.fsencode(name), key=str(seed).encode()).digest()
