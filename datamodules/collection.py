@@ -97,10 +97,10 @@ def split_class(paths: Iterable[str], base: Path, fraction: float, seed: int) ->
 
 
 def straddling(splits: Mapping[str, Iterable[Record]]) -> dict[str, list[str]]:
-    """The groups that are in several splits, by name, with those splits."""
+    """The groups that are in several splits, by name, with those splits in their order."""
     places: defaultdict[str, dict[str, None]] = defaultdict(dict)
-    for split, records in splits.items():
-        for record in records:
+    for split in SPLITS:
+        for record in splits.get(split, ()):
             if record.group:
                 places[record.group][split] = None
     return {group: list(found) for group, found in places.items() if len(found) > 1}
