@@ -7,37 +7,34 @@ Or a manifest, see `datamodules.manifest`. The labels are the folders' names, so
 """
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from datamodules.collection import Collection, Record, straddling
 from datamodules.image_files import find_images, has_image_suffix, is_ignored, refuse_heic
 from datamodules.manifest import collect_manifest, is_manifest
-from datamodules.reading import UnreadableImage, printable, read_photo
-from datamodules.sampling import Draw, SampleLoader, Skipped, labelled_batch, sample_loader
-from datamodules.transforms import Interpolation, Pipeline, ResizeMode, eval_transform, train_transform
+from datamodules.photographs import PhotoDataset, Photographs
+from datamodules.reading import printable
+from datamodules.sampling import Draw, Skipped, labelled_batch
+from datamodules.transforms import Pipeline
 from vit.foundation import UserError, nearest
 
 log = logging.getLogger("vit.data")
 
 # The folder names of each split; val has had others in well-known data sets.
-_SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _LAYOUT = "Expected ROOT/train/CLASS/*.jpg and ROOT/val/CLASS/*.jpg, or ROOT/CLASS/*.jpg."
 
 
-class LabelledImages(Dataset):
+class LabelledImages(PhotoDataset):
     """Photos of one split, each with its target: the index of its label; or 0 or 1 for every label, float32 (C,).
 
-    An item is a dict of `image` float32 (3, h, w), `target`, `index` and, where there are weights, `weight`; or
-    Skipped for a file that can't be read. What is random in the transform is a pure function of (seed, epoch, index).
+    An item is that of `PhotoDataset`, with `target` and, where there are weights, `weight`.
     """
 
     def __init__(
@@ -48,43 +45,29 @@ class LabelledImages(Dataset):
         seed: int = 0,
         weights: Sequence[float] = (),
     ) -> None:
-        self.paths = [Path(path) for path in paths]
+        super().__init__(paths, transform, seed)
         self.targets = list(targets)
-        self.transform = transform
-        self.seed = seed
         self.weights = list(weights)
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
     def __getitem__(self, draw: Draw | int) -> dict[str, Any] | Skipped:
-        epoch, index = draw if isinstance(draw, Draw) else Draw(0, draw)
-        try:
-            photo = read_photo(self.paths[index], min_size=self.transform.min_size)
-        except UnreadableImage as error:
-            return Skipped(error.path, error.reason)
-        image = self.transform(photo.image, (self.seed, epoch, index))
-        item = {"image": image, "target": self.targets[index], "index": index, "note": photo.note}
+        item = super().__getitem__(draw)
+        if isinstance(item, Skipped):
+            return item
+        index = item["index"]
+        item |= {"target": self.targets[index]}
         return item | {"weight": self.weights[index]} if self.weights else item
 
 
-class ImageFolder(pl.LightningDataModule):
+class ImageFolder(Photographs):
     """Photographs in class folders or a manifest, for training and evaluation.
 
     `multilabel` tells whether an image has any number of labels; targets are then float32 (B, C) of 0 and 1.
 
     Args:
         root: the folder or manifest, see above.
-        image_size: (h, w) of the model.
-        mean, std: of the three channels, of values 0 to 1.
         val_fraction: share of each class kept for validation, when the root has no val/.
-        batch_size: images a step; the last batch of an epoch may have fewer.
-        num_workers: processes that read images; -1 picks the number of cores less one, at most 8.
-        crop_scale, hflip, color_jitter, erase: see `train_transform`.
-        interpolation, resize_mode, crop_pct: see `eval_transform`.
-        strict: stop at the first unreadable image, rather than list it in its batch.
         labels: a checkpoint's labels in its order. Targets then index these, by name; the data may lack some.
-        seed: what the split, the order and the augmentations follow from.
+        options: the rest, as `Photographs` takes them.
 
     Raises:
         UserError: there is no such folder, or it is not laid out as above, or its classes do not fit.
@@ -94,37 +77,12 @@ class ImageFolder(pl.LightningDataModule):
         self,
         root: str,
         *,
-        image_size: tuple[int, int],
-        mean: Sequence[float],
-        std: Sequence[float],
         val_fraction: float = 0.2,
-        batch_size: int = 32,
-        num_workers: int = -1,
-        crop_scale: float = 0.35,
-        hflip: float = 0.5,
-        color_jitter: float = 0.2,
-        erase: float = 0.0,
-        interpolation: Interpolation = "bicubic",
-        resize_mode: ResizeMode = "squash",
-        crop_pct: float = 1.0,
-        strict: bool = False,
         labels: Sequence[str] | None = None,
         seed: int = 0,
+        **options: Any,
     ) -> None:
-        super().__init__()
-        self.root = Path(root).absolute()
-        self.image_size = image_size
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.strict = strict
-        self.seed = seed
-        self.train_transform = train_transform(
-            image_size, mean, std, crop_scale=crop_scale, hflip=hflip, color_jitter=color_jitter, erase=erase,
-            interpolation=interpolation,
-        )  # fmt: skip
-        self.eval_transform = eval_transform(
-            image_size, mean, std, crop_pct=crop_pct, resize_mode=resize_mode, interpolation=interpolation
-        )
+        super().__init__(root, seed=seed, **options)
         found = find_splits(self.root, val_fraction=val_fraction, seed=seed)
         self.labels = tuple(labels) if labels is not None else tuple(sorted(found.labels("train")))
         _check_classes(found, self.labels, trained=labels is not None)
@@ -139,24 +97,6 @@ class ImageFolder(pl.LightningDataModule):
         weights = [record.weight for record in records] if self.weighted else ()
         transform = self.train_transform if augment else self.eval_transform
         return LabelledImages([record.path for record in records], self._targets(split), transform, self.seed, weights)
-
-    def names(self, split: str) -> list[str]:
-        """The photos of a split below the root, by index."""
-        return [printable(os.path.relpath(path, self.base)) for path in self.dataset(split).paths]
-
-    def dataloader(self, split: str) -> SampleLoader:
-        """Batches of a split in order, with the transform of evaluation."""
-        return self._loader(split)
-
-    def train_dataloader(self) -> SampleLoader:
-        """Augmented batches in random order."""
-        return self._loader("train", augment=True)
-
-    def val_dataloader(self) -> SampleLoader:
-        return self._loader("val")
-
-    def test_dataloader(self) -> SampleLoader:
-        return self._loader("test")
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Images of each label, for each split; in the order of the labels."""
@@ -174,14 +114,10 @@ class ImageFolder(pl.LightningDataModule):
             row[[number[label] for label in record.labels]] = 1
         return list(targets)
 
-    def _loader(self, split: str, *, augment: bool = False) -> SampleLoader:
+    def empty_batch(self) -> dict[str, torch.Tensor]:
+        """A batch of no images."""
         empty = labelled_batch(self.image_size, len(self.labels) if self.multilabel else None)
-        if self.weighted:
-            empty["weight"] = torch.empty(0)
-        return sample_loader(
-            self.dataset(split, augment=augment), empty, batch_size=self.batch_size, num_workers=self.num_workers,
-            shuffle=augment, seed=self.seed, strict=self.strict,
-        )  # fmt: skip
+        return empty | {"weight": torch.empty(0)} if self.weighted else empty
 
 
 def find_splits(root: Path, *, val_fraction: float, seed: int, notices: list[str] | None = None) -> Collection:
@@ -206,11 +142,11 @@ def find_splits(root: Path, *, val_fraction: float, seed: int, notices: list[str
 def _find_folders(root: Path, notices: list[str] | None) -> Collection:
     """The photos of the splits that `root` has folders of, or of train alone."""
     if not root.is_dir():
-        raise UserError(_no_root(root))
+        raise UserError(no_folder(root))
     ignored: list[str] = []
     given = _split_folders(root)
     found = {split: _read_classes(folder, ignored) for split, folder in (given or {"train": root}).items()}
-    if not given and set(found["train"]) <= {name for names in _SPLITS.values() for name in names}:
+    if not given and set(found["train"]) <= {name for names in SPLIT_FOLDERS.values() for name in names}:
         names = ", ".join(found["train"])
         raise UserError(f"The folders {names} in {printable(root)} have no class folders in them.\n{_LAYOUT}")
     if notices is not None:
@@ -227,7 +163,7 @@ def _find_folders(root: Path, notices: list[str] | None) -> Collection:
 def _split_folders(root: Path) -> dict[str, Path]:
     """The folder of each split, or nothing when the root's own folders are the classes."""
     folders: dict[str, Path] = {}
-    for split, names in _SPLITS.items():
+    for split, names in SPLIT_FOLDERS.items():
         there = [root / name for name in names if (root / name).is_dir() and any((root / name).iterdir())]
         if there:
             folders[split] = there[0]
@@ -298,11 +234,12 @@ def _ordered(records: list[Record], labels: tuple[str, ...]) -> list[Record]:
     return sorted(records, key=lambda record: ([number[label] for label in record.labels], record.path))
 
 
-def _no_root(root: Path) -> str:
+def no_folder(root: Path, layout: str = _LAYOUT) -> str:
+    """What to tell of a root that is no folder."""
     if root.exists():
-        return f"{printable(root)} is a file, not a folder of photographs.\n{_LAYOUT}"
+        return f"{printable(root)} is a file, not a folder of photographs.\n{layout}"
     beside = [place.name for place in root.parent.iterdir()] if root.parent.is_dir() else []
-    return f"There is no folder {printable(root)}{nearest(root.name, beside)}.\n{_LAYOUT}"
+    return f"There is no folder {printable(root)}{nearest(root.name, beside)}.\n{layout}"
 
 
 def _few(names: Sequence[str], limit: int = 6) -> str:

@@ -1,0 +1,124 @@
+"""What data modules of photographs in folders share: their transforms, their batches, their names."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch.utils.data import Dataset
+
+from datamodules.reading import UnreadableImage, printable, read_photo
+from datamodules.sampling import Draw, SampleLoader, Skipped, sample_loader
+from datamodules.transforms import Interpolation, Pipeline, ResizeMode, eval_transform, train_transform
+
+
+class PhotoDataset(Dataset):
+    """Photos of one split.
+
+    An item is a dict of `image` float32 (3, h, w) and `index`, or Skipped for a file that can't be read. What is
+    random in the transform is a pure function of (seed, epoch, index).
+    """
+
+    def __init__(self, paths: Sequence[str], transform: Pipeline, seed: int = 0) -> None:
+        self.paths = [Path(path) for path in paths]
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, draw: Draw | int) -> dict[str, Any] | Skipped:
+        epoch, index = draw if isinstance(draw, Draw) else Draw(0, draw)
+        try:
+            photo = read_photo(self.paths[index], min_size=self.transform.min_size)
+        except UnreadableImage as error:
+            return Skipped(error.path, error.reason)
+        image = self.transform(photo.image, (self.seed, epoch, index))
+        return {"image": image, "index": index, "note": photo.note}
+
+
+class Photographs(pl.LightningDataModule):
+    """Photographs below a root, in splits; what is a photo of which split, and what is known of it, `dataset` says.
+
+    `base` is the folder that names of photographs are below.
+
+    Args:
+        root: a folder or manifest.
+        image_size: (h, w) of the model.
+        mean, std: of the three channels, of values 0 to 1.
+        batch_size: images a step; the last batch of an epoch may have fewer.
+        num_workers: processes that read images; -1 picks the number of cores less one, at most 8.
+        crop_scale, hflip, color_jitter, erase: see `train_transform`.
+        interpolation, resize_mode, crop_pct: see `eval_transform`.
+        strict: stop at the first unreadable image, rather than list it in its batch.
+        seed: what the split, the order and the augmentations follow from.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        image_size: tuple[int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        batch_size: int = 32,
+        num_workers: int = -1,
+        crop_scale: float = 0.35,
+        hflip: float = 0.5,
+        color_jitter: float = 0.2,
+        erase: float = 0.0,
+        interpolation: Interpolation = "bicubic",
+        resize_mode: ResizeMode = "squash",
+        crop_pct: float = 1.0,
+        strict: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.root = Path(root).absolute()
+        self.base = self.root
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.strict = strict
+        self.seed = seed
+        self.train_transform = train_transform(
+            image_size, mean, std, crop_scale=crop_scale, hflip=hflip, color_jitter=color_jitter, erase=erase,
+            interpolation=interpolation,
+        )  # fmt: skip
+        self.eval_transform = eval_transform(
+            image_size, mean, std, crop_pct=crop_pct, resize_mode=resize_mode, interpolation=interpolation
+        )
+
+    def dataset(self, split: str, *, augment: bool = False) -> PhotoDataset:
+        """The photos of a split, with the transform of evaluation unless `augment`."""
+        raise NotImplementedError
+
+    def empty_batch(self) -> dict[str, torch.Tensor]:
+        """A batch of no images."""
+        return {"image": torch.empty(0, 3, *self.image_size), "index": torch.empty(0, dtype=torch.int64)}
+
+    def names(self, split: str) -> list[str]:
+        """The photos of a split below the root, by index."""
+        return [printable(os.path.relpath(path, self.base)) for path in self.dataset(split).paths]
+
+    def dataloader(self, split: str) -> SampleLoader:
+        """Batches of a split in order, with the transform of evaluation."""
+        return self._loader(split)
+
+    def train_dataloader(self) -> SampleLoader:
+        """Augmented batches in random order."""
+        return self._loader("train", augment=True)
+
+    def val_dataloader(self) -> SampleLoader:
+        return self._loader("val")
+
+    def test_dataloader(self) -> SampleLoader:
+        return self._loader("test")
+
+    def _loader(self, split: str, *, augment: bool = False) -> SampleLoader:
+        return sample_loader(
+            self.dataset(split, augment=augment), self.empty_batch(), batch_size=self.batch_size,
+            num_workers=self.num_workers, shuffle=augment, seed=self.seed, strict=self.strict,
+        )  # fmt: skip

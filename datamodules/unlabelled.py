@@ -1,0 +1,63 @@
+"""Photographs without labels: all that lie below a folder, however it is sorted.
+
+    root/**/*.jpg                      split into train and val here
+    root/train/**, root/val/**         learned from, and held out; root/test is left alone
+
+Folders, be they classes or not, count for nothing.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from datamodules.collection import split_class
+from datamodules.image_files import find_images, refuse_heic
+from datamodules.image_folder import SPLIT_FOLDERS, no_folder
+from datamodules.photographs import PhotoDataset, Photographs
+from datamodules.reading import printable
+from vit.foundation import UserError
+
+_LAYOUT = "Expected a folder with images in it, however deep."
+
+
+class UnlabelledFolder(Photographs):
+    """All photographs below a folder, for pretraining.
+
+    Args:
+        root: the folder, see above.
+        val_fraction: share kept for validation, when the root has no val/.
+        options: the rest, as `Photographs` takes them.
+
+    Raises:
+        UserError: there is no such folder, or fewer than two images in it.
+    """
+
+    def __init__(self, root: str, *, val_fraction: float = 0.2, seed: int = 0, **options: Any) -> None:
+        super().__init__(root, seed=seed, **options)
+        self.files = find_unlabelled(self.root, val_fraction=val_fraction, seed=seed)
+
+    def dataset(self, split: str, *, augment: bool = False) -> PhotoDataset:
+        """The photos of `train` or `val`, with the transform of evaluation unless `augment`."""
+        return PhotoDataset(self.files[split], self.train_transform if augment else self.eval_transform, self.seed)
+
+
+def find_unlabelled(root: Path, *, val_fraction: float, seed: int) -> dict[str, list[str]]:
+    """The photos of train and val below `root`, an absolute path."""
+    if not root.is_dir():
+        raise UserError(no_folder(root, _LAYOUT))
+    found = {split: _images(root, names) for split, names in SPLIT_FOLDERS.items()}
+    train = found["train"] or find_images(root, [root / name for name in SPLIT_FOLDERS["val"] + SPLIT_FOLDERS["test"]])
+    refuse_heic([*train, *found["val"]])
+    if len(train) + len(found["val"]) < 2 or not train:
+        raise UserError(f"{printable(root)} has {len(train)} images to learn from; two or more are needed.\n{_LAYOUT}")
+    if found["val"]:
+        return {"train": train, "val": found["val"]}
+    kept, held = split_class(train, root, val_fraction, seed)
+    return {"train": kept, "val": held}
+
+
+def _images(root: Path, names: tuple[str, ...]) -> list[str]:
+    """The photos of a split, in the first folder of these names that has any."""
+    for name in names:
+        if (root / name).is_dir() and (images := find_images(root / name)):
+            return images
+    return []
