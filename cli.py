@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import vit
 from vit.commandline import current_config, run_command
@@ -27,7 +27,9 @@ from vit.options import (
     ModelOptions,
     OptimOptions,
     Precision,
+    PretrainOptions,
     RolloutOptions,
+    Task,
     TrainerOptions,
     TrainingDataOptions,
 )
@@ -44,6 +46,7 @@ from vit.terminal import (
 from wiring.data import data_module, image_files, run_estimate
 from wiring.explaining import check_method, chosen_target, export_names, refuse_images_within
 from wiring.models import build_model, pair, prepared_for, require_head
+from wiring.pretraining import pretrain_encoder
 from wiring.training import train_classifier
 
 DEMO_CHECKPOINT = Path(vit.__file__).parent / "assets" / "birdscenes"
@@ -54,8 +57,10 @@ def train(
     model: ModelOptions,
     optim: OptimOptions,
     trainer: TrainerOptions,
+    pretrain: PretrainOptions,
     *,
     run: str,
+    task: Task = "classify",
     seed: int = 0,
     device: Device = "auto",
     overwrite: bool = False,
@@ -70,15 +75,20 @@ def train(
         model: the Vision Transformer.
         optim: how the weights move.
         trainer: the length and the arithmetic of the run.
+        pretrain: what is hidden, for --task pretrain.
         run: folder for checkpoints, curves and the finished model; refused when it already holds files.
+        task: what is learned: classify, or pretrain (an encoder that guesses hidden patches; needs no labels).
         seed: everything random in the run follows from it.
         device: auto takes a GPU when there is one.
         overwrite: write into a run folder that already holds files.
         resume: go on from the run folder's last checkpoint.
     """
-    config = current_config() or ""
-    train_classifier(data, model, optim, trainer, run=Path(run), config=config, seed=seed, device=device,
-                     overwrite=overwrite, resume=resume)  # fmt: skip
+    options: dict[str, Any] = {"run": Path(run), "config": current_config() or "", "seed": seed, "device": device,
+               "overwrite": overwrite, "resume": resume}  # fmt: skip
+    if task == "pretrain":
+        pretrain_encoder(data, model, optim, trainer, pretrain, **options)
+    else:
+        train_classifier(data, model, optim, trainer, **options)
 
 
 def evaluate(

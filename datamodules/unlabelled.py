@@ -45,7 +45,8 @@ def find_unlabelled(root: Path, *, val_fraction: float, seed: int) -> dict[str, 
     if not root.is_dir():
         raise UserError(no_folder(root, _LAYOUT))
     found = {split: _images(root, names) for split, names in SPLIT_FOLDERS.items()}
-    train = found["train"] or find_images(root, [root / name for name in SPLIT_FOLDERS["val"] + SPLIT_FOLDERS["test"]])
+    kept_apart = [root / name for name in SPLIT_FOLDERS["val"] + SPLIT_FOLDERS["test"] if (root / name).is_dir()]
+    train = found["train"] or find_images(root, kept_apart)
     refuse_heic([*train, *found["val"]])
     if len(train) + len(found["val"]) < 2 or not train:
         raise UserError(f"{printable(root)} has {len(train)} images to learn from; two or more are needed.\n{_LAYOUT}")

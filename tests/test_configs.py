@@ -14,6 +14,7 @@ import cli
 from vit.checkpoints.folder import write_folder
 from vit.models.classifier import Classifier
 from vit.models.encoder import image_encoder
+from vit.training.resume import flat
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 RECIPES = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))
@@ -82,10 +83,10 @@ def test_a_recipe_opens_with_what_it_is_for_and_its_command(recipe: str) -> None
 def test_every_key_of_a_recipe_is_an_option_and_arrives(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     options = printed(capsys, "train", "--config", recipe, "--run", "r")
     given = yaml.safe_load((CONFIGS / f"{recipe}.yaml").read_text(encoding="utf-8"))
-    for group, fields in given.items():
-        for name, value in fields.items():
-            # YAML takes 1e-3 for text, the options for a number.
-            assert options[group][name] == (float(value) if re.fullmatch(r"[\d.]+e-?\d+", str(value)) else value)  # type: ignore[index]
+    arrived = flat(options)
+    for name, value in flat(given).items():
+        # YAML takes 1e-3 for text, the options for a number.
+        assert arrived[name] == (float(value) if re.fullmatch(r"[\d.]+e-?\d+", str(value)) else value)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -11,6 +11,7 @@ from vit.foundation import check_range
 
 Precision = Literal["auto", "fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Task = Literal["classify", "pretrain"]
 # The names in vit.saliency.methods.METHODS, which is slow to import.
 Method = Literal[
     "default", "rollout", "last_attention", "value_norms", "attribution", "gradient_rollout", "legrad", "grad_cam",
@@ -136,6 +137,11 @@ class OptimOptions:
         for name in ("layer_decay", "min_lr", "label_smoothing", "beta2"):
             check_range(f"optim.{name}", getattr(self, name), 0, 1)
 
+    def movement(self) -> dict[str, float]:
+        """What every task takes of it."""
+        names = ("lr", "weight_decay", "layer_decay", "warmup_epochs", "min_lr", "beta2")
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclass(frozen=True)
 class TrainerOptions:
@@ -160,6 +166,29 @@ class TrainerOptions:
         check_range("trainer.accumulate", self.accumulate, 1)
         check_range("trainer.checkpoint_minutes", self.checkpoint_minutes, 0)
         check_range("trainer.skip_bad_steps", self.skip_bad_steps, 0)
+
+
+@dataclass(frozen=True)
+class PretrainOptions:
+    """What is hidden from the encoder, for --task pretrain.
+
+    Args:
+        recipe: mae (the encoder sees the visible patches alone) or simmim (mask tokens stand for the hidden ones).
+        mask_ratio: share of the patches that are hidden; default: the paper's, 0.75 of mae and 0.6 of simmim.
+        cell: patches a side of the squares that are hidden as one, for simmim.
+        pictures_every: epochs from one picture of reconstructions to the next.
+    """
+
+    recipe: Literal["mae", "simmim"] = "mae"
+    mask_ratio: float | None = None
+    cell: int = 1
+    pictures_every: int = 5
+
+    def __post_init__(self) -> None:
+        if self.mask_ratio is not None:
+            check_range("pretrain.mask_ratio", self.mask_ratio, 0, 1)
+        check_range("pretrain.cell", self.cell, 1)
+        check_range("pretrain.pictures_every", self.pictures_every, 1)
 
 
 @dataclass(frozen=True)

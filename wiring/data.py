@@ -18,10 +18,18 @@ if TYPE_CHECKING:
     from vit.models.classifier import Classifier, Preprocessing
 
 
-def data_module(options: DataOptions, model: Classifier, *, seed: int, labels: tuple[str, ...] | None = None) -> Any:
-    """The data module of `--data.root`, prepared for the model."""
+def data_module(
+    options: DataOptions,
+    model: Classifier,
+    *,
+    seed: int,
+    labels: tuple[str, ...] | None = None,
+    labelled: bool = True,
+) -> Any:
+    """The data module of `--data.root`, prepared for the model. Not labelled, folders count for nothing."""
     from datamodules.birdscenes import BirdScenes
     from datamodules.image_folder import ImageFolder
+    from datamodules.unlabelled import UnlabelledFolder
 
     check_range("seed", seed, 0)
     if not options.root:
@@ -32,20 +40,19 @@ def data_module(options: DataOptions, model: Classifier, *, seed: int, labels: t
         "mean": prepared.mean,
         "std": prepared.std,
         "seed": seed,
-        "labels": labels,
     }
     root = keywords.pop("root")
     scenes = {name: keywords.pop(name) for name in ("train_scenes", "val_scenes", "confound") if name in keywords}
     if root.startswith("birdscenes:"):
         for unused in ("val_fraction", "strict"):
             keywords.pop(unused)
-        return BirdScenes(root.removeprefix("birdscenes:"), **scenes, **keywords)
+        return BirdScenes(root.removeprefix("birdscenes:"), **scenes, labels=labels, **keywords)
     keywords |= {
         "interpolation": prepared.interpolation,
         "resize_mode": prepared.resize_mode,
         "crop_pct": prepared.crop_pct,
     }
-    return ImageFolder(root, **keywords)
+    return ImageFolder(root, labels=labels, **keywords) if labelled else UnlabelledFolder(root, **keywords)
 
 
 def image_files(files: list[ImageFile], prepared: Preprocessing, *, photo_side: int | None = None) -> ImageFiles:

@@ -13,9 +13,10 @@ from wiring.data import data_module, describe_data
 from wiring.models import build_model
 
 if TYPE_CHECKING:
+    from vit.checkpoints.card import Training
     from vit.models.classifier import Classifier
     from vit.training.fit import FitResult
-    from vit.training.task import Judge
+    from vit.training.task import Judge, TrainingTask
 
 
 def train_classifier(
@@ -37,7 +38,6 @@ def train_classifier(
         config: all options as YAML, for the run folder.
     """
     from vit.training.classification import ClassificationTask
-    from vit.training.fit import fit
 
     check_run(run, config, device=device, resume=resume)
     network, report = build_model(model, seed)
@@ -45,13 +45,38 @@ def train_classifier(
     report += fit_head(network, module, data.root)
     folder = open_run(run, config, overwrite=overwrite, resume=resume)
     say(*report)
-    moves, length = asdict(optim), asdict(trainer)
-    clip_grad, skip_bad_steps = moves.pop("clip_grad"), length.pop("skip_bad_steps")
-    task = ClassificationTask(network, seed=seed, names=module.names("train"), skip_bad_steps=skip_bad_steps, **moves)
+    task = ClassificationTask(
+        network,
+        seed=seed,
+        names=module.names("train"),
+        skip_bad_steps=trainer.skip_bad_steps,
+        label_smoothing=optim.label_smoothing,
+        trained=optim.trained,
+        **optim.movement(),
+    )
     about = describe_data(data, module, model.pretrained)
-    result = fit(task, module, folder, clip_grad=clip_grad, device=device, resume=resume, about=about, **length)
+    result = run_task(task, module, folder, optim, trainer, device=device, resume=resume, about=about)
     tell_result(result, task.judge, folder)
     return result
+
+
+def run_task(
+    task: TrainingTask,
+    module: Any,
+    folder: Path,
+    optim: OptimOptions,
+    trainer: TrainerOptions,
+    *,
+    device: Device,
+    resume: bool,
+    about: Training,
+) -> FitResult:
+    """Trains the task on the data, as the options say, into the run folder."""
+    from vit.training.fit import fit
+
+    length = asdict(trainer)
+    del length["skip_bad_steps"]  # the task's own
+    return fit(task, module, folder, clip_grad=optim.clip_grad, device=device, resume=resume, about=about, **length)
 
 
 def check_run(run: Path, config: str, *, device: Device, resume: bool) -> None:

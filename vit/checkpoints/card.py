@@ -53,7 +53,7 @@ def model_card(
         _data(training),
         _metrics(training),
         _input(model),
-        _USE,
+        _USE if model.num_classes else _USE_ENCODER,
         _loading(model, ways, obstacles),
         _labels(model, training),
         "## Files\n\n" + "\n".join(f"- `{name}`: sha256 `{digest}`" for name, digest in files.items()),
@@ -84,6 +84,11 @@ probabilities were learned from that data alone: on photographs of another kind 
 backgrounds) they may be confident and wrong, and what sets its classes apart may be what happened to stand beside
 them. Measure it on your own photographs before you trust it (`vit evaluate`), and look at where it looked
 (`vit explain`). It is not made for decisions about people."""
+_USE_ENCODER = """\
+## Intended use and limits
+
+It is an encoder that was pretrained without labels, to be fine-tuned (`vit train --model.pretrained`): alone it names
+nothing. What it is good for depends on how like your photographs are to those that it learned from."""
 _LICENCE = """\
 ## Licence
 

@@ -1,11 +1,16 @@
-"""Masked pretraining as a LightningModule: which patches are hidden, and the loss of the guess."""
+"""Masked pretraining as a LightningModule: which patches are hidden, the loss of the guess, and pictures of it."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vit.checkpoints.card import Training
+from vit.checkpoints.folder import write_folder
+from vit.models.classifier import Classifier, Preprocessing
 from vit.models.masked import MaskedImageModel
+from vit.training.reconstructions import draw_reconstructions
 from vit.training.task import TrainingTask
 
 
@@ -17,13 +22,29 @@ class PretrainingTask(TrainingTask):
 
     Args:
         model: what learns.
+        pool, preprocessing: of the model folder, which holds the encoder and no head; see `Classifier`.
+        pictures: folder for reconstructions of validation images, epoch_0005.png and so on; None for none.
+        every: epochs from one picture to the next; the last epoch has one, too.
         options: the rest, as `TrainingTask` takes them.
     """
 
     model: MaskedImageModel
 
-    def __init__(self, model: MaskedImageModel, **options: Any):
+    def __init__(
+        self,
+        model: MaskedImageModel,
+        *,
+        pool: str = "class",
+        preprocessing: Preprocessing | None = None,
+        pictures: Path | None = None,
+        every: int = 5,
+        **options: Any,
+    ):
         super().__init__(model, **options)
+        self.pool = pool
+        self.preprocessing = preprocessing
+        self.pictures = pictures
+        self.every = every
 
     def loss(self, batch: dict[str, Any]) -> tuple[Tensor, int]:
         images = batch["image"]
@@ -35,4 +56,23 @@ class PretrainingTask(TrainingTask):
         if len(images) == 0:
             return
         generator = torch.Generator().manual_seed(hash((self.seed, batch_idx)))
-        self.update_val_loss(self.model(images, self.model.hide(images, generator)).loss, len(images))
+        hidden = self.model.hide(images, generator)
+        self.update_val_loss(self.model(images, hidden).loss, len(images))
+        if batch_idx == 0:
+            self._draw(images, hidden)
+
+    def _draw(self, images: Tensor, hidden: Tensor) -> None:
+        """A picture of the first validation images, where this epoch has one."""
+        epoch = self.current_epoch + 1
+        if self.pictures is None or (epoch % self.every and epoch != self.trainer.max_epochs):
+            return
+        name = f"epoch_{epoch:04}.png"
+        prepared = self.encoded_alone().preprocessing
+        draw_reconstructions(self.model, images, hidden, self.pictures / name, mean=prepared.mean, std=prepared.std)
+
+    def encoded_alone(self) -> Classifier:
+        """The encoder as a model without a head: what pretraining is for."""
+        return Classifier(self.model.encoder, 0, pool=self.pool, preprocessing=self.preprocessing)
+
+    def write_model(self, folder: Path, about: Training | None) -> None:
+        write_folder(self.encoded_alone(), folder, about)
