@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from datamodules.sampling import Draw, SampleLoader, labelled_batch, sample_loader
 from datamodules.scenes import DEMO_SPECIES, MIN_SIZE, PRETRAIN_SPECIES, draw_scene
-from datamodules.transforms import Interpolation, Pipeline, eval_transform, train_transform
+from datamodules.transforms import EraseMode, Interpolation, Pipeline, eval_transform, train_transform
 from vit.foundation import UserError, atomic_write, nearest
 
 _SPECIES = {"demo": DEMO_SPECIES, "pretrain": PRETRAIN_SPECIES}
@@ -58,11 +58,11 @@ class SceneImages(Dataset):
         return self.length
 
     def __getitem__(self, draw: Draw | int) -> dict[str, Any]:
-        epoch, index = draw if isinstance(draw, Draw) else Draw(0, draw)
-        number = self.first + epoch * self.length + index
+        draw = draw if isinstance(draw, Draw) else Draw(0, draw)
+        index, key = draw.index, draw.key(self.seed)
+        number = self.first + draw.epoch * self.length + index
         scene = draw_scene(self.seed, number, size=self.size, species=self.species, confound=self.confound)
         item = {"target": self.targets[scene.label], "index": index}
-        key = (self.seed, epoch, index)
         if not self.masks:
             return item | {"image": self.transform(scene.image, key)}
         image, mask = self.transform.with_mask(scene.image, scene.mask, key)
@@ -79,7 +79,8 @@ class BirdScenes(pl.LightningDataModule):
         train_scenes: scenes an epoch.
         val_scenes: scenes in val, and as many in test.
         confound: share of the training scenes whose background is tied to the species; none in val and test.
-        batch_size, num_workers, crop_scale, hflip, color_jitter, erase, interpolation: as of `ImageFolder`.
+        batch_size, num_workers, crop_scale, hflip, color_jitter, auto_augment, erase, erase_mode, interpolation: as of
+            `ImageFolder`.
         labels: a checkpoint's labels in its order. Targets then index these, by name.
         seed: what the scenes, their order and the augmentations follow from.
 
@@ -102,7 +103,9 @@ class BirdScenes(pl.LightningDataModule):
         crop_scale: float = 0.35,
         hflip: float = 0.5,
         color_jitter: float = 0.2,
+        auto_augment: str | None = None,
         erase: float = 0.0,
+        erase_mode: EraseMode = "mean",
         interpolation: Interpolation = "bicubic",
         labels: Sequence[str] | None = None,
         seed: int = 0,
@@ -130,8 +133,8 @@ class BirdScenes(pl.LightningDataModule):
             )
         self.lengths = {"train": train_scenes, "val": val_scenes, "test": val_scenes}
         self.train_transform = train_transform(
-            image_size, mean, std, crop_scale=crop_scale, hflip=hflip, color_jitter=color_jitter, erase=erase,
-            interpolation=interpolation,
+            image_size, mean, std, crop_scale=crop_scale, hflip=hflip, color_jitter=color_jitter,
+            auto_augment=auto_augment, erase=erase, erase_mode=erase_mode, interpolation=interpolation,
         )  # fmt: skip
         self.eval_transform = eval_transform(image_size, mean, std, interpolation=interpolation)
 

@@ -59,13 +59,13 @@ class CaptionedImages(Dataset):
         return len(self.paths)
 
     def __getitem__(self, draw: Draw | int) -> dict[str, Any] | Skipped:
-        epoch, index = draw if isinstance(draw, Draw) else Draw(0, draw)
+        draw = draw if isinstance(draw, Draw) else Draw(0, draw)
+        index, key = draw.index, draw.key(self.seed)
         try:
             photo = read_photo(self.paths[index], min_size=self.transform.min_size)
         except UnreadableImage as error:
             return Skipped(error.path, error.reason)
         references = self.references[index]
-        key = (self.seed, epoch, index)
         chosen = (
             int(np.random.default_rng(np.random.SeedSequence(key)).integers(len(references))) if self.augment else 0
         )

@@ -66,6 +66,7 @@ class ImageFolder(Photographs):
     Args:
         root: the folder or manifest, see above.
         val_fraction: share of each class kept for validation, when the root has no val/.
+        balanced: an epoch of training has as many images of each class, see `balanced_order`.
         labels: a checkpoint's labels in its order. Targets then index these, by name; the data may lack some.
         options: the rest, as `Photographs` takes them.
 
@@ -78,11 +79,13 @@ class ImageFolder(Photographs):
         root: str,
         *,
         val_fraction: float = 0.2,
+        balanced: bool = False,
         labels: Sequence[str] | None = None,
         seed: int = 0,
         **options: Any,
     ) -> None:
         super().__init__(root, seed=seed, **options)
+        self.balanced = balanced
         found = find_splits(self.root, val_fraction=val_fraction, seed=seed)
         self.labels = tuple(labels) if labels is not None else tuple(sorted(found.labels("train")))
         _check_classes(found, self.labels, trained=labels is not None)
@@ -113,6 +116,15 @@ class ImageFolder(Photographs):
         for row, record in zip(targets, self.records[split], strict=True):
             row[[number[label] for label in record.labels]] = 1
         return list(targets)
+
+    def sampled_classes(self) -> list[int] | None:
+        """Where training is balanced, the class of each training image: of several labels the rarest, -1 for none."""
+        if not self.balanced:
+            return None
+        count = self.counts()["train"]
+        number = {label: index for index, label in enumerate(self.labels)}
+        return [number[min(one.labels, key=lambda label: count[label])] if one.labels else -1
+                for one in self.records["train"]]  # fmt: skip
 
     def empty_batch(self) -> dict[str, torch.Tensor]:
         """A batch of no images."""

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from datamodules.reading import UnreadableImage, printable, read_photo
 from datamodules.sampling import Draw, SampleLoader, Skipped, sample_loader
-from datamodules.transforms import Interpolation, Pipeline, ResizeMode, eval_transform, train_transform
+from datamodules.transforms import EraseMode, Interpolation, Pipeline, ResizeMode, eval_transform, train_transform
 
 
 class PhotoDataset(Dataset):
@@ -30,13 +30,13 @@ class PhotoDataset(Dataset):
         return len(self.paths)
 
     def __getitem__(self, draw: Draw | int) -> dict[str, Any] | Skipped:
-        epoch, index = draw if isinstance(draw, Draw) else Draw(0, draw)
+        draw = draw if isinstance(draw, Draw) else Draw(0, draw)
         try:
-            photo = read_photo(self.paths[index], min_size=self.transform.min_size)
+            photo = read_photo(self.paths[draw.index], min_size=self.transform.min_size)
         except UnreadableImage as error:
             return Skipped(error.path, error.reason)
-        image = self.transform(photo.image, (self.seed, epoch, index))
-        return {"image": image, "index": index, "note": photo.note}
+        image = self.transform(photo.image, draw.key(self.seed))
+        return {"image": image, "index": draw.index, "note": photo.note}
 
 
 class Photographs(pl.LightningDataModule):
@@ -50,7 +50,7 @@ class Photographs(pl.LightningDataModule):
         mean, std: of the three channels, of values 0 to 1.
         batch_size: images a step; the last batch of an epoch may have fewer.
         num_workers: processes that read images; -1 picks the number of cores less one, at most 8.
-        crop_scale, hflip, color_jitter, erase: see `train_transform`.
+        crop_scale, hflip, color_jitter, auto_augment, erase, erase_mode: see `train_transform`.
         interpolation, resize_mode, crop_pct: see `eval_transform`.
         strict: stop at the first unreadable image, rather than list it in its batch.
         seed: what the split, the order and the augmentations follow from.
@@ -68,7 +68,9 @@ class Photographs(pl.LightningDataModule):
         crop_scale: float = 0.35,
         hflip: float = 0.5,
         color_jitter: float = 0.2,
+        auto_augment: str | None = None,
         erase: float = 0.0,
+        erase_mode: EraseMode = "mean",
         interpolation: Interpolation = "bicubic",
         resize_mode: ResizeMode = "squash",
         crop_pct: float = 1.0,
@@ -84,8 +86,8 @@ class Photographs(pl.LightningDataModule):
         self.strict = strict
         self.seed = seed
         self.train_transform = train_transform(
-            image_size, mean, std, crop_scale=crop_scale, hflip=hflip, color_jitter=color_jitter, erase=erase,
-            interpolation=interpolation,
+            image_size, mean, std, crop_scale=crop_scale, hflip=hflip, color_jitter=color_jitter,
+            auto_augment=auto_augment, erase=erase, erase_mode=erase_mode, interpolation=interpolation,
         )  # fmt: skip
         self.eval_transform = eval_transform(
             image_size, mean, std, crop_pct=crop_pct, resize_mode=resize_mode, interpolation=interpolation
@@ -117,8 +119,13 @@ class Photographs(pl.LightningDataModule):
     def test_dataloader(self) -> SampleLoader:
         return self._loader("test")
 
+    def sampled_classes(self) -> list[int] | None:
+        """The class of each training image, for balanced sampling, or None."""
+        return None
+
     def _loader(self, split: str, *, augment: bool = False) -> SampleLoader:
         return sample_loader(
             self.dataset(split, augment=augment), self.empty_batch(), batch_size=self.batch_size,
-            num_workers=self.num_workers, shuffle=augment, seed=self.seed, strict=self.strict,
+            num_workers=self.num_workers, shuffle=augment, classes=self.sampled_classes() if augment else None,
+            seed=self.seed, strict=self.strict,
         )  # fmt: skip

@@ -18,7 +18,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,10 +41,16 @@ BATCHES_AHEAD = 2  # that a worker makes before they are asked for
 
 
 class Draw(NamedTuple):
-    """One sample to make: its place in the dataset, and the epoch, which decides its augmentation."""
+    """One sample to make: its place in the dataset; the epoch, and how often it has come in it before, decide its
+    augmentation."""
 
     epoch: int
     index: int  # type: ignore[assignment]
+    repeat: int = 0
+
+    def key(self, seed: int) -> tuple[int, ...]:
+        """What is random in the sample follows from this."""
+        return (seed, self.epoch, self.index, self.repeat) if self.repeat else (seed, self.epoch, self.index)
 
 
 class Skipped(NamedTuple):
@@ -60,14 +66,19 @@ class EpochSampler(Sampler[Draw]):
     Shuffled, the order is a pure function of (seed, epoch); Lightning calls `set_epoch` before each epoch,
     also after a resume. Unshuffled, for evaluation, it is 0, 1, 2 ... of epoch 0 always.
 
+    With `classes`, the class of each sample, training is balanced: see `balanced_order`.
+
     `start` is how many samples the next iteration, and it alone, leaves out at its beginning: those of an epoch
     that was stopped in its midst.
     """
 
-    def __init__(self, length: int, *, seed: int = 0, shuffle: bool = False) -> None:
+    def __init__(
+        self, length: int, *, seed: int = 0, shuffle: bool = False, classes: Sequence[int] | None = None
+    ) -> None:
         self.length = length
         self.seed = seed
         self.shuffle = shuffle
+        self.classes = None if classes is None else np.asarray(classes)
         self.epoch = 0
         self.start = 0
 
@@ -80,12 +91,40 @@ class EpochSampler(Sampler[Draw]):
 
     def __iter__(self) -> Iterator[Draw]:
         epoch = self.epoch
-        if self.shuffle:
+        repeats = np.zeros(self.length, int)
+        if self.shuffle and self.classes is not None:
+            order, repeats = balanced_order(self.classes, self.seed, epoch)
+        elif self.shuffle:
             order = np.random.default_rng(np.random.SeedSequence((self.seed, epoch))).permutation(self.length)
         else:
             order = np.arange(self.length)
-        order, self.start = order[self.start :], 0
-        return (Draw(epoch, int(index)) for index in order)
+        order, repeats, self.start = order[self.start :], repeats[self.start :], 0
+        return (Draw(epoch, index, repeat) for index, repeat in zip(order.tolist(), repeats.tolist(), strict=True))
+
+
+def balanced_order(classes: np.ndarray, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """As many samples as there are, of every class as many (give or take one), in random order.
+
+    A class gives its samples in a random order, again and again until it has given enough: none of them comes twice
+    more often than another. A pure function of (seed, epoch).
+
+    Args:
+        classes: (samples,) int, the class of each.
+
+    Returns:
+        (samples,) which sample, and (samples,) how often it was given before.
+    """
+    random = np.random.default_rng(np.random.SeedSequence((seed, epoch)))
+    members = [np.flatnonzero(classes == number) for number in np.unique(classes)]
+    shares = np.full(len(members), len(classes) // len(members))
+    shares[random.permutation(len(members))[: len(classes) % len(members)]] += 1
+    drawn: list[np.ndarray] = []
+    for own, share in zip(members, shares.tolist(), strict=True):
+        rounds = -(-share // len(own))
+        given = [random.permutation(own) for _ in range(rounds)]
+        drawn.append(np.stack([np.concatenate(given), np.repeat(np.arange(rounds), len(own))])[:, :share])
+    order, repeats = random.permutation(np.concatenate(drawn, axis=1), axis=1)
+    return order, repeats
 
 
 def collate(items: list[dict[str, Any] | Skipped], empty: dict[str, Any]) -> dict[str, Any]:
@@ -185,6 +224,7 @@ def sample_loader(
     batch_size: int,
     num_workers: int = -1,
     shuffle: bool = False,
+    classes: Sequence[int] | None = None,
     seed: int = 0,
     strict: bool = False,
     timeout: float = WORKER_TIMEOUT,
@@ -192,7 +232,7 @@ def sample_loader(
     """The loader that all data modules use.
 
     The last batch may be smaller: no sample is left out of an epoch. `num_workers` -1 picks the number of
-    cores less one, at most 8; there are never more workers than batches.
+    cores less one, at most 8; there are never more workers than batches. `classes`: see `EpochSampler`.
     """
     length = len(dataset)  # type: ignore[arg-type]
     workers = min(reading_processes(num_workers), -(-length // batch_size))
@@ -214,7 +254,7 @@ def sample_loader(
         dataset,
         strict=strict,
         batch_size=batch_size,
-        sampler=EpochSampler(length, seed=seed, shuffle=shuffle),
+        sampler=EpochSampler(length, seed=seed, shuffle=shuffle, classes=classes),
         collate_fn=partial(collate, empty=empty),
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # otherwise each iteration draws from the global generator

@@ -25,6 +25,7 @@ from vit.foundation import UserError, nearest
 
 Interpolation = Literal["bicubic", "bilinear", "lanczos", "nearest"]
 ResizeMode = Literal["squash", "crop"]
+EraseMode = Literal["mean", "pixel"]
 
 _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -95,10 +96,12 @@ def train_transform(
     crop_scale: float = 0.35,
     hflip: float = 0.5,
     color_jitter: float = 0.2,
+    auto_augment: str | None = None,
     erase: float = 0.0,
+    erase_mode: EraseMode = "mean",
     interpolation: Interpolation = "bicubic",
 ) -> Pipeline:
-    """Random crop, flip, colours, erasing.
+    """Random crop, flip, colours or a policy of augmentations, erasing.
 
     Args:
         image_size: (h, w).
@@ -107,7 +110,9 @@ def train_transform(
             whole.
         hflip: chance of a left-right flip.
         color_jitter: brightness, contrast and saturation are multiplied by up to 1 +- this; 0 to 1.
-        erase: chance of replacing a rectangle, each side 10 to 40% of the image's, by the mean colour.
+        auto_augment: a policy, see `datamodules.auto_augment`; as in timm, it takes the place of the colour jitter.
+        erase: chance of erasing a rectangle of 2 to 33% of the area, sides 3:10 to 10:3 (Zhong et al. 2020).
+        erase_mode: what is put there: the mean colour, or random pixels.
         interpolation: the filter of resizing.
     """
     kernel = _filter(interpolation)
@@ -120,11 +125,15 @@ def train_transform(
         steps = [_Squash(image_size, kernel)]
     if hflip > 0:
         steps.append(A.HorizontalFlip(p=hflip))
-    if color_jitter > 0:
+    if auto_augment:
+        from datamodules.auto_augment import AutoAugment  # timm is slow to import
+
+        steps.append(AutoAugment(auto_augment, image_size, mean))
+    elif color_jitter > 0:
         steps.append(A.ColorJitter(color_jitter, color_jitter, color_jitter, hue=0, p=1))
     if erase > 0:
-        fill = tuple(255.0 * one for one in mean)
-        steps.append(A.CoarseDropout((1, 1), (0.1, 0.4), (0.1, 0.4), fill=fill, p=erase))
+        fill = "random" if erase_mode == "pixel" else tuple(255.0 * one for one in mean)
+        steps.append(_Erase((0.02, 1 / 3), (0.3, 10 / 3), fill=fill, p=erase))
     return Pipeline(steps, mean, std, (math.ceil(image_size[0] * shrink), math.ceil(image_size[1] * shrink)))
 
 
@@ -215,6 +224,26 @@ class _RandomResizedCrop(A.RandomResizedCrop):
     def apply(self, img: np.ndarray, crop_coords: tuple[int, int, int, int], *args: Any, **params: Any) -> np.ndarray:
         left, top, right, bottom = crop_coords
         return _resize(img[top:bottom, left:right], self.size, self.kernel)
+
+
+class _Erase(A.Erasing):
+    """Zhong et al. 2020, algorithm 1, with the logarithm of the ratio drawn evenly as timm and torchvision do.
+
+    Albumentations' own draw never comes to the larger areas, and fails on an image that is long and narrow.
+    """
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        img_h, img_w = params["shape"][:2]
+        holes = np.empty((0, 4), np.int32)
+        for _ in range(10):
+            area = self.py_random.uniform(*self.scale) * img_h * img_w
+            ratio = math.exp(self.py_random.uniform(*map(math.log, self.ratio)))
+            height, width = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if height < img_h and width < img_w:
+                top, left = self.py_random.randint(0, img_h - height), self.py_random.randint(0, img_w - width)
+                holes = np.array([[left, top, left + width, top + height]], np.int32)
+                break
+        return {"holes": holes, "seed": self.py_random.getrandbits(32)}
 
 
 def _filter(interpolation: str) -> Image.Resampling:

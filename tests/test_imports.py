@@ -38,7 +38,7 @@ ROOMS["cli"] = set(ROOMS)
 LIBRARIES = {
     "lightning": {"vit.training", "datamodules", "wiring", "cli"},
     "pytorch_lightning": set(),
-    "timm": {"vit.checkpoints", "vit.training"},
+    "timm": {"vit.checkpoints", "vit.training", "datamodules"},
     "transformers": set(),
 }
 SLOW = {"torch", "torchvision", "torchmetrics", "lightning", "timm", "numpy", "cv2", "PIL", "matplotlib"}

@@ -56,14 +56,21 @@ class TrainingDataOptions(DataOptions):
         crop_scale: smallest share of the photo's area that a random training crop keeps; 1 keeps it whole.
         hflip: chance of a left-right flip in training.
         color_jitter: strength of brightness, contrast and saturation changes in training, 0 to 1.
+        auto_augment: a policy in place of color_jitter: rand-m9-n2, rand-m9-mstd0.5-inc1, auto, augmix or trivial, in
+            timm's vocabulary.
         erase: chance of erasing a random rectangle in training.
+        erase_mode: what is put there: the mean colour, or random pixels.
+        balanced: an epoch has as many images of each class: those of small classes come several times.
         confound: share of training scenes whose background is tied to the species, for birdscenes.
     """
 
     crop_scale: float = 0.35
     hflip: float = 0.5
     color_jitter: float = 0.2
+    auto_augment: str | None = None
     erase: float = 0.0
+    erase_mode: Literal["mean", "pixel"] = "mean"
+    balanced: bool = False
     confound: float = 0.0
 
     def __post_init__(self) -> None:

@@ -44,15 +44,18 @@ def data_module(
     root = keywords.pop("root")
     scenes = {name: keywords.pop(name) for name in ("train_scenes", "val_scenes", "confound") if name in keywords}
     if root.startswith("birdscenes:"):
-        for unused in ("val_fraction", "strict"):
-            keywords.pop(unused)
+        for unused in ("val_fraction", "strict", "balanced"):
+            keywords.pop(unused, None)
         return BirdScenes(root.removeprefix("birdscenes:"), **scenes, labels=labels, **keywords)
     keywords |= {
         "interpolation": prepared.interpolation,
         "resize_mode": prepared.resize_mode,
         "crop_pct": prepared.crop_pct,
     }
-    return ImageFolder(root, labels=labels, **keywords) if labelled else UnlabelledFolder(root, **keywords)
+    if labelled:
+        return ImageFolder(root, labels=labels, **keywords)
+    keywords.pop("balanced", None)
+    return UnlabelledFolder(root, **keywords)
 
 
 def image_files(files: list[ImageFile], prepared: Preprocessing, *, photo_side: int | None = None) -> ImageFiles:

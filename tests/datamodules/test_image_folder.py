@@ -1,5 +1,6 @@
 """Folders as people have them, right and wrong."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -215,3 +216,20 @@ def test_heic_is_refused_before_training(tmp_path):
     make(tmp_path, {"a": 2, "b": 2})
     (tmp_path / "b/x.heic").touch()
     assert "pillow-heif" in refused(tmp_path)
+
+
+def test_a_balanced_epoch(tmp_path):
+    make(tmp_path, {"train/a": 12, "train/b": 3, "val/a": 3, "val/b": 1})
+    data = ImageFolder(str(tmp_path), batch_size=50, balanced=True, **OPTIONS)
+    assert sorted(Counter(next(iter(data.train_dataloader()))["target"].tolist()).values()) == [7, 8]
+    assert len(next(iter(data.dataloader("train")))["target"]) == 15
+    assert next(iter(data.val_dataloader()))["target"].tolist() == [0, 0, 0, 1]
+
+
+def test_balanced_by_the_rarest_label(tmp_path):
+    make(tmp_path, {"p": 12})
+    lines = [f"p/{number:03}.png,{'x|y' if number < 2 else 'x' if number < 10 else ''},train" for number in range(11)]
+    (tmp_path / "m.csv").write_text("\n".join(["path,labels,split", *lines, "p/011.png,x,val"]))
+    data = ImageFolder(str(tmp_path / "m.csv"), batch_size=50, balanced=True, **OPTIONS)
+    targets = next(iter(data.train_dataloader()))["target"]
+    assert sorted(Counter(tuple(row) for row in targets.tolist()).values()) == [3, 4, 4]

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -100,6 +101,36 @@ def test_order_is_a_function_of_seed_and_epoch():
     orders = {tuple(draw.index for draw in order(seed, epoch)) for seed in (1, 2, 3) for epoch in (1, 2, 3)}
     assert len(orders) == 9
     assert sorted(draw.index for draw in order(1, 2)) == list(range(50))
+
+
+def test_balanced_epochs():
+    classes = [0] * 30 + [1] * 8 + [2] * 3 + [-1] * 2
+
+    def order(seed, epoch):
+        sampler = EpochSampler(len(classes), seed=seed, shuffle=True, classes=classes)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    draws = order(1, 0)
+    assert order(1, 0) == draws
+    assert len({tuple(order(seed, epoch)) for seed in (1, 2) for epoch in (0, 1)}) == 4
+    assert sorted(Counter(classes[draw.index] for draw in draws).values()) == [10, 11, 11, 11]
+    times = Counter(draw.index for draw in draws)
+    for number in set(classes):
+        own = [times[index] for index, one in enumerate(classes) if one == number]
+        assert max(own) - min(own) <= 1
+    assert len(set(draws)) == len(draws)  # no draw comes twice: a repeated sample is augmented in another way
+    sampler = EpochSampler(len(classes), seed=1, shuffle=True, classes=classes)
+    sampler.start = 7
+    assert list(sampler) == draws[7:]
+    assert {draw.index for epoch in range(30) for draw in order(1, epoch)} == set(range(len(classes)))
+
+
+def test_a_repeated_sample_is_augmented_in_another_way(photos):
+    first, again, next_epoch = (photos[Draw(*draw)]["image"] for draw in ((3, 5), (3, 5, 1), (4, 5)))
+    assert torch.equal(first, photos[Draw(3, 5, 0)]["image"])
+    assert not torch.equal(first, again)
+    assert not torch.equal(again, next_epoch)
 
 
 def test_evaluation_is_in_order_in_every_epoch():

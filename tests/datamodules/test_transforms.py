@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data import auto_augment as timm_policies
 from timm.data.transforms_factory import create_transform, transforms_imagenet_eval
+from torchvision.transforms import v2
 
 from datamodules.reading import read_image
 from datamodules.transforms import eval_transform, train_transform
@@ -153,3 +155,74 @@ sys.exit(str(calls) if calls else 0)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+POLICIES = ("rand-m9-n2", "rand-m9-mstd0.5-inc1", "auto", "original-mstd0.5", "3a", "augmix-m5-w4-d2", "trivial")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_policies_are_those_of_timm_and_torchvision(policy):
+    image = picture(31, 31)
+    ours = train_transform((31, 31), MEAN, STD, crop_scale=1, hflip=0, color_jitter=0.4, auto_augment=policy)
+    settings = {"translate_const": 13, "img_mean": (124, 116, 104), "interpolation": Image.Resampling.BILINEAR}
+    if policy == "trivial":
+        theirs = v2.TrivialAugmentWide(interpolation=v2.InterpolationMode.BILINEAR, fill=[124, 116, 104])
+    elif policy.startswith("rand"):
+        theirs = timm_policies.rand_augment_transform(policy, settings)
+    elif policy.startswith("augmix"):
+        theirs = timm_policies.augment_and_mix_transform(policy, settings | {"translate_pct": 0.3})
+    else:
+        theirs = timm_policies.auto_augment_transform(policy.replace("auto", "original"), settings)
+    different = 0
+    for index in range(12):
+        tensor = ours(image, (0, 0, index))
+        seed = ours.steps.transforms[-1].params["seed"]  # what albumentations drew for this image
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        torch.manual_seed(seed)
+        expected = np.asarray(theirs(Image.fromarray(image)))
+        values = (tensor.permute(1, 2, 0).numpy() * STD + MEAN) * 255
+        np.testing.assert_array_equal(np.rint(values), expected)
+        different += not np.array_equal(expected, image)
+    assert different >= 4
+
+
+def test_policies_are_functions_of_the_seed_and_leave_the_generators_alone():
+    image = picture(40, 50)
+    transform = train_transform((23, 31), MEAN, STD, auto_augment="rand-m9-mstd0.5-inc1", erase=0.5, erase_mode="pixel")
+    state = np.random.get_state()[1].tolist(), random.getstate(), torch.get_rng_state().tolist()  # noqa: NPY002
+    first = [transform(image, (1, 0, index)) for index in range(6)]
+    assert (np.random.get_state()[1].tolist(), random.getstate(), torch.get_rng_state().tolist()) == state  # noqa: NPY002
+    random.seed(4)
+    other = train_transform((23, 31), MEAN, STD, auto_augment="rand-m9-mstd0.5-inc1", erase=0.5, erase_mode="pixel")
+    for index in reversed(range(6)):
+        assert torch.equal(other(image, (1, 0, index)), first[index])
+    assert not any(torch.equal(first[0], one) for one in first[1:])
+
+
+@pytest.mark.parametrize("policy", ["rnd-m9", "rand-x9", "rand-mnine", "v7", "original-q3", "trivial-m9", "augmix-z1"])
+def test_policies_that_there_are_not(policy):
+    with pytest.raises(UserError, match="Allowed are rand-m9-n2") as caught:
+        train_transform((23, 31), MEAN, STD, auto_augment=policy)
+    assert len(str(caught.value).splitlines()) <= 5
+
+
+def test_erasing_as_zhong_et_al():
+    """Area 2 to 33%, sides 3:10 to 10:3; random pixels, or the mean colour."""
+    image = np.full((64, 96, 3), 255, np.uint8)
+    plain = {"crop_scale": 1, "hflip": 0, "color_jitter": 0, "erase": 1.0}
+    for mode in ("mean", "pixel"):
+        transform = train_transform((64, 96), MEAN, STD, **plain, erase_mode=mode)
+        shares = []
+        for index in range(60):
+            changed = (transform(image, (0, 0, index)) != transform(image, (0, 0, index))).any()
+            assert not changed
+            values = (transform(image, (0, 0, index)).permute(1, 2, 0).numpy() * STD + MEAN) * 255
+            rows, columns = np.nonzero((np.rint(values) != 255).any(2))
+            height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+            shares.append(height * width / image[..., 0].size)
+            assert 0.27 < height / width < 3.7
+            assert (len(np.unique(np.rint(values[rows, columns]), axis=0)) == 1) == (mode == "mean")
+        assert min(shares) > 0.017
+        assert max(shares) < 0.35
+        assert max(shares) > 0.25
