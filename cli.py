@@ -23,6 +23,7 @@ from vit.foundation import (
 from vit.options import (
     DataOptions,
     Device,
+    ExplainTask,
     Method,
     ModelOptions,
     OptimOptions,
@@ -44,7 +45,8 @@ from vit.terminal import (
     tell_skipped,
 )
 from wiring.data import data_module, image_files, run_estimate
-from wiring.explaining import check_method, chosen_target, export_names, refuse_images_within
+from wiring.explaining import check_method, chosen_target, export_names, refuse_images_within, refuse_others
+from wiring.explaining_text import TEXT_OPTIONS, explain_texts
 from wiring.models import build_model, pair, prepared_for, require_head
 from wiring.pretraining import pretrain_encoder
 from wiring.training import train_classifier
@@ -206,6 +208,8 @@ def explain(
     images: list[str],
     *,
     out: str,
+    task: ExplainTask = "image",
+    word: str | None = None,
     method: Method = "default",
     target: str = "predicted",
     rollout: RolloutOptions = RolloutOptions(),  # noqa: B008 (frozen)
@@ -235,7 +239,10 @@ def explain(
     Args:
         model: a model folder or checkpoint.
         images: files, folders or globs. A folder that is called as one of the model's labels tells the true class.
+            With --task text, sentences in quotes.
         out: folder for the maps; it mirrors the tree of the images.
+        task: image; or text: which words a word attends to, of a folder with a BERT and its tokenizer.
+        word: the one to draw, for --task text; default: all of them.
         method: how the maps are made; default is what was measured to be best, docs/saliency.md has the table.
         target: what is explained: predicted, a label, the index of a class, topk:K (K maps), or FILE.csv:COLUMN.
         rollout: settings of rollout.
@@ -258,6 +265,7 @@ def explain(
         overwrite: write into a folder that already holds files.
         resume: go on where an export of the same model and options stopped.
     """
+    given = dict(locals())
     from datamodules.image_files import list_images
     from vit.checkpoints.load import load
     from vit.inference import choose_device
@@ -265,6 +273,13 @@ def explain(
     from vit.saliency.export_log import ExportLog, fingerprint, remove_torn
     from vit.saliency.gallery import read_scores
 
+    if task == "text":
+        refuse_others(explain, given, TEXT_OPTIONS, "--task text")
+        explain_texts(model, images, out=out, word=word, method=method, start_block=start_block, device=device,
+                      overwrite=overwrite)  # fmt: skip
+        return
+    if word is not None:
+        raise UserError("--word is for --task text.")
     check_range("batch_size", batch_size, 1)
     check_range("opacity", opacity, 0, 1)
     if resume and overwrite:

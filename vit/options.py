@@ -12,6 +12,7 @@ from vit.foundation import check_range
 Precision = Literal["auto", "fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Task = Literal["classify", "pretrain"]
+ExplainTask = Literal["image", "text"]
 # The names in vit.saliency.methods.METHODS, which is slow to import.
 Method = Literal[
     "default", "rollout", "last_attention", "value_norms", "attribution", "gradient_rollout", "legrad", "grad_cam",

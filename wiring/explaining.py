@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vit.foundation import UserError
 from vit.options import Method, RolloutOptions
@@ -15,6 +16,17 @@ if TYPE_CHECKING:
     from vit.models.classifier import Classifier
     from vit.saliency.export import Photograph
     from vit.saliency.targets import Target
+
+
+def refuse_others(verb: Callable[..., None], given: Mapping[str, Any], taken: set[str], what: str) -> None:
+    """Raises UserError for options of a verb that were given, but are nothing to what it is to do."""
+    import inspect
+
+    defaults = {name: parameter.default for name, parameter in inspect.signature(verb).parameters.items()}
+    others = [f"--{name}" for name, value in given.items() if name not in taken and value != defaults[name]]
+    if others:
+        options = ", ".join(f"--{name}" for name in defaults if name in taken - {"model", "images", "task"})
+        raise UserError(f"{', '.join(others)} means nothing to {what}.\nIt takes {options}.")
 
 
 def check_method(method: Method, model: Classifier, source: str, start_block: int, rollout: RolloutOptions) -> None:

