@@ -39,7 +39,7 @@ from vit.terminal import (
     print_facts,
     print_lines,
     print_problems,
-    print_scores,
+    print_tables,
     progress,
     say,
     tell_skipped,
@@ -64,6 +64,8 @@ def train(
     run: str,
     task: Task = "classify",
     seed: int = 0,
+    limit: int | None = None,
+    profile: bool = False,
     device: Device = "auto",
     overwrite: bool = False,
     resume: bool = False,
@@ -81,12 +83,14 @@ def train(
         run: folder for checkpoints, curves and the finished model; refused when it already holds files.
         task: what is learned: classify, or pretrain (an encoder that guesses hidden patches; needs no labels).
         seed: everything random in the run follows from it.
+        limit: take at most so many images of each split, for a quick look.
+        profile: print where the time went.
         device: auto takes a GPU when there is one.
         overwrite: write into a run folder that already holds files.
         resume: go on from the run folder's last checkpoint.
     """
-    options: dict[str, Any] = {"run": Path(run), "config": current_config() or "", "seed": seed, "device": device,
-               "overwrite": overwrite, "resume": resume}  # fmt: skip
+    options: dict[str, Any] = {"run": Path(run), "config": current_config() or "", "seed": seed, "limit": limit,
+               "profile": profile, "device": device, "overwrite": overwrite, "resume": resume}  # fmt: skip
     if task == "pretrain":
         pretrain_encoder(data, model, optim, trainer, pretrain, **options)
     else:
@@ -99,6 +103,7 @@ def evaluate(
     *,
     out: str,
     split: Literal["train", "val", "test"] = "val",
+    limit: int | None = None,
     seed: int = 0,
     precision: Precision = "fp32",
     device: Device = "auto",
@@ -113,6 +118,7 @@ def evaluate(
         data: the photographs.
         out: folder for metrics.json, predictions.csv, confusion.png and reliability.png.
         split: which photographs.
+        limit: take at most so many of them, for a quick look.
         seed: of the run that trained the model; it decides the split of a root without val/.
         precision: arithmetic of the forward pass.
         device: auto takes a GPU when there is one.
@@ -126,7 +132,7 @@ def evaluate(
     place = choose_device(device)
     network = load(model)
     require_head(network, model)
-    module = data_module(data, network, seed=seed, labels=network.labels)
+    module = data_module(data, network, seed=seed, labels=network.labels, limit=limit)
     names = module.names(split)
     folder = claim_folder(out, overwrite=overwrite)
     batches = progress(module.dataloader(split), "evaluating", len(names), lambda batch: len(batch["target"]))
@@ -146,6 +152,7 @@ def predict(
     *,
     out: str,
     topk: int = 5,
+    limit: int | None = None,
     batch_size: int = 32,
     num_workers: int = -1,
     crop: bool = False,
@@ -163,6 +170,7 @@ def predict(
         images: files, folders or globs.
         out: the CSV to write: image, label, probability, and the next likely ones.
         topk: how many labels an image.
+        limit: take at most so many images, spread evenly over all, for a quick look.
         batch_size: images a forward pass.
         num_workers: processes that read images; -1 picks the number of cores less one, at most 8.
         crop: crop as the checkpoint was trained, where it says so; otherwise the whole photo is resized.
@@ -185,7 +193,7 @@ def predict(
         raise UserError(f"{path} is no file that could be written over.\nGive the name of a CSV.")
     if path.exists() and not overwrite:
         raise UserError(f"{path} is there already.\nGive another name, or --overwrite.")
-    files = list_images(images)
+    files = list_images(images, limit=limit)
     dataset = image_files(files, prepared_for(network, crop=crop))
     batches = progress(
         dataset.loader(batch_size, num_workers, strict=strict),
@@ -224,6 +232,7 @@ def explain(
     scores: str | None = None,
     crop: bool = False,
     image_size: int | list[int] | None = None,
+    limit: int | None = None,
     batch_size: int = 16,
     num_workers: int = -1,
     precision: Precision = "fp32",
@@ -257,6 +266,7 @@ def explain(
         scores: the scores.csv of vit score, for the gallery.
         crop: crop as the checkpoint was trained, where it says so; otherwise the whole photo is resized.
         image_size: pixels that the model sees, one number or [height, width]; default: the checkpoint's.
+        limit: take at most so many images, spread evenly over all, for a quick look.
         batch_size: images a forward pass.
         num_workers: processes that read images; -1 picks the number of cores less one, at most 8.
         precision: arithmetic of the forward pass.
@@ -304,7 +314,7 @@ def explain(
         gallery=gallery,
     )
     measured = ("score", {}) if scores is None else read_scores(Path(scores), method)
-    files = list_images(images)
+    files = list_images(images, limit=limit)
     photographs = export_names(files, network)
     if options.target.by_image:
         options.target.of([each.name for each in photographs])
@@ -353,6 +363,7 @@ def score(
     metrics: Literal["all", "localization", "faithfulness"] = "all",
     fill: Literal["paper", "zero", "mean", "blur"] = "paper",
     image_size: int | list[int] | None = None,
+    limit: int | None = None,
     batch_size: int = 16,
     num_workers: int = -1,
     precision: Precision = "fp32",
@@ -374,6 +385,7 @@ def score(
         metrics: localization needs masks; faithfulness a head and some 60 forward passes a map; all takes what it can.
         fill: what takes the place of removed pixels; paper takes what each metric's paper has.
         image_size: pixels that the model sees, one number or [height, width]; default: the checkpoint's.
+        limit: take at most so many images, spread evenly over all, for a quick look.
         batch_size: images a forward pass.
         num_workers: processes that read images; -1 picks the number of cores less one, at most 8.
         precision: arithmetic of the forward pass.
@@ -399,7 +411,7 @@ def score(
         raise UserError("--metrics localization needs --masks: a folder of mask images, or a CSV.")
     if network.num_classes == 0 and (masks is None or metrics == "faithfulness"):
         raise UserError(f"{model} has no head, so its maps are scored against masks alone.\nGive --masks.")
-    files = list_images(images)
+    files = list_images(images, limit=limit)
     known = None if masks is None else find_annotations(masks, files)
     labels, groups = labels_and_groups(files, known)
     truths = [network.labels.index(label) if label in network.labels else -1 for label in labels]
@@ -431,7 +443,7 @@ def score(
     settings = {"model": model, "masks": masks, "fill": scorer.faithfulness, "accuracy_of": scorer.accuracy_of,
                 "skipped": len(skipped)}  # fmt: skip
     write_scores(scores, summary, names, folder, groups=groups, settings=settings)
-    print_scores(score_tables(summary))
+    print_tables(score_tables(summary))
     print_lines(class_lines(summary))
     say(f"{len(scores.index)} images: scores.json, scores.csv and best_worst.png in {folder}")
 
@@ -585,7 +597,7 @@ def demo(*, out: str = "demo", seed: int = 0, device: Device = "auto", overwrite
     for batch in module.dataloader("test"):
         scorer.add(batch)
     summary = summarise(scorer.scores(), seed=seed)
-    print_scores(score_tables(summary))
+    print_tables(score_tables(summary))
     print_lines(class_lines(summary))
     say(
         "",

@@ -15,7 +15,7 @@ import cv2
 import lightning.pytorch as pl
 from torch.utils.data import Dataset
 
-from datamodules.sampling import Draw, SampleLoader, labelled_batch, sample_loader
+from datamodules.sampling import Draw, SampleLoader, evenly, labelled_batch, sample_loader
 from datamodules.scenes import DEMO_SPECIES, MIN_SIZE, PRETRAIN_SPECIES, draw_scene
 from datamodules.transforms import EraseMode, Interpolation, Pipeline, eval_transform, train_transform
 from vit.foundation import UserError, atomic_write, nearest
@@ -137,6 +137,10 @@ class BirdScenes(pl.LightningDataModule):
             auto_augment=auto_augment, erase=erase, erase_mode=erase_mode, interpolation=interpolation,
         )  # fmt: skip
         self.eval_transform = eval_transform(image_size, mean, std, interpolation=interpolation)
+
+    def limit(self, count: int) -> None:
+        """Draws at most so many scenes of each split."""
+        self.lengths = {split: len(evenly(length, count)) for split, length in self.lengths.items()}
 
     def dataset(self, split: str, *, augment: bool = False) -> SceneImages:
         """The scenes of `train`, `val` or `test`, with masks and the transform of evaluation unless

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import Dataset
 
 from datamodules.reading import FORMATS, SUFFIXES, UnreadableImage, formats, printable, read_photo
-from datamodules.sampling import Draw, SampleLoader, Skipped, sample_loader
+from datamodules.sampling import Draw, SampleLoader, Skipped, evenly, sample_loader
 from datamodules.transforms import Interpolation, ResizeMode, eval_transform
 from vit.foundation import UserError, nearest
 
@@ -38,11 +38,14 @@ class ImageFile:
     output_stem: Path
 
 
-def list_images(arguments: Sequence[str | os.PathLike[str]]) -> list[ImageFile]:
+def list_images(arguments: Sequence[str | os.PathLike[str]], *, limit: int | None = None) -> list[ImageFile]:
     """The photos that files, folders (with all below them) and globs name, each once, in the arguments'
     order.
 
     A named file is taken whatever it is; from folders and globs, what has the suffix of an image.
+
+    Args:
+        limit: at most so many, spread evenly over all; their names are those that they have among all.
 
     Raises:
         UserError: an argument that does not exist, or names no images.
@@ -58,10 +61,11 @@ def list_images(arguments: Sequence[str | os.PathLike[str]]) -> list[ImageFile]:
     refuse_heic(paths)
     base = os.path.commonpath(bases)
     relatives = [os.path.relpath(path, base) for path in paths]
-    return [
+    files = [
         ImageFile(Path(path), Path(relative), Path(stem))
         for path, relative, stem in zip(paths, relatives, _unique_stems(relatives), strict=True)
     ]
+    return [files[place] for place in evenly(len(files), limit)]
 
 
 def find_images(folder: str | os.PathLike[str], elsewhere: Iterable[str | os.PathLike[str]] = ()) -> list[str]:

@@ -20,7 +20,7 @@ from datamodules.image_files import find_images, has_image_suffix, is_ignored, r
 from datamodules.manifest import collect_manifest, is_manifest
 from datamodules.photographs import PhotoDataset, Photographs
 from datamodules.reading import printable
-from datamodules.sampling import Draw, Skipped, labelled_batch
+from datamodules.sampling import Draw, Skipped, evenly, labelled_batch
 from datamodules.transforms import Pipeline
 from vit.foundation import UserError, nearest
 
@@ -91,6 +91,12 @@ class ImageFolder(Photographs):
         _check_classes(found, self.labels, trained=labels is not None)
         self.multilabel, self.weighted, self.base = found.multilabel, found.weighted, found.base
         self.records = {split: _ordered(records, self.labels) for split, records in found.splits.items()}
+
+    def limit(self, count: int) -> None:
+        """Keeps at most so many photos of each split, spread evenly over its classes. The labels stay."""
+        self.records = {
+            split: [records[place] for place in evenly(len(records), count)] for split, records in self.records.items()
+        }
 
     def dataset(self, split: str, *, augment: bool = False) -> LabelledImages:
         """The photos of `train`, `val` or `test`, with the transform of evaluation unless `augment`."""

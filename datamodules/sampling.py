@@ -29,7 +29,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data._utils import signal_handling
 
-from vit.foundation import UserError
+from vit.foundation import UserError, check_range
 
 log = logging.getLogger("vit.data")
 
@@ -58,6 +58,19 @@ class Skipped(NamedTuple):
 
     path: str
     reason: str
+
+
+def evenly(length: int, count: int | None) -> list[int]:
+    """At most `count` places of a list, spread evenly, so that a list sorted by class keeps its proportions.
+
+    Raises:
+        UserError: when `count`, the option --limit, is below 1.
+    """
+    if count is None:
+        return list(range(length))
+    check_range("limit", count, 1)
+    count = min(count, length)
+    return [place * length // count for place in range(count)]
 
 
 class EpochSampler(Sampler[Draw]):

@@ -14,6 +14,7 @@ from datamodules.image_files import find_images, refuse_heic
 from datamodules.image_folder import SPLIT_FOLDERS, no_folder
 from datamodules.photographs import PhotoDataset, Photographs
 from datamodules.reading import printable
+from datamodules.sampling import evenly
 from vit.foundation import UserError
 
 _LAYOUT = "Expected a folder with images in it, however deep."
@@ -34,6 +35,11 @@ class UnlabelledFolder(Photographs):
     def __init__(self, root: str, *, val_fraction: float = 0.2, seed: int = 0, **options: Any) -> None:
         super().__init__(root, seed=seed, **options)
         self.files = find_unlabelled(self.root, val_fraction=val_fraction, seed=seed)
+
+    def limit(self, count: int) -> None:
+        """Keeps at most so many photos of each split."""
+        for split, paths in self.files.items():
+            self.files[split] = [paths[place] for place in evenly(len(paths), count)]
 
     def dataset(self, split: str, *, augment: bool = False) -> PhotoDataset:
         """The photos of `train` or `val`, with the transform of evaluation unless `augment`."""

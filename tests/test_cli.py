@@ -151,7 +151,7 @@ def is_png(path: Path) -> bool:
 def test_train_leaves_a_run_folder(trained: Path) -> None:
     left = {name for name in files(trained) if not name.startswith("tensorboard/events")}
     assert left == {
-        "config.yaml", "metrics.csv", "curves.png", "checkpoints/last.ckpt", "checkpoints/best.ckpt",
+        "config.yaml", "metrics.csv", "times.csv", "curves.png", "checkpoints/last.ckpt", "checkpoints/best.ckpt",
         "checkpoints/last.ckpt.sha256", "checkpoints/best.ckpt.sha256",
         "model/model.safetensors", "model/config.json", "model/README.md", "tensorboard/hparams.yaml",
     }  # fmt: skip

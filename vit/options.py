@@ -4,10 +4,11 @@ Plain values only, and nothing slow is imported: `vit --help` reads this file. E
 the constructor that it reaches.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
-from vit.foundation import check_range
+from vit.foundation import UserError, check_range
 
 Precision = Literal["auto", "fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -18,6 +19,19 @@ Method = Literal[
     "default", "rollout", "last_attention", "value_norms", "attribution", "gradient_rollout", "legrad", "grad_cam",
     "input_x_gradient", "integrated_gradients", "smoothgrad", "occlusion", "rise", "centre", "random",
 ]  # fmt: skip
+
+
+def seconds(text: str) -> float:
+    """A length of time such as 90s, 10m or 1h30m.
+
+    Raises:
+        UserError: when the text is none, or is no time at all.
+    """
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    hours, minutes, rest = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
+    if not (hours or minutes or rest):
+        raise UserError(f"{text!r} is no length of time; write 90s, 10m or 1h30m.")
+    return 3600.0 * hours + 60.0 * minutes + rest
 
 
 @dataclass(frozen=True)
@@ -157,6 +171,9 @@ class TrainerOptions:
 
     Args:
         max_epochs: passes over the training images.
+        max_time: length of the run as a time, in place of max_epochs, such as 90s, 10m or 1h30m; the learning rate
+            comes down as the time goes by.
+        patience: end the run after so many epochs that were no better than the best one; 0 never does.
         precision: auto takes bf16 where the processor has it in hardware, else fp32.
         accumulate: batches whose gradients are added up before a step.
         checkpoint_minutes: at most so much work is done again when the run is killed and resumed.
@@ -164,6 +181,8 @@ class TrainerOptions:
     """
 
     max_epochs: int = 10
+    max_time: str | None = None
+    patience: int = 0
     precision: Precision = "auto"
     accumulate: int = 1
     checkpoint_minutes: float = 5.0
@@ -171,6 +190,9 @@ class TrainerOptions:
 
     def __post_init__(self) -> None:
         check_range("trainer.max_epochs", self.max_epochs, 1)
+        check_range("trainer.patience", self.patience, 0)
+        if self.max_time is not None:
+            seconds(self.max_time)
         check_range("trainer.accumulate", self.accumulate, 1)
         check_range("trainer.checkpoint_minutes", self.checkpoint_minutes, 0)
         check_range("trainer.skip_bad_steps", self.skip_bad_steps, 0)

@@ -2,7 +2,7 @@
 
 import csv
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -84,8 +84,8 @@ def print_classes(per_class: dict[str, dict[str, float]]) -> None:
         print(f"{label:{width}}  {row['images']:6}  {row['precision']:9.3f}  {row['recall']:6.3f}")
 
 
-def print_scores(tables: Iterable[tuple[str, list[str], list[list[str]]]]) -> None:
-    """Tables of methods and metrics, (title, columns, rows) each, on the output stream."""
+def print_tables(tables: Iterable[tuple[str, Sequence[str], Sequence[Sequence[str]]]]) -> None:
+    """Tables, (title, columns, rows) each, on the output stream."""
     from rich.console import Console
     from rich.table import Table
 

@@ -25,8 +25,22 @@ def data_module(
     seed: int,
     labels: tuple[str, ...] | None = None,
     labelled: bool = True,
+    limit: int | None = None,
 ) -> Any:
-    """The data module of `--data.root`, prepared for the model. Not labelled, folders count for nothing."""
+    """The data module of `--data.root`, prepared for the model; with a limit, of at most so many images a split.
+
+    Not labelled, folders count for nothing.
+    """
+    module = whole_data_module(options, model, seed=seed, labels=labels, labelled=labelled)
+    if limit is not None:
+        module.limit(limit)
+    return module
+
+
+def whole_data_module(
+    options: DataOptions, model: Classifier, *, seed: int, labels: tuple[str, ...] | None, labelled: bool
+) -> Any:
+    """The data module with all its images."""
     from datamodules.birdscenes import BirdScenes
     from datamodules.image_folder import ImageFolder
     from datamodules.unlabelled import UnlabelledFolder

@@ -30,6 +30,8 @@ def pretrain_encoder(
     run: Path,
     config: str,
     seed: int,
+    limit: int | None,
+    profile: bool,
     device: Device,
     overwrite: bool,
     resume: bool,
@@ -46,7 +48,7 @@ def pretrain_encoder(
     check_run(run, config, device=device, resume=resume)
     network, report = build_model(model, seed)
     guesser = masked_model(options, network.encoder)
-    module = data_module(data, network, seed=seed, labelled=False)
+    module = data_module(data, network, seed=seed, labelled=False, limit=limit)
     folder = open_run(run, config, overwrite=overwrite, resume=resume)
     say(*report)
     task = PretrainingTask(
@@ -61,7 +63,7 @@ def pretrain_encoder(
         **optim.movement(),
     )
     about = describe_data(data, module, model.pretrained)
-    result = run_task(task, module, folder, optim, trainer, device=device, resume=resume, about=about)
+    result = run_task(task, module, folder, optim, trainer, device=device, resume=resume, about=about, profile=profile)
     tell_result(result, task.judge, folder)
     say(f"what it guesses: {folder / PICTURES}")
     return result

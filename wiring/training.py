@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit.foundation import UserError, atomic_write, claim_folder
-from vit.options import Device, ModelOptions, OptimOptions, TrainerOptions, TrainingDataOptions
-from vit.terminal import say, tell_skipped
+from vit.options import Device, ModelOptions, OptimOptions, TrainerOptions, TrainingDataOptions, seconds
+from vit.terminal import print_tables, say, tell_skipped
 from wiring.data import data_module, describe_data
 from wiring.models import build_model
 
@@ -28,6 +28,8 @@ def train_classifier(
     run: Path,
     config: str,
     seed: int,
+    limit: int | None,
+    profile: bool,
     device: Device,
     overwrite: bool,
     resume: bool,
@@ -41,7 +43,7 @@ def train_classifier(
 
     check_run(run, config, device=device, resume=resume)
     network, report = build_model(model, seed)
-    module = data_module(data, network, seed=seed)
+    module = data_module(data, network, seed=seed, limit=limit)
     report += fit_head(network, module, data.root)
     folder = open_run(run, config, overwrite=overwrite, resume=resume)
     say(*report)
@@ -55,7 +57,7 @@ def train_classifier(
         **optim.movement(),
     )
     about = describe_data(data, module, model.pretrained)
-    result = run_task(task, module, folder, optim, trainer, device=device, resume=resume, about=about)
+    result = run_task(task, module, folder, optim, trainer, device=device, resume=resume, about=about, profile=profile)
     tell_result(result, task.judge, folder)
     return result
 
@@ -70,13 +72,18 @@ def run_task(
     device: Device,
     resume: bool,
     about: Training,
+    profile: bool,
 ) -> FitResult:
     """Trains the task on the data, as the options say, into the run folder."""
     from vit.training.fit import fit
 
     length = asdict(trainer)
     del length["skip_bad_steps"]  # the task's own
-    return fit(task, module, folder, clip_grad=optim.clip_grad, device=device, resume=resume, about=about, **length)
+    length["max_time"] = seconds(trainer.max_time) if trainer.max_time else None
+    return fit(
+        task, module, folder, clip_grad=optim.clip_grad, device=device, resume=resume, about=about, profile=profile,
+        **length,
+    )  # fmt: skip
 
 
 def check_run(run: Path, config: str, *, device: Device, resume: bool) -> None:
@@ -114,5 +121,7 @@ def tell_result(result: FitResult, judge: Judge, folder: Path) -> None:
     if result.bad_steps:
         say(f"{result.bad_steps} steps were left out: their loss or gradient was not finite")
     best, last = judge.text(result.best), judge.text(result.last)
-    say(f"best {judge.name} {best} in epoch {result.best_epoch}, last {last}")
+    say(f"best {judge.name} {best} in epoch {result.best_epoch}, last {last} in epoch {result.epochs}")
+    if result.profile:
+        print_tables([result.profile])
     say(f"model: {folder / 'model'}   curves: {folder / 'curves.png'}")

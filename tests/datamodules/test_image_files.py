@@ -46,6 +46,14 @@ def test_a_folder_is_listed_deeply_and_sorted(tmp_path):
     assert all(file.path.is_absolute() and file.path.is_file() for file in files)
 
 
+def test_a_limit_takes_some_of_all_under_the_names_that_they_have(tmp_path):
+    for name in ("a/1.png", "a/1.jpg", "b/1.png", "b/2.png"):
+        photo(tmp_path / name)
+    files = list_images([tmp_path], limit=2)
+    assert [str(file.output_stem) for file in files] == ["a/1.jpg", "b/1"]
+    assert len(list_images([tmp_path], limit=9)) == 4
+
+
 def test_listing_does_not_depend_on_the_order_of_the_directory(tmp_path, monkeypatch):
     for name in "qwertyuiop":
         photo(tmp_path / name / f"{name}.jpg")

@@ -233,3 +233,14 @@ def test_balanced_by_the_rarest_label(tmp_path):
     data = ImageFolder(str(tmp_path / "m.csv"), batch_size=50, balanced=True, **OPTIONS)
     targets = next(iter(data.train_dataloader()))["target"]
     assert sorted(Counter(tuple(row) for row in targets.tolist()).values()) == [3, 4, 4]
+
+
+def test_a_limit_keeps_the_classes_in_proportion(tmp_path):
+    make(tmp_path, {"train/robin": 6, "train/crow": 3, "val/robin": 2})
+    data = ImageFolder(str(tmp_path), **OPTIONS)
+    data.limit(3)
+    assert names(data.dataset("train")) == ["crow/000.png", "robin/000.png", "robin/003.png"]
+    assert data.counts()["train"] == {"crow": 1, "robin": 2}
+    assert data.counts()["val"] == {"crow": 0, "robin": 2}
+    with pytest.raises(UserError, match="--limit is 0; allowed are 1 or more"):
+        data.limit(0)

@@ -157,7 +157,7 @@ def test_curves_are_a_picture(whole: tuple[Path, FitResult]) -> None:
 
 def test_the_model_folder_and_best_checkpoint_are_those_of_the_best_epoch(whole: tuple[Path, FitResult]) -> None:
     folder, result = whole
-    assert result == FitResult(best=0.75, best_epoch=2, last=0.75, skipped={})
+    assert result == FitResult(best=0.75, best_epoch=2, last=0.75, skipped={}, epochs=4)
     best = checkpoint(folder, "best")
     assert best["global_step"] == 2 * STEPS
     assert checkpoint(folder)["global_step"] == EPOCHS * STEPS
@@ -173,7 +173,7 @@ def test_only_whole_files_are_left(whole: tuple[Path, FitResult]) -> None:
     assert [name for name in files if not name.startswith("tensorboard")] == [
         "checkpoints/best.ckpt", "checkpoints/best.ckpt.sha256",
         "checkpoints/last.ckpt", "checkpoints/last.ckpt.sha256", "curves.png", "metrics.csv",
-        "model/README.md", "model/config.json", "model/model.safetensors",
+        "model/README.md", "model/config.json", "model/model.safetensors", "times.csv",
     ]  # fmt: skip
 
 

@@ -46,7 +46,8 @@ class TrainingProgress(L.Callback):
             transient=True,
             disable=not self.console.is_terminal,
         )
-        total = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
+        epochs = trainer.max_epochs or 1
+        total = int(trainer.num_training_batches) * epochs if epochs > 0 else None
         done = int(trainer.num_training_batches) * trainer.current_epoch
         # In a run that is resumed in the midst of an epoch, that epoch's start is not called again.
         self.images, self._epoch_began = 0, time.perf_counter()
@@ -62,13 +63,13 @@ class TrainingProgress(L.Callback):
         self.seconds = time.perf_counter() - self._epoch_began
         metrics = trainer.callback_metrics
         loss = float(metrics.get("train_loss_step", float("nan")))
-        text = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {loss:.3f}"
+        text = f"{_epoch(trainer)}  loss {loss:.3f}"
         if task.judge.metric in metrics:
             text += f"  val {task.judge.text(float(metrics[task.judge.metric]))}"
         self.bar.update(self._bar_id, advance=1, description=f"{text}  {self.images / self.seconds:.0f} images/s")
 
     def on_train_epoch_end(self, trainer: L.Trainer, task: Any) -> None:
-        text = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        text = _epoch(trainer)
         for name in _epoch_columns(task):
             split, what = name.removesuffix("_epoch").split("_", 1)
             value = float(trainer.callback_metrics[name])
@@ -85,6 +86,11 @@ class TrainingProgress(L.Callback):
     def _stop(self) -> None:
         if self.bar is not None:
             self.bar.stop()
+
+
+def _epoch(trainer: L.Trainer) -> str:
+    length = f"/{trainer.max_epochs}" if trainer.max_epochs != -1 else ""  # some runs end by the clock
+    return f"epoch {trainer.current_epoch + 1}{length}"
 
 
 class MetricsFile(L.Callback):

@@ -16,7 +16,9 @@ from vit.checkpoints.read import weights_only_enforced
 from vit.inference import choose_device, choose_precision
 from vit.training.callbacks import MetricsFile, TrainingProgress
 from vit.training.checkpoints import CheckpointWriter
+from vit.training.length import EarlyStop, RunClock
 from vit.training.pictures import draw_curves
+from vit.training.profile import Table, TimeTable
 from vit.training.resume import last_checkpoint
 from vit.training.stopping import StopRequest
 from vit.training.task import TrainingTask
@@ -34,6 +36,8 @@ class FitResult:
         last: the same of the last epoch.
         skipped: images that could not be read: path to reason.
         bad_steps: steps that were left out because their loss or gradient was not finite.
+        epochs: that were done, the last perhaps in part.
+        profile: where the time went.
     """
 
     best: float
@@ -41,6 +45,8 @@ class FitResult:
     last: float
     skipped: dict[str, str]
     bad_steps: int = 0
+    epochs: int = 0
+    profile: Table | None = None
 
 
 def fit(
@@ -49,6 +55,8 @@ def fit(
     run: Path,
     *,
     max_epochs: int,
+    max_time: float | None = None,
+    patience: int = 0,
     precision: str = "auto",
     accumulate: int = 1,
     clip_grad: float = 1.0,
@@ -56,17 +64,22 @@ def fit(
     device: str = "auto",
     resume: bool = False,
     about: Training | None = None,
+    profile: bool = False,
 ) -> FitResult:
-    """Trains, and leaves checkpoints/, model/, metrics.csv, TensorBoard events and curves.png in `run`.
+    """Trains, and leaves checkpoints/, model/, metrics.csv, times.csv, TensorBoard events and curves.png in `run`.
 
     Args:
         run: the run folder.
+        max_epochs: length of the run, unless there is `max_time`.
+        max_time: length of the run in seconds; the schedule follows it.
+        patience: epochs without a better one after which the run ends; 0 for no such end.
         precision: "auto", "fp32" or "bf16", see `vit.inference.choose_precision`.
         accumulate: batches a step.
         clip_grad: largest gradient norm; 0 for no limit.
         checkpoint_minutes: most time between two checkpoints.
         resume: goes on from the last good checkpoint.
         about: what the model card tells of the data.
+        profile: measures where the time goes.
 
     Raises:
         UserError: when there is nothing to resume from, no image can be read, or the loss is not finite.
@@ -78,6 +91,14 @@ def fit(
     arithmetic = choose_precision(precision, choose_device(device))
     stop = StopRequest()
     writer = CheckpointWriter(run, minutes=checkpoint_minutes, stop=stop, about=about)
+    clock = RunClock(run / "times.csv", max_time)
+    # In this order: the checkpoint counts the epoch's rows in, and the early stop goes by the writer's best epoch.
+    callbacks = [stop, MetricsFile(run / "metrics.csv", every=STEPS_A_ROW), TrainingProgress(), clock, writer]
+    if max_time is not None:
+        task.expected_steps = clock.steps_at_this_pace
+    if patience:
+        callbacks.append(EarlyStop(patience, writer))
+    times = TimeTable() if profile else None
     # Lightning's own notices (devices, tips, folders that are there) would bury what the user waits for.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
@@ -85,12 +106,12 @@ def fit(
         accelerator="gpu" if device == "cuda" else device,
         devices=1,
         precision="bf16-mixed" if arithmetic == "bf16" else "32-true",
-        max_epochs=max_epochs,
+        max_epochs=-1 if max_time is not None else max_epochs,
         accumulate_grad_batches=accumulate,
         gradient_clip_val=clip_grad or None,
         logger=TensorBoardLogger(save_dir=run, name="", version="tensorboard"),
-        # In this order: the checkpoint counts the epoch's row of metrics.csv in.
-        callbacks=[stop, MetricsFile(run / "metrics.csv", every=STEPS_A_ROW), TrainingProgress(), writer],
+        callbacks=callbacks,
+        profiler=times,
         log_every_n_steps=STEPS_A_ROW,
         num_sanity_val_steps=0,
         enable_checkpointing=False,
@@ -106,4 +127,12 @@ def fit(
     except SystemExit:  # what Lightning makes of an interrupt
         raise KeyboardInterrupt from None
     draw_curves(run / "metrics.csv", run / "curves.png")
-    return FitResult(writer.best_value, writer.best_epoch + 1, writer.last_value, task.skipped, task.bad_steps)
+    return FitResult(
+        writer.best_value,
+        writer.best_epoch + 1,
+        writer.last_value,
+        task.skipped,
+        task.bad_steps,
+        epochs=len(clock.rows),
+        profile=times.table() if times else None,
+    )

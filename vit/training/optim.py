@@ -46,7 +46,7 @@ def _layer_of(name: str, top: int) -> int:
     return top
 
 
-def warmup_cosine(step: int, *, warmup_steps: int, total_steps: int, min_lr: float) -> float:
+def warmup_cosine(step: int, *, warmup_steps: int, total_steps: float, min_lr: float) -> float:
     """The factor on the learning rate at an optimizer step: linear up to 1, then half a cosine down to `min_lr`
     (Loshchilov & Hutter 2017, without restarts)."""
     if step < warmup_steps:

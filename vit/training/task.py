@@ -1,6 +1,7 @@
 """What the tasks share: chance by the seed and the micro-batch, the optimizer, and steps that are not finite."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -89,6 +90,7 @@ class TrainingTask(L.LightningModule):
         self.names = names
         self.skipped: dict[str, str] = {}
         self.bad_steps = self.bad_in_a_row = 0
+        self.expected_steps: Callable[[int], float] | None = None  # of a run that ends by the clock, at a step
         self._step_names: list[str] = []  # the images of the present optimizer step
         self.train_loss = MeanMetric()
         self.val_loss = MeanMetric()
@@ -196,11 +198,18 @@ class TrainingTask(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.AdamW(parameter_groups(self.model, **self.groups), betas=(0.9, self.beta2), fused=True)
-        total_steps = int(self.trainer.estimated_stepping_batches)
-        warmup_steps = round(self.warmup_epochs * total_steps / max(1, self.trainer.max_epochs or 1))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._schedule())
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _schedule(self) -> Callable[[int], float]:
+        """The factor on the learning rates at a step, over the epochs of the run or over its time."""
+        self.trainer.fit_loop.setup_data()  # else the number of batches is not known yet
+        steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)  # an epoch
+        warmup_steps = round(self.warmup_epochs * steps)
+        whole = steps * (self.trainer.max_epochs or 1)
 
         def factor(step: int) -> float:
+            total_steps = self.expected_steps(step) if self.expected_steps else whole
             return warmup_cosine(step, warmup_steps=warmup_steps, total_steps=total_steps, min_lr=self.min_lr)
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return factor

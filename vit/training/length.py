@@ -1,0 +1,117 @@
+"""How long a run is: its clock, a budget of time in place of epochs, and an end when nothing gets better."""
+
+import csv
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from vit.foundation import atomic_write
+from vit.training.checkpoints import CheckpointWriter
+
+
+class RunClock(L.Callback):
+    """The time that a run has taken, over all its resumptions, in times.csv: a row an epoch of epoch, seconds since
+    the run began, training images a second.
+
+    With a budget the run ends when it is spent: at an optimizer step, as long before as the last validation took, so
+    that the one that follows the end is within it. What a kill undoes is not counted. The clock decides on learning
+    rates then, so two such runs are never the same to the bit.
+
+    Args:
+        path: of times.csv.
+        budget: seconds.
+    """
+
+    def __init__(self, path: Path, budget: float | None = None):
+        self.path = path
+        self.budget = budget
+        self.rows: list[tuple[int, float, float]] = []
+        self._before = 0.0  # spent by the runs that this one goes on from
+        self._began = time.perf_counter()
+        self._images, self._epoch_began = 0, 0.0
+        self._validation_began = self._validation = 0.0
+
+    @property
+    def spent(self) -> float:
+        """Seconds of the run so far."""
+        return self._before + time.perf_counter() - self._began
+
+    @property
+    def share(self) -> float:
+        """How much of the time to train in is spent, 0 to 1."""
+        assert self.budget is not None
+        return min(1.0, self.spent / max(self.budget - self._validation, 1e-9))
+
+    def steps_at_this_pace(self, step: int) -> float:
+        """How many steps the whole run will have, when it goes on as it went up to step `step`.
+
+        With it as the length of the run, a schedule follows the share of the time (Li et al. 2020, Budgeted Training).
+        """
+        return max(step, 1) / max(self.share, 1e-9)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"spent": self.spent, "validation": self._validation, "rows": [list(row) for row in self.rows]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._before, self._validation = state["spent"], state["validation"]
+        self.rows = [(int(epoch), seconds, rate) for epoch, seconds, rate in state["rows"]]
+
+    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        # In a run that is resumed in the midst of an epoch, that epoch's start is not called again.
+        self._images, self._epoch_began = 0, self.spent
+        self._stop_if_spent(trainer)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        self._images, self._epoch_began = 0, self.spent
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._images += len(batch["image"])
+        done = batch_idx + 1
+        # After the last batch comes the validation anyway.
+        if done % trainer.accumulate_grad_batches == 0 and done < trainer.num_training_batches:
+            self._stop_if_spent(trainer)
+
+    def on_validation_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        self._validation_began = self.spent
+
+    def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        self._validation = self.spent - self._validation_began
+
+    def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        training = self.spent - self._epoch_began - self._validation
+        self.rows.append((trainer.current_epoch + 1, self.spent, self._images / max(training, 1e-9)))
+        with atomic_write(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file, lineterminator="\n")
+            rows.writerow(["epoch", "seconds", "images_per_second"])
+            rows.writerows([epoch, f"{seconds:.2f}", f"{rate:.2f}"] for epoch, seconds, rate in self.rows)
+        self._stop_if_spent(trainer)
+
+    def _stop_if_spent(self, trainer: L.Trainer) -> None:
+        if self.budget is not None and self.share >= 1:
+            trainer.should_stop = True
+
+
+class EarlyStop(L.Callback):
+    """Ends a run when `patience` epochs in a row were no better than the best one, as `CheckpointWriter` tells it.
+
+    What it goes by is in the writer's state, so a resumed run ends after the same epoch. In the order of callbacks it
+    stands behind the writer.
+    """
+
+    def __init__(self, patience: int, writer: CheckpointWriter):
+        self.patience = patience
+        self.writer = writer
+
+    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        self._stop_if_stale(trainer, trainer.current_epoch - 1)  # the run may have been killed as it ended
+
+    def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        self._stop_if_stale(trainer, trainer.current_epoch)
+
+    def _stop_if_stale(self, trainer: L.Trainer, epoch: int) -> None:
+        if self.writer.best_epoch >= 0 and epoch - self.writer.best_epoch >= self.patience:
+            trainer.should_stop = True
