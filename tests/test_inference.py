@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import vit.inference
 from vit.foundation import UserError
 from vit.inference import arithmetic, choose_device, choose_precision, predict_batches, write_predictions
 from vit.models.classifier import Classifier
@@ -28,11 +29,22 @@ def batches(images: Tensor, size: int) -> Iterator[dict[str, Any]]:
         yield {"image": part, "index": torch.arange(start, start + len(part)), "skipped": []}
 
 
-@pytest.mark.parametrize(("amx", "precision"), [(True, "bf16"), (False, "fp32")])
-def test_auto_takes_bf16_on_a_processor_with_matrix_units_for_it(
-    monkeypatch: pytest.MonkeyPatch, amx: bool, precision: str
+@pytest.mark.parametrize(
+    ("amx", "avx512", "vendor", "precision"),
+    [
+        (True, True, "GenuineIntel", "bf16"),
+        (False, True, "GenuineIntel", "fp32"),
+        (False, True, "AuthenticAMD", "bf16"),
+        (False, False, "AuthenticAMD", "fp32"),
+        (False, True, "", "fp32"),
+    ],
+)
+def test_auto_takes_bf16_on_a_processor_that_is_quicker_in_it(
+    monkeypatch: pytest.MonkeyPatch, amx: bool, avx512: bool, vendor: str, precision: str
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(vit.inference, "_vendor", lambda: vendor)
     assert choose_precision("auto", CPU) == precision
 
 
