@@ -132,7 +132,10 @@ class OptimOptions:
     """How the weights move.
 
     Args:
-        lr: peak learning rate of AdamW.
+        name: the optimizer, one of timm's; adamw is torch's, fused. The others have their own defaults.
+        lr: peak learning rate.
+        scale_lr: scale lr with the images a step, linear or sqrt, from lr_base_size.
+        lr_base_size: images a step that lr is meant for, where it is scaled.
         weight_decay: decay of matrices; biases, norms, positions and tokens are not decayed.
         layer_decay: each block below the head learns this many times as fast as the one above it.
         warmup_epochs: epochs of linear warm-up, counted in steps.
@@ -140,10 +143,17 @@ class OptimOptions:
         label_smoothing: share of the target spread over all classes.
         clip_grad: largest norm of the gradient; 0 for no limit.
         beta2: decay of AdamW's second moment.
+        ema: decay of the moving average of the weights, such as 0.9998, which is then validated and kept; 0 for none.
+        mixup: alpha of mixup, such as 0.8; 0 for none.
+        cutmix: alpha of cutmix, such as 1; with mixup, each is done as often; 0 for none.
+        mix_prob: share of the batches that are mixed.
         trained: what learns: all, or head (a linear probe).
     """
 
+    name: str = "adamw"
     lr: float = 2e-4
+    scale_lr: Literal["none", "linear", "sqrt"] = "none"
+    lr_base_size: int = 256
     weight_decay: float = 0.05
     layer_decay: float = 1.0
     warmup_epochs: float = 1.0
@@ -151,12 +161,18 @@ class OptimOptions:
     label_smoothing: float = 0.1
     clip_grad: float = 1.0
     beta2: float = 0.999
+    ema: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_prob: float = 1.0
     trained: Literal["all", "head"] = "all"
 
     def __post_init__(self) -> None:
-        for name in ("lr", "weight_decay", "warmup_epochs", "clip_grad"):
+        check_range("optim.lr_base_size", self.lr_base_size, 1)
+        check_range("optim.ema", self.ema, 0, 0.999999)
+        for name in ("lr", "weight_decay", "warmup_epochs", "clip_grad", "mixup", "cutmix"):
             check_range(f"optim.{name}", getattr(self, name), 0)
-        for name in ("layer_decay", "min_lr", "label_smoothing", "beta2"):
+        for name in ("layer_decay", "min_lr", "label_smoothing", "beta2", "mix_prob"):
             check_range(f"optim.{name}", getattr(self, name), 0, 1)
 
     def movement(self) -> dict[str, float]:

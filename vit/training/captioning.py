@@ -41,10 +41,10 @@ class CaptioningTask(TrainingTask):
         if len(images) == 0:
             return
         ids = pad_texts(batch["ids"], self.model.pad).to(images.device)
-        self.update_val_loss(self.model.loss(images, ids), _targets(batch["ids"]))
+        self.update_val_loss(self.evaluated.loss(images, ids), _targets(batch["ids"]))
         longest = max(len(caption) for references in batch["references"] for caption in references)
         options = GenerationOptions(max_tokens=min(longest + 1, self.model.decoder.max_tokens))
-        found = self.model.generate(images, options)
+        found = self.evaluated.generate(images, options)
         for row, mask, references in zip(found.ids, found.mask, batch["references"], strict=True):
             text = row[mask].tolist()
             self.val_exact.update(float(any(text == reference[1:] for reference in references)))

@@ -1,10 +1,13 @@
-"""Which weights move how fast: parameter groups, layer-wise decay of the learning rate, warm-up and cosine."""
+"""Which weights move, by what, how fast: parameter groups, layer-wise decay of the learning rate, optimizers, warm-up
+and cosine."""
 
 import math
 from typing import Any
 
+import torch
 from torch import nn
 
+from vit.foundation import UserError, nearest
 from vit.models.captioner import Captioner
 from vit.models.classifier import Classifier
 from vit.models.masked import MaskedImageModel
@@ -44,6 +47,40 @@ def _layer_of(name: str, top: int) -> int:
     if name.startswith("encoder.blocks."):
         return int(name.split(".")[2]) + 1
     return top
+
+
+def new_optimizer(name: str, groups: list[dict[str, Any]], *, beta2: float) -> torch.optim.Optimizer:
+    """The optimizer of this name, with its defaults: torch's AdamW, fused, or another that timm's factory makes.
+
+    Args:
+        groups: as `parameter_groups` gives them.
+        beta2: decay of the second moment, of AdamW alone.
+
+    Raises:
+        UserError: for a name that timm does not know, and an optimizer that can't be made here.
+    """
+    if name == "adamw":
+        return torch.optim.AdamW(groups, betas=(0.9, beta2), fused=True)
+    from timm.optim import create_optimizer_v2, list_optimizers
+
+    names = list_optimizers()
+    if name not in names:
+        raise UserError(f"--optim.name is {name}{nearest(name, names)}.\nAllowed are timm's: {', '.join(names[:12])} ...")
+    try:
+        # The rates of the groups are their own; this one is for groups that have none.
+        return create_optimizer_v2(groups, opt=name, lr=groups[-1]["lr"])
+    except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"--optim.name {name} can't be used here: {error}") from None
+
+
+def scaled_lr(lr: float, *, rule: str, images: int, base_size: int) -> float:
+    """The learning rate for steps of so many images, when `lr` is meant for steps of `base_size`.
+
+    Args:
+        rule: "linear" (Goyal et al. 2017, for SGD) or "sqrt" (Krizhevsky 2014; timm takes it for Adam and its kin).
+    """
+    ratio = images / base_size
+    return lr * {"linear": ratio, "sqrt": math.sqrt(ratio)}[rule]
 
 
 def warmup_cosine(step: int, *, warmup_steps: int, total_steps: float, min_lr: float) -> float:

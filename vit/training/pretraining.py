@@ -57,7 +57,7 @@ class PretrainingTask(TrainingTask):
             return
         generator = torch.Generator().manual_seed(hash((self.seed, batch_idx)))
         hidden = self.model.hide(images, generator)
-        self.update_val_loss(self.model(images, hidden).loss, len(images))
+        self.update_val_loss(self.evaluated(images, hidden).loss, len(images))
         if batch_idx == 0:
             self._draw(images, hidden)
 
@@ -68,11 +68,11 @@ class PretrainingTask(TrainingTask):
             return
         name = f"epoch_{epoch:04}.png"
         prepared = self.encoded_alone().preprocessing
-        draw_reconstructions(self.model, images, hidden, self.pictures / name, mean=prepared.mean, std=prepared.std)
+        draw_reconstructions(self.evaluated, images, hidden, self.pictures / name, mean=prepared.mean, std=prepared.std)
 
     def encoded_alone(self) -> Classifier:
         """The encoder as a model without a head: what pretraining is for."""
-        return Classifier(self.model.encoder, 0, pool=self.pool, preprocessing=self.preprocessing)
+        return Classifier(self.evaluated.encoder, 0, pool=self.pool, preprocessing=self.preprocessing)
 
     def write_model(self, folder: Path, about: Training | None) -> None:
         write_folder(self.encoded_alone(), folder, about)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from timm.utils import ModelEmaV3
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torchmetrics import MeanMetric, Metric
@@ -19,7 +20,7 @@ from vit.models.captioner import Captioner
 from vit.models.classifier import Classifier
 from vit.models.masked import MaskedImageModel
 from vit.training import running
-from vit.training.optim import parameter_groups, warmup_cosine
+from vit.training.optim import new_optimizer, parameter_groups, scaled_lr, warmup_cosine
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,10 @@ class TrainingTask(L.LightningModule):
         model: what learns; has an `encoder`.
         lr, weight_decay, layer_decay: see `parameter_groups`.
         warmup_epochs, min_lr: see `warmup_cosine`.
-        beta2: decay of AdamW's second moment.
+        name, beta2: see `new_optimizer`.
+        scale_lr, lr_base_size: rule and images a step, see `scaled_lr`.
+        ema: decay of the moving average of the weights, which is then what is validated and kept as the model; 0 for
+            none. It rises to this from 0 with the steps, as timm's does.
         seed: what is random in a micro-batch is a function of (seed, rank, its number) alone.
         skip_bad_steps: steps in a row that are left out where the loss or the gradient is not finite.
         names: of the training images, by their `index` in a batch.
@@ -74,17 +78,24 @@ class TrainingTask(L.LightningModule):
         layer_decay: float = 1.0,
         warmup_epochs: float = 1.0,
         min_lr: float = 0.01,
+        name: str = "adamw",
         beta2: float = 0.999,
+        scale_lr: str = "none",
+        lr_base_size: int = 256,
+        ema: float = 0.0,
         seed: int = 0,
         skip_bad_steps: int = 0,
         names: Sequence[str] = (),
     ):
         super().__init__()
         self.model = model
-        self.groups = {"lr": lr, "weight_decay": weight_decay, "layer_decay": layer_decay}
+        self.average = ModelEmaV3(model, ema, use_warmup=True).requires_grad_(False) if ema else None
+        self.lr = lr
+        self.groups = {"weight_decay": weight_decay, "layer_decay": layer_decay}
+        self.scale_lr, self.lr_base_size = scale_lr, lr_base_size
         self.warmup_epochs = warmup_epochs
         self.min_lr = min_lr
-        self.beta2 = beta2
+        self.optimizer_name, self.beta2 = name, beta2
         self.seed = seed
         self.skip_bad_steps = skip_bad_steps
         self.names = names
@@ -94,6 +105,11 @@ class TrainingTask(L.LightningModule):
         self._step_names: list[str] = []  # the images of the present optimizer step
         self.train_loss = MeanMetric()
         self.val_loss = MeanMetric()
+
+    @property
+    def evaluated(self) -> Any:
+        """The model that is validated and kept: the moving average, where there is one."""
+        return self.model if self.average is None else self.average.module
 
     def loss(self, batch: dict[str, Any]) -> tuple[Tensor, int]:
         """The mean loss of a batch, and of how many it is the mean."""
@@ -160,6 +176,11 @@ class TrainingTask(L.LightningModule):
                 clip_grads_with_norm_(weights, gradient_clip_val, norm)
         self._step_names.clear()
 
+    def optimizer_step(self, *args: Any, **keywords: Any) -> None:
+        super().optimizer_step(*args, **keywords)
+        if self.average is not None and not self.bad_in_a_row:
+            self.average.update(self.model, step=self.global_step + 1)  # Lightning counts the step later
+
     def _bad_step(self, what: str, value: Tensor) -> None:
         """Ends the run before weights that are lost, or soon will be, take the place of a good checkpoint."""
         if self.bad_in_a_row >= self.skip_bad_steps:
@@ -197,7 +218,11 @@ class TrainingTask(L.LightningModule):
         return {"train_loss_epoch": self.train_loss, "val_loss": self.val_loss}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = torch.optim.AdamW(parameter_groups(self.model, **self.groups), betas=(0.9, self.beta2), fused=True)
+        lr = self.lr
+        if self.scale_lr != "none":
+            lr = scaled_lr(lr, rule=self.scale_lr, images=self._step_images(), base_size=self.lr_base_size)
+        groups = parameter_groups(self.model, lr=lr, **self.groups)
+        optimizer = new_optimizer(self.optimizer_name, groups, beta2=self.beta2)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._schedule())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -213,3 +238,8 @@ class TrainingTask(L.LightningModule):
             return warmup_cosine(step, warmup_steps=warmup_steps, total_steps=total_steps, min_lr=self.min_lr)
 
         return factor
+
+    def _step_images(self) -> int:
+        """How many images a full step learns from."""
+        batch_size: int = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        return batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size

@@ -7,12 +7,17 @@ PATCHES = "encoder.embed.patch_embed.proj.weight"
 CLASSIFIER = ("encoder.", "attn_pool.", "fc_norm.", "head.")
 
 
+AVERAGE = "average.module."  # a run with a moving average of its weights is judged by it
+
+
 def recognises(tensors: Tensors) -> bool:
     return PATCHES in tensors or f"model.{PATCHES}" in tensors
 
 
 def convert(tensors: Tensors) -> Converted:
-    prefix = "" if PATCHES in tensors else "model."
+    if f"{AVERAGE}{PATCHES}" in tensors:
+        tensors = {name: value for name, value in tensors.items() if not name.startswith("model.")}
+    prefix = next(prefix for prefix in ("", AVERAGE, "model.") if f"{prefix}{PATCHES}" in tensors)
     model = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     # Pretraining and captions have a decoder, or a mask token, beside the encoder; the head is then none of classes.
     classifier = all(name.startswith(CLASSIFIER) for name in model)
