@@ -74,15 +74,21 @@ def data(root: Path, seed: int = 0, num_workers: int = 0, **options: Any) -> Ima
     )  # fmt: skip
 
 
-def task(seed: int = 0, kind: type[ClassificationTask] = Scripted) -> ClassificationTask:
+def task(seed: int = 0, kind: type[ClassificationTask] = Scripted, **options: Any) -> ClassificationTask:
     torch.manual_seed(7)  # the same weights for every seed of the run
     encoder = image_encoder(image_size=(14, 21), patch_size=(7, 7), embed_dim=10, depth=3, num_heads=2, drop_path=0.4)
-    return kind(Classifier(encoder, 2, labels=["bright", "dark"]), lr=1e-2, weight_decay=0.1, seed=seed)
+    model = Classifier(encoder, 2, labels=["bright", "dark"])
+    return kind(model, lr=1e-2, weight_decay=0.1, seed=seed, **options)
 
 
-def run(photos: Path, folder: Path, *, seed: int = 0, num_workers: int = 0, **options: Any) -> FitResult:
+def run(
+    photos: Path, folder: Path, *, seed: int = 0, num_workers: int = 0, moves: dict[str, Any] | None = None,
+    **options: Any,
+) -> FitResult:  # fmt: skip
     module = data(photos, seed, num_workers)
-    return fit(task(seed), module, folder, max_epochs=EPOCHS, precision="fp32", device="cpu", **options)
+    return fit(
+        task(seed, **(moves or {})), module, folder, max_epochs=EPOCHS, precision="fp32", device="cpu", **options
+    )
 
 
 def checkpoint(folder: Path, name: str = "last") -> dict[str, Any]:
@@ -313,6 +319,43 @@ def test_a_run_that_is_stopped_again_and_again_is_the_same_run(
     assert calls == EPOCHS * STEPS
     assert result == whole[1]
     assert_same_run(tmp_path, whole[0])
+
+
+# Ways to train that have a state of their own, which must come back, too.
+WAYS: dict[str, dict[str, Any]] = {
+    "moving average, mixup and cutmix": {"ema": 0.9, "mixup": 0.8, "cutmix": 1.0, "mix_prob": 0.8},
+    "another optimizer": {"name": "cadamw", "scale_lr": "sqrt", "lr_base_size": 4},
+}
+
+
+@pytest.mark.usefixtures("no_picture")
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_train_is_resumed_to_the_bit(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Stopped between two steps of two batches, and in a validation."""
+    options: dict[str, Any] = {"moves": WAYS[way], "accumulate": 2, "checkpoint_minutes": 0.0}
+    expected = run(photos, tmp_path / "whole", **options)
+    for number, (function, call) in enumerate([("training_step", STEPS + 4), ("validation_step", BATCHES_VAL + 1)]):
+        with monkeypatch.context() as patch:
+            stopping = stop_at(call, getattr(ClassificationTask, function), before=True)
+            patch.setattr(ClassificationTask, function, stopping)
+            with pytest.raises(Stopped):
+                run(photos, tmp_path / "stopped", resume=number > 0, **options)
+    assert run(photos, tmp_path / "stopped", resume=True, **options) == expected
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_the_moving_average_is_what_is_validated_and_kept(photos: Path, tmp_path: Path) -> None:
+    averaged = task(kind=ClassificationTask, ema=0.9)
+    result = fit(averaged, data(photos), tmp_path, max_epochs=1, precision="fp32", device="cpu")
+    average = averaged.evaluated
+    assert not torch.equal(average.head.weight, averaged.model.head.weight)
+    right = [average(batch["image"]).argmax(1) == batch["target"] for batch in data(photos).dataloader("val")]
+    assert result.last == pytest.approx(float(torch.cat(right).float().mean()))
+    for kept in (tmp_path / "model", tmp_path / "checkpoints" / "best.ckpt"):
+        assert torch.equal(load(kept).head.weight, average.head.weight), kept
 
 
 @contextmanager

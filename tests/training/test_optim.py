@@ -1,11 +1,13 @@
-"""Parameter groups and the schedule, against values worked by hand."""
+"""Parameter groups, optimizers and the schedule, against values worked by hand."""
 
 import pytest
+import timm.optim
 import torch
 
+from vit.foundation import UserError
 from vit.models.classifier import Classifier
 from vit.models.encoder import image_encoder
-from vit.training.optim import choose_trained, parameter_groups, warmup_cosine
+from vit.training.optim import choose_trained, new_optimizer, parameter_groups, scaled_lr, warmup_cosine
 
 SIZES = {"image_size": (10, 21), "patch_size": (5, 7), "embed_dim": 22, "depth": 2, "num_heads": 2}
 
@@ -111,3 +113,32 @@ def test_no_warm_up_starts_at_the_top():
 def test_warm_up_longer_than_the_run_never_leaves_it():
     factors = [warmup_cosine(step, warmup_steps=9, total_steps=4, min_lr=0.1) for step in range(4)]
     assert factors == pytest.approx([0.1, 0.2, 0.3, 0.4])
+
+
+def test_adamw_is_torchs_fused_one(model):
+    optimizer = new_optimizer("adamw", parameter_groups(model, lr=1.0, weight_decay=0.1), beta2=0.95)
+    assert type(optimizer) is torch.optim.AdamW
+    assert optimizer.defaults["fused"]
+    assert optimizer.defaults["betas"] == (0.9, 0.95)
+
+
+@pytest.mark.parametrize("name", ["sgd", "lion", "lamb", "muon"])
+def test_others_are_timms_with_the_rates_and_decays_of_the_groups(model, name):
+    groups = parameter_groups(model, lr=8.0, weight_decay=0.1, layer_decay=0.5)
+    expected = [(group["lr"], group["weight_decay"]) for group in groups]
+    optimizer = new_optimizer(name, groups, beta2=0.95)
+    assert type(optimizer) is timm.optim.get_optimizer_class(name, bind_defaults=False)
+    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == expected
+
+
+def test_an_unknown_optimizer_is_refused_with_the_nearest(model):
+    groups = parameter_groups(model, lr=1.0, weight_decay=0.1)
+    with pytest.raises(UserError, match=r"--optim.name is adamm; did you mean 'adam'\?\.\nAllowed are"):
+        new_optimizer("adamm", groups, beta2=0.95)
+    with pytest.raises(UserError, match="bnbadamw8bit can't be used here"):  # without its package
+        new_optimizer("bnbadamw8bit", groups, beta2=0.95)
+
+
+@pytest.mark.parametrize(("rule", "lr"), [("linear", 0.5), ("sqrt", 0.25)])
+def test_the_rate_follows_the_images_a_step(rule, lr):
+    assert scaled_lr(0.125, rule=rule, images=64, base_size=16) == lr

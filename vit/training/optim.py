@@ -15,6 +15,8 @@ from vit.models.masked import MaskedImageModel
 # Learned vectors that stand for a place or a token: shrinking them towards zero would only forget them.
 UNDECAYED = ("pos_embed", "cls_token", "dist_token", "reg_token", "mask_token")
 
+NOT_SERVED = ["adahessian", "kron*"]  # second derivatives; compiles itself at the first step
+
 
 def parameter_groups(
     model: Classifier | Captioner | MaskedImageModel, *, lr: float, weight_decay: float, layer_decay: float = 1.0
@@ -63,9 +65,12 @@ def new_optimizer(name: str, groups: list[dict[str, Any]], *, beta2: float) -> t
         return torch.optim.AdamW(groups, betas=(0.9, beta2), fused=True)
     from timm.optim import create_optimizer_v2, list_optimizers
 
-    names = list_optimizers()
+    names = list_optimizers(exclude_filters=NOT_SERVED)
     if name not in names:
-        raise UserError(f"--optim.name is {name}{nearest(name, names)}.\nAllowed are timm's: {', '.join(names[:12])} ...")
+        raise UserError(
+            f"--optim.name is {name}{nearest(name, names)}.\n"
+            f"Allowed are adamw and {len(names) - 1} others of timm's, such as sgd, lamb, lion, nadamw and muon."
+        )
     try:
         # The rates of the groups are their own; this one is for groups that have none.
         return create_optimizer_v2(groups, opt=name, lr=groups[-1]["lr"])
