@@ -6,7 +6,7 @@ the constructor that it reaches.
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from vit.foundation import UserError, check_range
 
@@ -175,9 +175,17 @@ class OptimOptions:
         for name in ("layer_decay", "min_lr", "label_smoothing", "beta2", "mix_prob"):
             check_range(f"optim.{name}", getattr(self, name), 0, 1)
 
-    def movement(self) -> dict[str, float]:
+    def movement(self) -> dict[str, Any]:
         """What every task takes of it."""
-        names = ("lr", "weight_decay", "layer_decay", "warmup_epochs", "min_lr", "beta2")
+        names = (
+            "name", "lr", "scale_lr", "lr_base_size", "weight_decay", "layer_decay", "warmup_epochs", "min_lr", "beta2",
+            "ema",
+        )  # fmt: skip
+        return {name: getattr(self, name) for name in names}
+
+    def classification(self) -> dict[str, Any]:
+        """What the task of classification takes of it, alone."""
+        names = ("label_smoothing", "mixup", "cutmix", "mix_prob", "trained")
         return {name: getattr(self, name) for name in names}
 
 
@@ -192,6 +200,9 @@ class TrainerOptions:
         patience: end the run after so many epochs that were no better than the best one; 0 never does.
         precision: auto takes bf16 where the processor has it in hardware, else fp32.
         accumulate: batches whose gradients are added up before a step.
+        activation_checkpointing: keep less of the forward pass, and compute it again for the gradient: slower, with
+            room for larger batches.
+        compile: compile the model by torch.compile, which takes a minute at the start.
         checkpoint_minutes: at most so much work is done again when the run is killed and resumed.
         skip_bad_steps: steps in a row that are left out when their loss or gradient is not finite; one more ends it.
     """
@@ -201,6 +212,8 @@ class TrainerOptions:
     patience: int = 0
     precision: Precision = "auto"
     accumulate: int = 1
+    activation_checkpointing: bool = False
+    compile: bool = False
     checkpoint_minutes: float = 5.0
     skip_bad_steps: int = 0
 

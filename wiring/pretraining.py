@@ -43,8 +43,7 @@ def pretrain_encoder(
     """
     from vit.training.pretraining import PretrainingTask
 
-    if optim.trained != "all":
-        raise UserError(f"--optim.trained is {optim.trained!r}, but pretraining has no head.\nLeave it out.")
+    refuse_classification(optim)
     check_run(run, config, device=device, resume=resume)
     network, report = build_model(model, seed)
     guesser = masked_model(options, network.encoder)
@@ -67,6 +66,14 @@ def pretrain_encoder(
     tell_result(result, task.judge, folder)
     say(f"what it guesses: {folder / PICTURES}")
     return result
+
+
+def refuse_classification(optim: OptimOptions) -> None:
+    """Raises UserError for options that only classification has a use for."""
+    usual = OptimOptions().classification()
+    for name, value in optim.classification().items():
+        if value != usual[name]:
+            raise UserError(f"--optim.{name} is {value!r}, but there are no classes in this task.\nLeave it out.")
 
 
 def masked_model(options: PretrainOptions, encoder: Encoder) -> MaskedImageModel:

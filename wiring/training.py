@@ -52,9 +52,8 @@ def train_classifier(
         seed=seed,
         names=module.names("train"),
         skip_bad_steps=trainer.skip_bad_steps,
-        label_smoothing=optim.label_smoothing,
-        trained=optim.trained,
         **optim.movement(),
+        **optim.classification(),
     )
     about = describe_data(data, module, model.pretrained)
     result = run_task(task, module, folder, optim, trainer, device=device, resume=resume, about=about, profile=profile)

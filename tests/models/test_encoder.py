@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from vit.models.encoder import ImageEmbed, image_encoder
+from vit.saliency.record import record
 
 SIZES = {"image_size": (10, 21), "patch_size": (5, 7), "embed_dim": 22, "depth": 3, "num_heads": 2}
 N = 2 * 3  # patches
@@ -115,3 +116,35 @@ def test_sizes_that_the_patches_do_not_divide_are_refused():
 def test_unknown_position_filter_is_refused():
     with pytest.raises(ValueError, match="'nearest'; allowed are bicubic_antialias, bicubic"):
         image_encoder(**SIZES, pos_interpolation="nearest")
+
+
+@pytest.mark.parametrize("read", [None, 1])
+def test_activation_checkpointing_keeps_less_and_changes_no_gradient(randomise, read):
+    encoder = randomise(image_encoder(**SIZES, drop_path=0.5)).train()
+    images = torch.randn(4, 3, 10, 21)
+
+    def gradients(checkpointing):
+        encoder.activation_checkpointing = checkpointing
+        encoder.zero_grad()
+        torch.manual_seed(5)  # the same branches are dropped, also when a block is computed again
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor
+        ):
+            encoder(images, read=read).square().sum().backward()
+        return [parameter.grad.clone() for parameter in encoder.parameters()], len(kept)
+
+    (plain, many), (again, few) = gradients(False), gradients(True)
+    assert few < many / 2
+    for one, two in zip(plain, again, strict=True):
+        assert torch.equal(one, two)
+
+
+def test_recording_works_with_activation_checkpointing(randomise):
+    encoder = randomise(image_encoder(**SIZES)).train()
+    encoder.activation_checkpointing = True
+    images = torch.randn(2, 3, 10, 21)
+    with record(encoder, gradients=True) as trace:
+        gradients = trace.gradients(encoder(images)[:, 0].sum())
+    assert [block.q.shape for block in trace.blocks] == [(2, 2, 7, 11)] * 3
+    assert all(gradient.abs().max() > 0 for gradient in gradients)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from vit.checkpoints.load import load
 from vit.foundation import UserError
 from vit.models.classifier import Classifier
 from vit.models.encoder import image_encoder
+from vit.saliency.record import record
 from vit.training import checkpoints
 from vit.training import fit as fit_module
 from vit.training.classification import ClassificationTask
@@ -356,6 +358,27 @@ def test_the_moving_average_is_what_is_validated_and_kept(photos: Path, tmp_path
     assert result.last == pytest.approx(float(torch.cat(right).float().mean()))
     for kept in (tmp_path / "model", tmp_path / "checkpoints" / "best.ckpt"):
         assert torch.equal(load(kept).head.weight, average.head.weight), kept
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_compiled_and_checkpointed_runs_learn_the_same(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without drop path, whose compiled chance is another. The quick backend stands for the one that takes minutes."""
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="aot_eager"))
+    losses = []
+    for options in ({}, {"compile": True}, {"activation_checkpointing": True}):
+        learned = task(kind=ClassificationTask)
+        for block in learned.model.encoder.blocks:
+            block.drop_path = torch.nn.Identity()
+        folder = tmp_path / "_".join(options)
+        fit(learned, data(photos), folder, max_epochs=1, precision="fp32", device="cpu", **options)
+        assert (learned.model._compiled_call_impl is not None) == ("compile" in options)
+        losses.append(column(folder, "train_loss_epoch")[0])
+        with record(learned.model.eval()) as trace:
+            learned.model(torch.zeros(1, 3, 14, 21))
+        assert len(trace.blocks) == 3
+    assert losses[1:] == [pytest.approx(losses[0], rel=1e-5)] * 2
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vit.layers.attention import Attention
 from vit.layers.blocks import Block
@@ -83,6 +84,8 @@ class Encoder(nn.Module):
         block_options: the rest, as `Block` takes them.
     """
 
+    activation_checkpointing = False  # in training, blocks keep their input alone, and are computed again for gradients
+
     def __init__(
         self,
         embed: nn.Module,
@@ -142,8 +145,15 @@ class Encoder(nn.Module):
         """The blocks and the final norm, for tokens (B, N, D) that are embedded already."""
         last = len(self.blocks) - 1
         for index, block in enumerate(self.blocks):
-            tokens = block(tokens, mask=mask, read=read if index == last else None)
+            tokens = self._run(block, tokens, mask=mask, read=read if index == last else None)
         return self.norm(tokens)
+
+    def _run(self, block: nn.Module, tokens: Tensor, **options: Any) -> Tensor:
+        """One block. What is recorded of it must be that of the first time, so recording computes it once only."""
+        if self.activation_checkpointing and self.training and torch.is_grad_enabled() and not block.attn.recording:  # type: ignore[union-attr]
+            again: Tensor = checkpoint(block, tokens, use_reentrant=False, **options)
+            return again
+        return block(tokens, **options)
 
 
 def image_encoder(

@@ -60,6 +60,8 @@ def fit(
     precision: str = "auto",
     accumulate: int = 1,
     clip_grad: float = 1.0,
+    activation_checkpointing: bool = False,
+    compile: bool = False,
     checkpoint_minutes: float = 5.0,
     device: str = "auto",
     resume: bool = False,
@@ -76,6 +78,8 @@ def fit(
         precision: "auto", "fp32" or "bf16", see `vit.inference.choose_precision`.
         accumulate: batches a step.
         clip_grad: largest gradient norm; 0 for no limit.
+        activation_checkpointing: blocks are computed again for their gradients, see `Encoder`.
+        compile: the forward pass of training is compiled by torch.compile.
         checkpoint_minutes: most time between two checkpoints.
         resume: goes on from the last good checkpoint.
         about: what the model card tells of the data.
@@ -88,6 +92,9 @@ def fit(
     last = last_checkpoint(run) if resume else None
     for half in (run / "checkpoints").glob(".*"):  # what a kill left in the midst of being written
         half.unlink()
+    task.model.encoder.activation_checkpointing = activation_checkpointing
+    if compile:
+        task.model.compile()
     arithmetic = choose_precision(precision, choose_device(device))
     stop = StopRequest()
     writer = CheckpointWriter(run, minutes=checkpoint_minutes, stop=stop, about=about)
