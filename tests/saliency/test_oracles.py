@@ -21,6 +21,8 @@ MODELS = [
     (0, {"class_token": False, "global_pool": "avg", "fc_norm": False}, "mean"),
     (5, {"reg_tokens": 4, "no_embed_class": True, "qk_norm": True, "init_values": 0.1}, "class"),
     (1, {"global_pool": "avg", "fc_norm": False}, "mean"),
+    (0, {"class_token": False, "global_pool": "map", "fc_norm": False}, "attention"),
+    (3, {"reg_tokens": 2, "no_embed_class": True, "global_pool": "map", "fc_norm": False}, "attention"),
 ]
 
 
@@ -28,15 +30,46 @@ class Textbook:
     """A forward pass with its explicit attention maps (B, H, N, N), and all that the equations need."""
 
     def __init__(self, model, ours, images, attention_maps, prefix):
-        self.model, self.prefix, self.tokens = model, prefix, []
+        self.model, self.prefix, self.tokens, self.pool_map = model, prefix, [], None
+        if ours.pool == "attention":
+            model.attn_pool.forward = self.pool
         self.inputs = []
         hooks = [block.register_forward_hook(lambda _, i, output: self.tokens.append(output)) for block in model.blocks]
         hooks += [block.attn.register_forward_pre_hook(lambda _, i: self.inputs.append(i[0])) for block in model.blocks]
         self.maps, self.logits = attention_maps(model, images)
         for hook in hooks:
             hook.remove()
-        self.readout = ours.readout(self.maps[0].shape[-1]).double()
+        if ours.pool != "attention":
+            self.readout = ours.readout(self.maps[0].shape[-1]).double()
         self.grid = ours.encoder.grid_of(images)
+
+    def pool(self, patches):
+        """timm's AttentionPoolLatent with its explicit map (B, H, 1, P)."""
+        pool = self.model.attn_pool
+        heads = (-1, pool.num_heads, pool.head_dim)
+        q = pool.q(pool.latent).unflatten(2, heads[1:]).transpose(1, 2) * pool.scale
+        k, v = (part.unflatten(2, heads[1:]).transpose(1, 2) for part in pool.kv(patches).chunk(2, dim=2))
+        attention = (q @ k.transpose(2, 3)).softmax(dim=-1)
+        if self.pool_map is None:  # later calls are of other blocks' tokens
+            self.pool_map, self.pool_values = attention, v
+        pooled = pool.proj((attention @ v).transpose(1, 2).flatten(2))
+        return (pooled + pool.mlp(pool.norm(pooled)))[:, 0]
+
+    def last(self):
+        """The last attention there is, (B, H, Q, N), and how much of each of its queries is read."""
+        if self.pool_map is None:
+            return self.maps[-1], self.readout
+        return F.pad(self.pool_map, (self.prefix, 0)), torch.ones(1, dtype=torch.float64)
+
+    def start(self, weigh=lambda attention, gradient: attention.mean(dim=1)):
+        """(N,) or (B, N): how much of each last token is read; of attention pooling its map as the method weighs it."""
+        if self.pool_map is None:
+            return self.readout
+        (gradient,) = torch.autograd.grad(self.target(), self.pool_map, retain_graph=True)
+        return F.pad(weigh(self.pool_map, gradient)[:, 0], (self.prefix, 0))[:, None]
+
+    def target(self):
+        return self.logits.gather(1, CLASSES[: len(self.logits), None]).sum()
 
     def qkv(self, block=-1):
         """(B, H, N, Dh) each."""
@@ -49,45 +82,55 @@ class Textbook:
         return self.model.forward_head(self.model.norm(tokens)).gather(1, CLASSES[: len(tokens), None]).sum()
 
     def gradients(self):
-        return torch.autograd.grad(self.logits.gather(1, CLASSES[: len(self.logits), None]).sum(), self.maps)
+        return torch.autograd.grad(self.target(), self.maps, retain_graph=True)
 
     def patches(self, relevance):
+        """(B, N) or (B, 1, N)."""
+        relevance = relevance.flatten(1)
         return relevance[:, self.prefix :].unflatten(1, self.grid).detach()
 
 
 def last_attention(book):
-    return book.patches(book.readout @ book.maps[-1].mean(dim=1))
+    attention, readout = book.last()
+    return book.patches(readout @ attention.mean(dim=1))
 
 
 def value_norms(book):
     """Kobayashi et al. 2020: ‖ Σ_h α_h (v_h W_h) ‖, every vector built."""
-    v, attention = book.qkv()[2], book.model.blocks[-1].attn
-    projection = attention.proj.weight.T.unflatten(0, (v.shape[1], -1))  # (H, Dh, D)
-    vectors = torch.einsum("bhij,bhjd,hde->bije", book.maps[-1], v, projection)
-    return book.patches(book.readout @ vectors.norm(dim=-1))
+    v, proj = book.qkv()[2], book.model.blocks[-1].attn.proj
+    if book.pool_map is not None:
+        v, proj = F.pad(book.pool_values, (0, 0, book.prefix, 0)), book.model.attn_pool.proj
+    attention, readout = book.last()
+    projection = proj.weight.T.unflatten(0, (v.shape[1], -1))  # (H, Dh, D)
+    vectors = torch.einsum("bhij,bhjd,hde->bije", attention, v, projection)
+    return book.patches(readout @ vectors.norm(dim=-1))
 
 
 def rollout(book):
     product = torch.eye(book.maps[0].shape[-1], dtype=torch.float64)
     for attention in book.maps:
         product = (0.5 * attention.mean(dim=1) + 0.5 * torch.eye(attention.shape[-1])) @ product
-    return book.patches(book.readout @ product)
+    return book.patches(book.start() @ product)
+
+
+def weighed(attention, gradient):
+    return (attention * gradient).clamp(min=0).mean(dim=1)
 
 
 def attribution(book):
     """Chefer et al. 2021, equations 5 and 6."""
     product = torch.eye(book.maps[0].shape[-1], dtype=torch.float64)
     for attention, gradient in zip(book.maps, book.gradients(), strict=True):
-        product = product + (attention * gradient).clamp(min=0).mean(dim=1) @ product
-    return book.patches(book.readout @ product)
+        product = product + weighed(attention, gradient) @ product
+    return book.patches(book.start(weighed) @ product)
 
 
 def gradient_rollout(book):
     product = torch.eye(book.maps[0].shape[-1], dtype=torch.float64)
     for attention, gradient in zip(book.maps, book.gradients(), strict=True):
-        weighed = 0.5 * (attention * gradient).clamp(min=0).mean(dim=1) + 0.5 * torch.eye(attention.shape[-1])
-        product = weighed / weighed.sum(dim=-1, keepdim=True) @ product
-    return book.patches(book.readout @ product)
+        mixed = 0.5 * weighed(attention, gradient) + 0.5 * torch.eye(attention.shape[-1])
+        product = mixed / mixed.sum(dim=-1, keepdim=True) @ product
+    return book.patches(book.start(lambda *pair: F.normalize(weighed(*pair), p=1, dim=-1)) @ product)
 
 
 def legrad(book):
@@ -101,8 +144,9 @@ def legrad(book):
 
 def default(book):
     q, k, _ = (part[:, :, book.prefix :].transpose(1, 2).flatten(2) for part in book.qkv())
-    middle = book.maps[-1].sort(dim=1).values[:, (book.maps[-1].shape[1] - 1) // 2]
-    seed = (book.readout @ middle)[:, book.prefix :]
+    attention, readout = book.last()
+    middle = attention.sort(dim=1).values[:, (attention.shape[1] - 1) // 2]
+    seed = (readout @ middle).flatten(1)[:, book.prefix :]
     x = F.normalize(torch.cat([F.normalize(k, dim=-1), F.normalize(q, dim=-1)], dim=-1), dim=-1)
     shared = (torch.softmax(x @ x.transpose(1, 2) / 0.1, dim=-1) @ seed[:, :, None])[..., 0]
     w = (shared - shared.amin(1, True)) / (shared.amax(1, True) - shared.amin(1, True))

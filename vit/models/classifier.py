@@ -133,7 +133,7 @@ class Classifier(nn.Module):
         Of class and distillation token it is the class token alone.
 
         Raises:
-            ValueError: for attention pooling, where it differs from image to image.
+            ValueError: for attention pooling, where it differs from image to image: `Trace.pooling` has it.
         """
         if self.pool == "attention":
             raise ValueError("the readout of attention pooling is no property of the model: each image has its own")

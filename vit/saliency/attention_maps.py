@@ -1,14 +1,21 @@
-"""The attention-based methods on a model: record one forward pass, walk it, place the result on the grid of patches."""
+"""The attention-based methods on a model: record one forward pass, walk it, place the result on the grid of patches.
+
+Attention pooling is one more attention behind the last block, with one query and no residual connection: what a
+method makes of it is where the method's walk starts.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from vit.layers.attention import Recorded
 from vit.models.classifier import Classifier
-from vit.saliency.attribution import generic_attribution
+from vit.saliency.attribution import cross_attribution, generic_attribution
 from vit.saliency.explanation import Explanation, chosen_classes, to_grid
 from vit.saliency.gradient_rollout import gradient_rollout
 from vit.saliency.last_attention import last_attention, value_norms
@@ -16,6 +23,9 @@ from vit.saliency.legrad import legrad
 from vit.saliency.prototypes import prototype_contrast
 from vit.saliency.record import Trace, record
 from vit.saliency.rollout import RolloutOptions, rollout
+
+# ([an attention], how much of each of its queries is read) -> (B, tokens) relevance of what they ask
+OneAttention = Callable[[list[Recorded], Tensor], Tensor]
 
 
 @torch.inference_mode()
@@ -29,7 +39,9 @@ def rollout_maps(
         # Ranking whole maps takes every row of the last block; otherwise it works for the rows that are read.
         tokens = model.encoder(images, read=None if settings.discard_ratio else model.read)
         logits = model.head(model.pooled(tokens))
-    relevance = rollout(trace.blocks, _readout(model, trace), settings, start_block=start_block)
+    pooled = replace(settings, residual=1.0, discard_ratio=0.0)
+    readout = _readout(model, trace, lambda pooling, query: rollout(pooling, query, pooled))
+    relevance = rollout(trace.blocks, readout, settings, start_block=start_block)
     return _explanation(model, images, trace, relevance, logits)
 
 
@@ -40,7 +52,7 @@ def last_attention_maps(
     """The last block's attention; `head_fusion` is "mean" or "median"."""
     with record(model, values=False) as trace:
         logits = model(images)
-    relevance = last_attention(trace.blocks, _readout(model, trace), head_fusion=head_fusion)
+    relevance = _of_the_last(model, trace, partial(last_attention, head_fusion=head_fusion))
     return _explanation(model, images, trace, relevance, logits)
 
 
@@ -49,8 +61,8 @@ def value_norm_maps(model: Classifier, images: Tensor, target: Tensor | None) ->
     """The length of what each token sends in the last block."""
     with record(model) as trace:
         logits = model(images)
-    projection = model.encoder.attentions()[-1].proj.weight
-    relevance = value_norms(trace.blocks, _readout(model, trace), projection)
+    last = model.encoder.attentions()[-1] if model.attn_pool is None else model.attn_pool.attn
+    relevance = _of_the_last(model, trace, partial(value_norms, projection=last.proj.weight))
     return _explanation(model, images, trace, relevance, logits)
 
 
@@ -60,32 +72,38 @@ def default_maps(model: Classifier, images: Tensor, target: Tensor | None) -> Ex
     with record(model, values=False) as trace:
         tokens = model.encoder(images)
         logits = model.head(model.pooled(tokens))
-    grid = model.encoder.grid_of(images)
-    contrast = prototype_contrast(trace.blocks, _readout(model, trace), grid[0] * grid[1])
-    return Explanation(contrast.unflatten(1, grid), logits.float(), trace.blocks[-1].k)
+    seeds = _of_the_last(model, trace, partial(last_attention, head_fusion="median"))
+    contrast = prototype_contrast(trace.blocks[-1], to_grid(model, images, seeds).flatten(1))
+    return Explanation(contrast.unflatten(1, model.encoder.grid_of(images)), logits.float(), trace.blocks[-1].k)
 
 
 def attribution_maps(model: Classifier, images: Tensor, target: Tensor | None, *, start_block: int = 0) -> Explanation:
     """Generic attention attribution of the target's logit."""
-    return _class_maps(model, images, target, generic_attribution, start_block=start_block)
+    return _class_maps(model, images, target, partial(generic_attribution, start_block=start_block), cross_attribution)
 
 
 def gradient_rollout_maps(
     model: Classifier, images: Tensor, target: Tensor | None, *, start_block: int = 0, residual: float = 0.5
 ) -> Explanation:
     """Rollout of maps weighed by the gradient of the target's logit."""
-    return _class_maps(model, images, target, gradient_rollout, start_block=start_block, residual=residual)
+    method = partial(gradient_rollout, start_block=start_block, residual=residual)
+    return _class_maps(model, images, target, method, partial(gradient_rollout, residual=1.0))
 
 
 def _class_maps(
-    model: Classifier, images: Tensor, target: Tensor | None, method: Callable[..., Tensor], **options: Any
+    model: Classifier,
+    images: Tensor,
+    target: Tensor | None,
+    method: Callable[[list[Recorded], list[Tensor], Tensor], Tensor],
+    through_pooling: Callable[[list[Recorded], list[Tensor], Tensor], Tensor],
 ) -> Explanation:
-    """A walk that takes the gradient of each block's output."""
+    """A walk that takes the gradient of each block's output, and of the attention pooling's where it starts there."""
     with record(model, gradients=True) as trace:
         logits = model(images)
         gradients = trace.gradients(logits.gather(1, chosen_classes(logits, target)[:, None]))
     with torch.inference_mode():
-        relevance = method(trace.blocks, gradients, _readout(model, trace), **options)
+        readout = _readout(model, trace, lambda pooling, query: through_pooling(pooling, gradients[-1:], query))
+        relevance = method(trace.blocks, gradients[: len(trace.blocks)], readout)
         return _explanation(model, images, trace, relevance, logits)
 
 
@@ -107,8 +125,29 @@ def legrad_maps(model: Classifier, images: Tensor, target: Tensor | None, *, sta
         return _explanation(model, images, trace, relevance, scores[-1])
 
 
-def _readout(model: Classifier, trace: Trace) -> Tensor:
-    return model.readout(trace.blocks[-1].k.shape[2])
+def _readout(model: Classifier, trace: Trace, through_pooling: OneAttention) -> Tensor:
+    """(N,) or (B, N) how much of each last token is read: the start of a walk.
+
+    Args:
+        through_pooling: what the method makes of attention pooling.
+    """
+    if trace.pooling is None:
+        return model.readout(trace.blocks[-1].k.shape[2])
+    return _of_pooling(model, trace.pooling, through_pooling)
+
+
+def _of_the_last(model: Classifier, trace: Trace, method: OneAttention) -> Tensor:
+    """(B, N) what a method makes of the last attention there is: that of the pooling, or the last block's."""
+    if trace.pooling is None:
+        return method(trace.blocks, model.readout(trace.blocks[-1].k.shape[2]))
+    return _of_pooling(model, trace.pooling, method)
+
+
+def _of_pooling(model: Classifier, pooling: Recorded, method: OneAttention) -> Tensor:
+    """(B, N): the pooling's query asks the patches alone, so the prefix tokens have none."""
+    query = torch.zeros(pooling.k.shape[2])
+    query[0] = 1.0
+    return F.pad(method([pooling], query), (model.encoder.num_prefix_tokens, 0))
 
 
 def _explanation(model: Classifier, images: Tensor, trace: Trace, relevance: Tensor, logits: Tensor) -> Explanation:

@@ -29,8 +29,20 @@ def generic_attribution(
     return walk(paired, readout, _step, start_block=start_block)
 
 
+def cross_attribution(attention: list[Recorded], gradients: list[Tensor], readout: Tensor) -> Tensor:
+    """(B, M) relevance of the context tokens of one cross-attention: the readout of its queries times C. They are no
+    tokens of its context, so nothing of the readout stays (equation 10 of the paper, without its normalisation)."""
+    (recorded,), (gradient,) = attention, gradients
+    return walk([recorded._replace(gradient=gradient)], readout, _through)
+
+
 def _step(relevance: Tensor, recorded: Recorded) -> Tensor:
-    """relevance + relevance[rows] @ C, tile by tile: (B, N)."""
+    """(B, N) relevance + relevance @ C."""
+    return relevance + _through(relevance, recorded)
+
+
+def _through(relevance: Tensor, recorded: Recorded) -> Tensor:
+    """(B, N) relevance[rows] @ C, tile by tile."""
     gradient = recorded.gradient
     assert gradient is not None
     assert recorded.v is not None
@@ -40,4 +52,4 @@ def _step(relevance: Tensor, recorded: Recorded) -> Tensor:
         d_attention = gradient[:, :, rows].float() @ v_transposed  # (B, H, rows, N)
         # relu(A * dA) = A * relu(dA), for A is positive: so A's row sums can divide the relevance here too.
         add_product(total, relevance[:, None, rows] / sums, exponentials.mul_(d_attention.relu_()))
-    return relevance + total.mean(dim=1)
+    return total.mean(dim=1)

@@ -26,7 +26,7 @@ class Method:
 
     Args:
         maps: (model in evaluation mode, images, target (B,) or None, **options) -> Explanation.
-        family: "attention" (starts where a token is read), "gradient", "perturbation" or "baseline".
+        family: "attention", "gradient", "perturbation" or "baseline".
         needs_class: explains a class, so the model must have a head.
         source: the paper.
         summary: what a map says, in one line.
@@ -89,9 +89,4 @@ def check_serves(name: str, model: Classifier) -> None:
         others = [other for other, found in METHODS.items() if not found.needs_class and found.family != "baseline"]
         raise ValueError(
             f"{name} explains a class, but the model has no head; try method={' or '.join(map(repr, others))}"
-        )
-    if method.family == "attention" and model.pool == "attention":
-        raise ValueError(
-            f"{name} starts at the tokens that are read, but attention pooling reads each image's in its own way; "
-            "try method='grad_cam' or 'occlusion'"
         )

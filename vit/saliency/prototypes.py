@@ -10,14 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vit.layers.attention import Recorded
-from vit.saliency.last_attention import last_attention
 from vit.saliency.refine import mean_of_like, unit_features
 
 
-def prototype_contrast(blocks: list[Recorded], readout: Tensor, num_patches: int) -> Tensor:
+def prototype_contrast(last: Recorded, seeds: Tensor) -> Tensor:
     """(B, P) similarity of each patch to the attended ones less that to the others, -2 to 2:
 
-        r = readout median_h(A)                     what is attended to, no single head deciding
+        r = readout median_h(A)                     the seeds: what is attended to, no single head deciding
         s = softmax(x xᵀ / 0.1) r                   each patch: the mean over the patches that are like it
         w = (s - min s) / (max s - min s)
         map = x · (unit(Σ w⁴ x) - unit(Σ (1 - w)² x))
@@ -27,12 +26,10 @@ def prototype_contrast(blocks: list[Recorded], readout: Tensor, num_patches: int
     last-layer attention; memory linear in the number of tokens.
 
     Args:
-        blocks: `Trace.blocks`; every token of the last block must have been computed.
-        readout: (N,) or (B, N), how much of each last token is read.
-        num_patches: P, the last P of the N tokens.
+        last: the last block, every token of it; the patches are the last P.
+        seeds: (B, P) r.
     """
-    seeds = last_attention(blocks, readout, head_fusion="median")[:, -num_patches:]
-    return torch.stack([_contrast(blocks[-1].of(slice(i, i + 1)), seed) for i, seed in enumerate(seeds)])
+    return torch.stack([_contrast(last.of(slice(i, i + 1)), seed) for i, seed in enumerate(seeds)])
 
 
 def _contrast(recorded: Recorded, seed: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,9 @@ class Trace:
     It holds 2 to 4 times B · N · D numbers a block, and never an N x N map.
     """
 
-    def __init__(self, attentions: list[Attention]):
+    def __init__(self, attentions: list[Attention], depth: int):
         self._attentions: list[Attention] | None = attentions
+        self._depth = depth  # of the encoder: behind its blocks there may be a pooling
         self._kept: list[Recorded | None] = []
 
     @property
@@ -30,14 +32,22 @@ class Trace:
         Raises:
             RuntimeError: when no forward pass was recorded.
         """
-        found = self._kept if self._attentions is None else [a.recorded for a in self._attentions]
+        found = self._found()[: self._depth]
         blocks = [recorded for recorded in found if recorded is not None]
         if len(blocks) < len(found):
             raise RuntimeError("no forward pass was recorded: call the model inside `with record(model) as trace:`")
         return blocks
 
+    @property
+    def pooling(self) -> Recorded | None:
+        """Of attention pooling, as a block: its one query q (B, H, 1, Dh), which asks the P patches, k and v
+        (B, H, P, Dh). None for other pooling, and where the forward pass ended before it."""
+        behind = self._found()[self._depth :]
+        return behind[0] if behind else None
+
     def gradients(self, target: Tensor) -> list[Tensor]:
-        """d target / d output of each block, (B, H, Q, Dh); needs `record(model, gradients=True)`.
+        """d target / d output of each block, (B, H, Q, Dh), and last of the attention pooling, where there is one;
+        needs `record(model, gradients=True)`.
 
         Args:
             target: the scalars being explained, of any shape; their sum is differentiated, so that the images of
@@ -52,17 +62,20 @@ class Trace:
             return torch.autograd.grad(target.sum(), self._outputs()[block], retain_graph=True)[0]
 
     def _outputs(self) -> list[Tensor]:
-        return [recorded.output for recorded in self.blocks if recorded.output is not None]
+        recorded = self.blocks + [self.pooling] * (self.pooling is not None)
+        return [each.output for each in recorded if each is not None and each.output is not None]
+
+    def _found(self) -> list[Recorded | None]:
+        return self._kept if self._attentions is None else [a.recorded for a in self._attentions]
 
     def _close(self) -> None:
-        assert self._attentions is not None
-        self._kept = [attention.recorded for attention in self._attentions]
-        self._attentions = None
+        self._kept, self._attentions = self._found(), None
 
 
 @contextmanager
 def record(model: nn.Module, *, values: bool = True, gradients: bool = False) -> Iterator[Trace]:
-    """Records the attention of every block while the body runs; the numbers of the forward pass do not change.
+    """Records the attention of every block, and of attention pooling, while the body runs; the numbers of the forward
+    pass do not change.
 
         with record(model) as trace:
             logits = model(images)
@@ -80,10 +93,10 @@ def record(model: nn.Module, *, values: bool = True, gradients: bool = False) ->
             compiled model runs uncompiled, with numbers that may differ from the compiled ones by rounding.
     """
     encoder = find_encoder(model)
-    attentions = encoder.attentions()
+    attentions = [*encoder.attentions(), *_pooling_of(model)]
     before = [(attention.recording, attention.recorded) for attention in attentions]
     wanted = "qkvo" if gradients else "qkv" if values else "qk"
-    trace = Trace(attentions)
+    trace = Trace(attentions, len(encoder.blocks))
     for attention in attentions:
         attention.recording, attention.recorded = max(attention.recording, wanted, key=len), None
     try:
@@ -123,9 +136,20 @@ def find_encoder(model: nn.Module) -> Encoder:
     Raises:
         ValueError: when there is none.
     """
-    inner = getattr(model, "_orig_mod", model)  # what torch.compile wrapped
+    inner = _unwrapped(model)
     encoder = inner if isinstance(inner, Encoder) else getattr(inner, "encoder", None)
-    encoder = getattr(encoder, "_orig_mod", encoder)
+    encoder = encoder if encoder is None else _unwrapped(encoder)
     if not isinstance(encoder, Encoder):
         raise ValueError(f"a {type(inner).__name__} has no vit Encoder to record; load it with vit.load first")
     return encoder
+
+
+def _pooling_of(model: nn.Module) -> list[Attention]:
+    """The attention of a model's attention pooling, or none."""
+    pool = getattr(_unwrapped(model), "attn_pool", None)
+    return [] if pool is None else [_unwrapped(pool).attn]
+
+
+def _unwrapped(module: nn.Module) -> Any:
+    """What torch.compile wrapped, or the module itself."""
+    return getattr(module, "_orig_mod", module)
