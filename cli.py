@@ -45,7 +45,14 @@ from vit.terminal import (
     tell_skipped,
 )
 from wiring.data import data_module, image_files, run_estimate
-from wiring.explaining import check_method, chosen_target, export_names, refuse_images_within, refuse_others
+from wiring.explaining import (
+    check_method,
+    check_serves,
+    chosen_target,
+    export_names,
+    refuse_images_within,
+    refuse_others,
+)
 from wiring.explaining_text import TEXT_OPTIONS, explain_texts
 from wiring.models import build_model, pair, prepared_for, require_head
 from wiring.pretraining import pretrain_encoder
@@ -359,7 +366,8 @@ def score(
     *,
     out: str,
     masks: str | None = None,
-    methods: str = "rollout",
+    methods: str = "default",
+    refine: bool = False,
     metrics: Literal["all", "localization", "faithfulness"] = "all",
     fill: Literal["paper", "zero", "mean", "blur"] = "paper",
     image_size: int | list[int] | None = None,
@@ -382,6 +390,7 @@ def score(
         out: folder for scores.json, scores.csv and best_worst.png.
         masks: a folder of mask images, or a CSV with image and mask, or image, x0, y0, x1, y1; also label and group.
         methods: names with commas between them; the baselines centre and random are always scored, too.
+        refine: patches that have like keys share their relevance, in the maps of these methods.
         metrics: localization needs masks; faithfulness a head and some 60 forward passes a map; all takes what it can.
         fill: what takes the place of removed pixels; paper takes what each metric's paper has.
         image_size: pixels that the model sees, one number or [height, width]; default: the checkpoint's.
@@ -407,6 +416,8 @@ def score(
     asked = chosen_methods(methods)
     place = choose_device(device)
     network = load(model, image_size=pair(image_size))
+    for method in asked:
+        check_serves(method, network, model)
     if metrics == "localization" and masks is None:
         raise UserError("--metrics localization needs --masks: a folder of mask images, or a CSV.")
     if network.num_classes == 0 and (masks is None or metrics == "faithfulness"):
@@ -428,6 +439,7 @@ def score(
         precision=precision,
         faithfulness=fill if network.num_classes and metrics != "localization" else None,
         truths_known=min(truths) >= 0,
+        method_options={method: {"refine": refine} for method in asked},
     )
     skipped: dict[str, str] = {}
     loader = dataset.loader(batch_size, num_workers, strict=strict)
@@ -440,7 +452,8 @@ def score(
     scores = scorer.scores()
     summary = summarise(scores, groups=groups, seed=seed)
     names = [printable(file.relative) for file in files]
-    settings = {"model": model, "masks": masks, "fill": scorer.faithfulness, "accuracy_of": scorer.accuracy_of,
+    settings = {"model": model, "masks": masks, "refine": refine, "fill": scorer.faithfulness,
+                "accuracy_of": scorer.accuracy_of,
                 "skipped": len(skipped)}  # fmt: skip
     write_scores(scores, summary, names, folder, groups=groups, settings=settings)
     print_tables(score_tables(summary))

@@ -1,9 +1,9 @@
 """Memory of `vit explain` over many photographs, and what a kill in the middle costs.
 
-A tiny model explains --images generated scenes (--distinct of them, linked under new names) in a process of its own, with a
-gallery. As maps are logged, the resident memory of the process and of its readers is read from /proc. Half way it is
-killed (SIGKILL, the readers with it) and started again with --resume: maps that were there must be left as they were, and the
-index must have every photograph once.
+A tiny model explains --images generated scenes (--distinct of them, linked under new names) in a process of its own,
+with a gallery. As maps are logged, the resident memory of the process and of its readers is read from /proc. Half way
+it is killed (SIGKILL, the readers with it) and started again with --resume: maps that were there must be left as
+they were, and the index must have every photograph once.
 """
 
 import argparse
@@ -71,7 +71,9 @@ def explaining(photos: Path, out: Path, method: str, *more: str) -> subprocess.P
     """`vit explain` in a group of processes of its own."""
     command = [sys.executable, str(ROOT / "cli.py"), "explain", str(MODEL), str(photos), "--out", str(out)]
     words = [*command, "--method", method, "--gallery", *more]
-    return subprocess.Popen(words, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        words, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def run(photos: Path, out: Path, chosen: argparse.Namespace) -> tuple[Table, Table]:

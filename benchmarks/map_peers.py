@@ -6,8 +6,8 @@
     grad_cam          our explain_batch
     pytorch-grad-cam  its GradCAM at `blocks[-1].norm1` of timm's model, the layer that ours reads
 
-torchxai's own default discards 90% of each map by torch.quantile, which refuses more than 16.7 million entries: it can't
-explain 1024 px with patches of 16.
+torchxai's own default discards 90% of each map by torch.quantile, which refuses more than 16.7 million entries: it
+can't explain 1024 px with patches of 16.
 
 The table of agreement has the largest difference of each peer's map from ours, both enlarged to the image and stretched
 to 0..1, as the tools give them.
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Table]:
     parser = options("map_peers", __doc__ or "", rounds=4, warmup=1)
     parser.add_argument("--variant", default="small", choices=("tiny", "small", "base"), help="size (default small)")
     parser.add_argument("--image-size", type=int, default=1024, help="pixels (default 1024)")
-    parser.add_argument("--peer-rounds", type=int, default=2, help="rounds that the peers run in, slow ones (default 2)")
+    parser.add_argument("--peer-rounds", type=int, default=2, help="rounds that the slow peers run in (default 2)")
     chosen = parser.parse_args(arguments)
     machine = begin(chosen)
     keep_freed_memory()  # as `vit` does

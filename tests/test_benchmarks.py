@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import checkpoints, encoder, explain, loading, saliency
+from benchmarks import checkpoints, encoder, explain, export_memory, loading, map_peers, saliency
 from benchmarks.harness import Spread, Table, measure, ratio, readable, spread
 from benchmarks.memory import ATTRIBUTION, BACKWARD, KEPT_ATTRIBUTION, ROLLOUT, Memory, in_new_process
 from benchmarks.ours import classifier
@@ -186,3 +186,20 @@ def test_checkpoints(capsys: pytest.CaptureFixture[str]) -> None:
     assert 20 < size < 25  # 5.7 million parameters
     assert growth == pytest.approx((peak - before) / size)
     assert "growth / file" in capsys.readouterr().out
+
+
+def test_map_peers() -> None:
+    sizes = ["--variant", "tiny", "--image-size", "64", "--peer-rounds", "1"]
+    rates, speeds, same = map_peers.main([*QUICK, *sizes])
+    assert len(spreads(rates)) == 5
+    assert len(spreads(speeds)) == 3
+    assert all(difference < 1e-4 for difference in same.rows[0])
+
+
+def test_export_memory() -> None:
+    memory, resumed = export_memory.main(["--images", "60", "--distinct", "3", "--every", "10"])
+    assert all(float(row[1]) > 50 for row in memory.rows if row[1])
+    logged, files, kept, rows, different, code = (int(row[1]) for row in resumed.rows)
+    assert 30 <= logged <= files
+    assert logged <= kept <= files
+    assert (rows, different, code) == (60, 60, 0)

@@ -101,7 +101,7 @@ def test_boxes_labels_and_groups_of_a_csv(model: Path, data: Path, capsys: pytes
     )
     document, rows = read(data / "o")
     assert document["groups"] == 2
-    assert document["scores"]["all"]["rollout"]["energy_inside"]["over_groups"]["mean"] > 0
+    assert document["scores"]["all"]["default"]["energy_inside"]["over_groups"]["mean"] > 0
     assert "means over 2 groups" in capsys.readouterr().out
     assert sorted(row["label"] for row in rows[::3]) == [""] * 5 + ["crow"] * 3
     assert float(rows[0]["object_area"]) == pytest.approx(36 * 16 / (48 * 32), abs=0.01)
@@ -111,7 +111,7 @@ def test_boxes_labels_and_groups_of_a_csv(model: Path, data: Path, capsys: pytes
 def test_faithfulness_needs_no_masks(model: Path, data: Path) -> None:
     assert run(model, data / "photos" / "crow", "--fill", "blur", "--out", data / "o", *COMMON) == 0
     document, rows = read(data / "o")
-    assert list(document["scores"]["all"]["rollout"])[:2] == ["insertion", "deletion"]
+    assert list(document["scores"]["all"]["default"])[:2] == ["insertion", "deletion"]
     assert document["fill"] == "blur"
     assert document["classes"] == {}
     assert rows[0]["object_area"] == ""
@@ -120,8 +120,18 @@ def test_faithfulness_needs_no_masks(model: Path, data: Path) -> None:
 def test_a_model_without_a_head_is_scored_against_masks(headless: Path, data: Path) -> None:
     assert run(headless, data / "photos", "--masks", data / "masks", "--out", data / "o", *COMMON) == 0
     document, rows = read(data / "o")
-    assert len(document["scores"]["all"]["rollout"]) == 6
+    assert len(document["scores"]["all"]["default"]) == 6
     assert rows[0]["predicted"] == ""
+
+
+def test_refined_maps_are_scored(model: Path, data: Path) -> None:
+    words = [model, data / "photos", "--masks", data / "masks", "--metrics", "localization", "--methods", "rollout"]
+    for name, more in (("plain", []), ("refined", ["--refine"])):
+        assert run(*words, "--out", data / name, *more, *COMMON) == 0
+    (plain, rows), (refined, refined_rows) = (read(data / name) for name in ("plain", "refined"))
+    assert (plain["refine"], refined["refine"]) == (False, True)
+    differ = {row["method"] for row, other in zip(rows, refined_rows, strict=True) if row != other}
+    assert differ == {"rollout"}  # and no baseline
 
 
 def test_what_can_not_be_read_is_skipped_and_listed(
@@ -160,6 +170,7 @@ def test_what_can_not_be_read_is_skipped_and_listed(
     ("words", "message"),
     [
         (["--methods", "rollout,atribution"], "did you mean 'attribution'"),
+        (["--methods", " , "], "names none"),
         (["--metrics", "localization"], "needs --masks"),
         (["--masks", "{data}/maskes"], "did you mean 'masks'"),
         (["--masks", "{data}/photos/none"], "There are no masks"),
@@ -181,6 +192,10 @@ def test_a_model_without_a_head_and_without_masks_is_refused(
 ) -> None:
     assert run(headless, data / "photos", "--out", data / "o") == 1
     assert "Give --masks" in capsys.readouterr().err
+    masks = ["--masks", data / "masks", "--methods", "rollout,attribution"]
+    assert run(headless, data / "photos", "--out", data / "o", *masks) == 1
+    assert "attribution explains a class, but the model has no head" in capsys.readouterr().err
+    assert not (data / "o").exists()
     (data / "o").mkdir()
     (data / "o" / "kept").write_text("")
     assert run(headless, data / "photos", "--masks", data / "masks", "--out", data / "o") == 1

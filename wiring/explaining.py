@@ -29,16 +29,23 @@ def refuse_others(verb: Callable[..., None], given: Mapping[str, Any], taken: se
         raise UserError(f"{', '.join(others)} means nothing to {what}.\nIt takes {options}.")
 
 
+def check_serves(method: str, model: Classifier, source: str) -> None:
+    """Raises UserError for a method that can't explain the model."""
+    from vit.saliency import methods
+
+    try:
+        methods.check_serves(method, model)
+    except ValueError as error:
+        raise UserError(f"{source}: {error}.") from None
+
+
 def check_method(method: Method, model: Classifier, source: str, start_block: int, rollout: RolloutOptions) -> None:
     """Raises UserError for a method that can't explain the model, or that has no such settings."""
     import inspect
 
-    from vit.saliency.methods import METHODS, check_serves
+    from vit.saliency.methods import METHODS
 
-    try:
-        check_serves(method, model)
-    except ValueError as error:
-        raise UserError(f"{source}: {error}.") from None
+    check_serves(method, model, source)
     if rollout != RolloutOptions() and method != "rollout":
         raise UserError(f"The settings --rollout.* are for --method rollout, not for {method}.")
     last_block = len(model.encoder.blocks) - 1

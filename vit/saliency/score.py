@@ -93,13 +93,14 @@ def chosen_methods(names: str) -> list[str]:
     """The methods in "rollout,attribution".
 
     Raises:
-        UserError: for a name that is no method's.
+        UserError: for a name that is no method's, or no name at all.
     """
     asked = [name.strip() for name in names.split(",") if name.strip()]
-    known = [*METHODS, *(name for name in BASELINES if name not in METHODS)]
+    if not asked:
+        raise UserError(f"--methods is {names!r}, which names none.\nThe methods are: {', '.join(METHODS)}")
     for name in asked:
-        if name not in known:
-            raise UserError(f"--methods has {name!r}{nearest(name, known)}.\nThe methods are: {', '.join(known)}")
+        if name not in METHODS:
+            raise UserError(f"--methods has {name!r}{nearest(name, METHODS)}.\nThe methods are: {', '.join(METHODS)}")
     return asked
 
 
