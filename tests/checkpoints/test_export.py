@@ -8,7 +8,7 @@ import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from vit.checkpoints.export import export
-from vit.checkpoints.load import load
+from vit.checkpoints.load import load_with_report
 from vit.checkpoints.targets import TARGETS
 from vit.foundation import UserError
 from vit.models.classifier import Preprocessing
@@ -140,6 +140,7 @@ def test_transformers_takes_its_own_classes(tmp_path, build):
     torch.testing.assert_close(theirs.eval()(images).logits, model(images), rtol=1e-5, atol=1e-5)
     assert theirs.config.id2label == dict(enumerate(model.labels))
     processor = AutoImageProcessor.from_pretrained(tmp_path)
+    assert type(processor).__name__ == "PilBackend"  # not torchvision's resize, which is not the one of our evaluation
     assert (processor.size["shortest_edge"], processor.crop_size["height"]) == (34, 30)
 
 
@@ -182,7 +183,9 @@ def test_an_unknown_target_is_named(tmp_path, build):
 def test_what_is_written_comes_back(tmp_path, build, ask, photo, target):
     model = build(init_values=0.1, num_registers=2, prepared=CROP)
     export(model, target, tmp_path)
-    again = load(tmp_path).eval()
+    again, report = load_with_report(tmp_path)
+    again.eval()
+    assert (report.notes, report.assumed) == ([], [])
     assert ask(again, photo) == pytest.approx(ask(model, photo), abs=1e-6)
     assert again.labels == model.labels
     # transformers keeps the size that is cropped, 34 = int(30 / 0.875), not the share

@@ -1,6 +1,7 @@
 """timm's families beyond the plain model, and what its folders and hub records tell that weights don't."""
 
 import json
+import re
 from functools import partial
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 from vit.checkpoints import canonical
 from vit.checkpoints.load import load, load_with_report
+from vit.checkpoints.modules import timm_facts
 from vit.checkpoints.sources.timm import TIMM
 from vit.foundation import UserError
 
@@ -39,6 +41,11 @@ FAMILIES = {
     ),
     "mean, normed before": ({"global_pool": "avg", "class_token": False, "fc_norm": False}, {}),
     "MAE": ({"num_classes": 0}, {}),
+    "registers with positions": ({"reg_tokens": 3}, {}),
+    "registers with positions, mean, no class token": (
+        {"class_token": False, "reg_tokens": 6, "global_pool": "avg", "fc_norm": False},
+        {},
+    ),
 }
 
 
@@ -251,6 +258,62 @@ def test_models_that_do_not_fit_are_refused_by_name(tmp_path, name):
     text = refusal(tmp_path / "x.safetensors")
     assert OTHERS[name] in text
     assert "does not fit" in text
+
+
+def test_norms_behind_the_branches_are_not_taken_for_norms_before(tmp_path, randomise):
+    """A file alone does not tell the two apart; a config does, or who loads it."""
+    options = {**TINY, "num_classes": 5, "qkv_bias": False, "class_token": False, "global_pool": "avg"}
+    reference = randomise(timm.create_model("vit_base_patch16_224", **options))
+    path = tmp_path / "model.safetensors"
+    save_file(reference.state_dict(), path)
+    text = refusal(path, num_heads=2)
+    assert "vit_base_patch16_rpn_224" in text
+    assert "post_norm=False" in text
+    (x,) = images(14, 14)[None]
+    expected = reference.double()(x)
+    assert_close(load(path, num_heads=2, post_norm=False).double().eval()(x), expected)
+    assert_close(load(reference.float()).double().eval()(x), expected)
+
+
+@torch.no_grad()
+def test_positions_that_fit_two_grids_are_told_by_the_image_size_alone(timm_vit, file):
+    reference = timm_vit(reg_tokens=4).double()  # 1 + 4 prefix tokens and 2 x 2 patches: 9 positions, as of 3 x 3
+    path = file(reference.float())
+    assert "9 positions, which may be grids of 2 x 2 or 3 x 3" in refusal(path, num_heads=2)
+    x = images(14, 14)
+    assert_close(load(path, num_heads=2, image_size=(14, 14)).double().eval()(x), reference.double()(x))
+
+
+# What a bare file of timm's published models leaves to be assumed otherwise than it is: names, and what.
+ASSUMED_OTHERWISE = (
+    (r"clip_quickgelu", {"act"}),
+    (r"siglip", {"act"}),  # SigLIP 2's
+    (r"siglip(_gap)?_384$", {"act", "image_size"}),  # of patches of 14 pixels, which don't divide 384
+    (r"vit_base_patch16_gap_224", {"num_heads"}),  # of no published weights
+)
+REFUSED_AS_BARE_FILES = r"aimv2|beit3|radio|intern300m|test_vit|_rpn_|_xp_|x2_224|vit_d(little|wee|pwee)|_pwee_"
+
+
+def test_what_the_names_and_shapes_of_each_of_timms_models_tell():
+    """Of all its vit_* and deit*: they tell what the model says of itself, or it is refused, or it is listed here."""
+    names = [name for module in ("vision_transformer", "deit") for name in timm.list_models(module=module)]
+    wrong = {}
+    for name in names:
+        with torch.device("meta"):
+            model = timm.create_model(name, depth=1)
+        if re.search(REFUSED_AS_BARE_FILES, name):
+            continue
+        facts = timm_facts(model)
+        converted = TIMM.convert(model.state_dict())
+        keywords, _ = canonical.architecture(converted.tensors, {}, {**TIMM.assumes, **converted.assumed})
+        differing = {key for key, value in facts.encoder.items() if keywords[key] != value}
+        if facts.pool != canonical.pooling(converted.tensors) and "distilled" not in name:
+            differing.add("pool")
+        listed = [keys for pattern, keys in ASSUMED_OTHERWISE if re.search(pattern, name)]
+        if not differing <= set().union(*listed):
+            wrong[name] = differing
+    assert len(names) > 150
+    assert wrong == {}
 
 
 @pytest.mark.parametrize(

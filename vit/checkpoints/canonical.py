@@ -59,9 +59,12 @@ def to_ours(tensors: dict[str, Tensor], grid: tuple[int, int]) -> dict[str, Tens
     if prefix:
         positions = tensors["pos_embed"]
         tensors["pos_embed"] = positions[:, prefix:]
-        names = [name for name in ("cls_token", "dist_token") if name in tensors]
-        for index, name in enumerate(names[:prefix]):
-            tensors[name] = tensors[name] + positions[:, index : index + 1]
+        start = 0
+        for name in ("cls_token", "dist_token", "reg_token"):
+            if name in tensors and start < prefix:
+                end = start + tensors[name].shape[1]
+                tensors[name] = tensors[name] + positions[:, start:end]
+                start = end
     if has_two_heads(tensors):
         heads = tensors["head.weight"], tensors.pop("head_dist.weight")
         tensors["head.weight"] = torch.cat(heads, dim=1) / 2
@@ -200,19 +203,30 @@ def _grid(
     patch_size: tuple[int, int],
     wanted: tuple[int, int] | None,
 ) -> tuple[int, int]:
-    """The grid that the positions were learned for; with or without places for the prefix tokens.
+    """The grid that the positions were learned for; without places for the prefix tokens, or with, registers or not.
 
-    That of the `known` image size, or a square one, or that of the `wanted` image size, if it has as many patches.
+    That of the `known` image size, or the square one, or that of the `wanted` image size, if it has as many patches.
     """
     length = tensors["pos_embed"].shape[1]
-    prefix = sum(1 for name in ("cls_token", "dist_token") if name in tensors)
-    counts = [count for count in (length - prefix, length) if count > 0]
-    squares = [(isqrt(count), isqrt(count)) for count in counts]
+    counts = [count for count in (length - places for places in _prefix_places(tensors)) if count > 0]
+    squares = [(side, side) for side in sorted({isqrt(count) for count in counts}) if side * side in counts]
     given = [size and (size[0] // patch_size[0], size[1] // patch_size[1]) for size in (known, wanted)]
-    for grid in (given[0], *squares, given[1]):
-        if grid is not None and grid[0] * grid[1] in counts:
-            return grid
+    fitting = [grid for grid in given if grid is not None and grid[0] * grid[1] in counts]
+    if known is not None and given[0] in fitting:
+        return fitting[0]
+    if len(squares) == 1:
+        return squares[0]
+    if fitting:
+        return fitting[0]
+    what = f"may be grids of {' or '.join(f'{h} x {w}' for h, w in squares)}" if squares else "is no square grid"
     raise UserError(
-        f"The checkpoint has {length} positions, which is no square grid, and it does not say which grid it is.\n"
+        f"The checkpoint has {length} positions, which {what}, and it does not say which grid it is.\n"
         "Give the size that it was trained at with --model.image_size [height, width]."
     )
+
+
+def _prefix_places(tensors: dict[str, Tensor]) -> list[int]:
+    """How many positions may be those of prefix tokens: none, class and distillation token, or the registers, too."""
+    tokens = sum(1 for name in ("cls_token", "dist_token") if name in tensors)
+    registers = tensors["reg_token"].shape[1] if "reg_token" in tensors else 0
+    return [tokens, 0, tokens + registers]

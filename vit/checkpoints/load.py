@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vit.checkpoints import canonical
 from vit.checkpoints.content import Content, read
 from vit.checkpoints.sources import SOURCES, Converted, Source, Tensors, locate
-from vit.checkpoints.sources.unfit import refuse_unfit
+from vit.checkpoints.sources.unfit import refuse_twins, refuse_unfit
 from vit.foundation import UserError
 from vit.layers.patches import adapt_channels, resize_patches
 from vit.layers.positions import resize_positions
@@ -100,12 +100,18 @@ def load_with_report(
     report.dropped += converted.left_out
     _refuse_nonfinite(content)
     told = {name: value for name, value in architecture.items() if value is not None}
+    if not content.facts.encoder and "post_norm" not in told:
+        refuse_twins(converted.tensors)
     known = {**converted.known, **content.facts.encoder, **told}
     assumes = {**origin.assumes, **converted.assumed}
     keywords, assumed = canonical.architecture(converted.tensors, known, assumes, image_size=image_size)
     report.assumed, report.architecture = assumed, dict(keywords)
     (patch_h, patch_w), trained_size = keywords["patch_size"], keywords["image_size"]
     grid = (trained_size[0] // patch_h, trained_size[1] // patch_w)
+    stated = tuple(known.get("image_size") or trained_size)
+    if stated != trained_size:  # timm cuts off what is left
+        text = "its images are of {} x {}, which the patches don't divide; here they are made {} x {}"
+        report.notes.append(text.format(*stated, *trained_size))
     keywords["image_size"] = image_size or trained_size
     given_pool = content.facts.pool or converted.pool or canonical.pooling(converted.tensors)
     state = canonical.to_ours(converted.tensors, grid)

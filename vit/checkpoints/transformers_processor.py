@@ -38,6 +38,7 @@ PROCESSORS = {
     "Bit": Processor(CLIP_MEAN, CLIP_STD, 3, square=False, crop_pct=1.0),
     "CLIP": Processor(CLIP_MEAN, CLIP_STD, 3, square=False, crop_pct=1.0),
     "Siglip": Processor(HALF, HALF, 3, square=False, crop_pct=None),
+    "PilBackend": Processor(HALF, HALF, 2, square=False, crop_pct=None),  # of our own export, which says it all
 }
 
 

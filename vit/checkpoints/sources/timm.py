@@ -15,7 +15,7 @@ def convert(tensors: Tensors) -> Converted:
     if "norm_pre.weight" in tensors:
         assumed["norm_eps"] = 1e-5  # of all of timm's CLIP towers
     if tensors["patch_embed.proj.weight"].shape[0] == 1536:
-        assumed["num_heads"] = 16 if "attn_pool.latent" in tensors else 24  # SigLIP 2, or DINOv2's giant
+        assumed["num_heads"] = 24 if "cls_token" in tensors else 16  # DINOv2's giant, or SigLIP 2
     return Converted(tensors, assumed=assumed)
 
 

@@ -45,6 +45,21 @@ def refuse_unfit(tensors: Tensors) -> None:
         raise UserError(_text(what, "which of the two can't be told; timm's deit3_* are the former under other names"))
 
 
+def refuse_twins(tensors: Tensors) -> None:
+    """Raises UserError for canonical tensors whose names are those of a model that computes something else.
+
+    Of timm's published models with these names all norm behind the branches: no other goes without the bias of queries,
+    keys and values, without layer scale and without a class token.
+    """
+    has = tensors.keys() & {"cls_token", "blocks.0.attn.qkv.bias", "blocks.0.ls1.gamma", "norm.weight"}
+    if not has and "fc_norm.weight" in tensors:
+        raise UserError(
+            "The checkpoint may be timm's vit_base_patch16_rpn_224, which normalises behind attention and MLP, or a plain\n"
+            "model with the same names, which does before: they don't tell, and the former does not fit.\n"
+            "Give the folder with its config.json, or timm:NAME; from Python also vit.load(..., post_norm=False)."
+        )
+
+
 def _text(what: str, why: str) -> str:
     return (
         f"The checkpoint is {what}, which does not fit: {why}.\n"

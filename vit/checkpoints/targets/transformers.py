@@ -143,8 +143,9 @@ def preprocessor(model: Classifier) -> dict[str, Any]:
     crop = prepared.resize_mode == "crop"
     size = {"shortest_edge": int(height / prepared.crop_pct)} if crop else {"height": height, "width": width}
     return {
-        # Either resizes and crops as told; BiT's is the one that DINOv2's checkpoints name.
-        "image_processor_type": "BitImageProcessor" if crop else "ViTImageProcessor",
+        # Pillow's resize, as the model was evaluated with. Of the processors that are named after models the library
+        # takes the one that resizes by torchvision, which differs by a grey level or two.
+        "image_processor_type": "PilBackend",
         "do_convert_rgb": True,
         "do_resize": True,
         "size": size,
@@ -207,11 +208,10 @@ def write(model: Classifier, folder: Path) -> None:
 def loading(model: Classifier) -> str:
     """See `Target`."""
     return f"""\
-from transformers import AutoImageProcessor, pipeline
+from transformers import pipeline
 
-# Pillow's resize is the one that the model was evaluated with; torchvision's differs by some grey levels.
-processor = AutoImageProcessor.from_pretrained("FOLDER", backend="pil")
-classify = pipeline("image-classification", model="FOLDER", image_processor=processor)
+# For transformers before 5.4, write "ViTImageProcessor" in place of "PilBackend" in preprocessor_config.json.
+classify = pipeline("image-classification", model="FOLDER")
 probabilities = {{found["label"]: found["score"] for found in classify("photo.jpg", top_k={model.num_classes})}}
 """
 
@@ -220,10 +220,11 @@ TRANSFORMERS = Target(
     name="transformers",
     writes="model.safetensors, config.json and preprocessor_config.json of its ViT, DeiT, Dinov2 or "
     "Dinov2WithRegisters",
-    tested="AutoModelForImageClassification, AutoImageProcessor and the pipeline, probabilities on a photograph",
+    tested='AutoModelForImageClassification, AutoImageProcessor and pipeline("image-classification", model=FOLDER), '
+    "probabilities on a photograph",
     limits="a class token and a head; no qk-norm, no norm before the blocks or behind the pooling, no attention "
-    "pooling; its default, torchvision's resize, is not exact: take backend='pil'; where the margin of a crop is odd, "
-    "its crop may lie one pixel beside ours",
+    "pooling; transformers 5.4 or later, as its processor is named PilBackend; where the margin of a crop is odd, its "
+    "crop may lie one pixel beside ours",
     obstacles=obstacles,
     write=write,
     loading=loading,
