@@ -29,7 +29,7 @@ check: setup     ## ruff, types, import directions, tests
 stress: setup    ## what takes longer: numbers of training runs, damaged images
 	$(BIN)/pytest -m stress
 	$(BIN)/python -m benchmarks.fuzz_reading --cases 30000
-	$(BIN)/python -m benchmarks.kills --rounds 100
+	$(BIN)/python -m benchmarks.kills
 
 bench: setup     ## side by side with peers
 	$(BIN)/python -m benchmarks.encoder
