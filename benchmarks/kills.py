@@ -118,8 +118,8 @@ class Runs:
 
     def start(self, run: Path, setting: Sequence[str]) -> tuple[ForkServerProcess, Any]:
         """A process that begins the run, or goes on with it, and its phase."""
-        resume = ["--resume"] if any((run / "checkpoints").glob("*.ckpt")) else ["--overwrite"]
-        words = [*self.options, *setting, "--run", str(run), *resume]
+        saved = any((run / "checkpoints" / name).is_file() for name in ("last.ckpt", "best.ckpt"))
+        words = [*self.options, *setting, "--run", str(run), "--resume" if saved else "--overwrite"]
         phase = self.context.Value("i", STARTING, lock=False)
         process = self.context.Process(target=train, args=(words, run.with_suffix(".log"), phase))
         process.start()

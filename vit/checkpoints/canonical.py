@@ -38,10 +38,12 @@ HEADS_BY_WIDTH = {
 }  # fmt: skip
 
 
+USUAL_SIZE = 224  # pixels, where nothing tells: rotary positions fit any size
+
 # The tensors that the sizes are read from, and how many dimensions each has.
 REQUIRED = {
     "patch_embed.proj.weight": 4,
-    "pos_embed": 3,
+    "pos_embed": 3,  # where there are no rotary ones
     "blocks.0.mlp.fc1.weight": 2,
     "blocks.0.mlp.fc2.weight": 2,
 }
@@ -55,7 +57,7 @@ def to_ours(tensors: dict[str, Tensor], grid: tuple[int, int]) -> dict[str, Tens
     and the two projections of an attention pool become one.
     """
     tensors = dict(tensors)
-    prefix = tensors["pos_embed"].shape[1] - grid[0] * grid[1]
+    prefix = tensors["pos_embed"].shape[1] - grid[0] * grid[1] if "pos_embed" in tensors else 0
     if prefix:
         positions = tensors["pos_embed"]
         tensors["pos_embed"] = positions[:, prefix:]
@@ -80,7 +82,7 @@ def from_ours(state: dict[str, Tensor], pool: str) -> dict[str, Tensor]:
     """Our state dict under the canonical names; prefix tokens hold their positions already, which are zero here."""
     tensors = {rename(name, to=1): value for name, value in state.items()}
     prefix = sum(1 for name in ("cls_token", "dist_token") if name in tensors)
-    if prefix and "reg_token" not in tensors:
+    if prefix and "reg_token" not in tensors and "pos_embed" in tensors:
         positions = tensors["pos_embed"]
         tensors["pos_embed"] = torch.cat([positions.new_zeros(1, prefix, positions.shape[2]), positions], dim=1)
     if pool == "class+dist" and "head.weight" in tensors:
@@ -137,11 +139,21 @@ def architecture(
     Raises:
         UserError: when the file doesn't say something that can't be assumed either, or holds it in another shape.
     """
-    _refuse_misshapen(tensors)
+    rotary = {**assumed, **known}.get("rotary") is not None
+    if rotary and "pos_embed" in tensors:
+        raise UserError(
+            "The checkpoint has learned positions, but what stands beside it says that they are rotary positions.\n"
+            "Take the weights and their config from the same place again."
+        )
+    _refuse_misshapen(tensors, optional={"pos_embed"} if rotary else set())
     patch = tensors["patch_embed.proj.weight"]  # (D, in_chans, patch_h, patch_w)
     embed_dim = patch.shape[0]
     patch_size = (patch.shape[2], patch.shape[3])
-    grid = _grid(tensors, known.get("image_size"), patch_size, image_size)
+    if "pos_embed" in tensors:
+        grid = _grid(tensors, known.get("image_size"), patch_size, image_size)
+    else:
+        height, width = known.get("image_size") or image_size or (USUAL_SIZE, USUAL_SIZE)
+        grid = (max(1, height // patch_size[0]), max(1, width // patch_size[1]))
     hidden, fc2_in = tensors["blocks.0.mlp.fc1.weight"].shape[0], tensors["blocks.0.mlp.fc2.weight"].shape[1]
     found = {
         "image_size": (grid[0] * patch_size[0], grid[1] * patch_size[1]),
@@ -153,6 +165,7 @@ def architecture(
         "class_token": "cls_token" in tensors,
         "dist_token": "dist_token" in tensors,
         "num_registers": tensors["reg_token"].shape[1] if "reg_token" in tensors else 0,
+        "learned_positions": "pos_embed" in tensors,
         "mlp_ratio": hidden / embed_dim,
         "mlp": "swiglu" if fc2_in * 2 == hidden else "mlp",
         "qkv_bias": "blocks.0.attn.qkv.bias" in tensors,
@@ -165,13 +178,16 @@ def architecture(
     }
     assumed = {"norm_eps": 1e-6, "act": "gelu", "pos_interpolation": "bicubic_antialias", **assumed}
     if embed_dim in HEADS_BY_WIDTH:
-        assumed["num_heads"] = HEADS_BY_WIDTH[embed_dim]
-    elif "num_heads" not in {**known, **assumed}:
+        assumed.setdefault("num_heads", HEADS_BY_WIDTH[embed_dim])
+    if "num_heads" not in {**known, **assumed}:
         raise UserError(
             f"The checkpoint does not say how many heads it has, and its width, {embed_dim}, does not tell.\n"
             "Give the number with --model.num_heads."
         )
     told = [f"{name}={value}" for name, value in assumed.items() if name not in known]
+    if "pos_embed" not in tensors:
+        told = [each for each in told if not each.startswith("pos_interpolation")]  # nothing is resized
+        told += [] if known.get("image_size") or image_size else [f"image_size={found['image_size']}"]
     return {
         **found,
         **assumed,
@@ -179,9 +195,9 @@ def architecture(
     }, told
 
 
-def _refuse_misshapen(tensors: dict[str, Tensor]) -> None:
+def _refuse_misshapen(tensors: dict[str, Tensor], optional: set[str]) -> None:
     """Refuses a checkpoint whose sizes can't be read."""
-    missing = [name for name in REQUIRED if name not in tensors]
+    missing = [name for name in REQUIRED if name not in tensors and name not in optional]
     dimensions = {name: count for name, count in (REQUIRED | OPTIONAL).items() if name in tensors}
     wrong = [name for name, count in dimensions.items() if tensors[name].ndim != count or not tensors[name].numel()]
     if not missing and not wrong:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from vit.checkpoints import canonical, timm_config, transformers_config
-from vit.checkpoints.modules import is_a, is_timm_vit, timm_facts, torchvision_facts
+from vit.checkpoints.modules import is_a, is_timm_eva, is_timm_vit, rotary_facts, timm_facts, torchvision_facts
 from vit.checkpoints.sources.source import Facts, Tensors
 from vit.foundation import UserError
 from vit.models.classifier import Classifier
@@ -38,6 +38,8 @@ def read_module(module: nn.Module) -> tuple[Tensors, Facts]:
         return tensors, transformers_config.facts(config.to_dict(), None, tensors, told)
     if is_timm_vit(module):
         return tensors, _with_training(timm_facts(module), module)
+    if is_timm_eva(module) and getattr(module, "rope", None) is not None:
+        return tensors, _with_training(rotary_facts(module), module)
     if is_a(module, "torchvision.models.vision_transformer", "VisionTransformer"):
         return tensors, torchvision_facts(module)
     return tensors, Facts()

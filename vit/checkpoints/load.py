@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vit.checkpoints import canonical
 from vit.checkpoints.content import Content, read
 from vit.checkpoints.sources import SOURCES, Converted, Source, Tensors, locate
+from vit.checkpoints.sources.timm_rotary import reorder
 from vit.checkpoints.sources.unfit import refuse_twins, refuse_unfit
 from vit.foundation import UserError
 from vit.layers.patches import adapt_channels, resize_patches
@@ -113,8 +114,9 @@ def load_with_report(
         text = "its images are of {} x {}, which the patches don't divide; here they are made {} x {}"
         report.notes.append(text.format(*stated, *trained_size))
     keywords["image_size"] = image_size or trained_size
+    tensors = reorder(converted.tensors, keywords["num_heads"], keywords.pop("rotary_order", ""))
     given_pool = content.facts.pool or converted.pool or canonical.pooling(converted.tensors)
-    state = canonical.to_ours(converted.tensors, grid)
+    state = canonical.to_ours(tensors, grid)
     if pool not in (None, given_pool):
         state = _without_head(state, report)
     elif given_pool != "attention":
@@ -258,9 +260,9 @@ def _fit_positions(
     interpolation: str,
     report: LoadReport,
 ) -> None:
-    if grid == new_grid:
-        return
     name = "encoder.embed.pos_embed"
+    if grid == new_grid or name not in state:
+        return
     state[name] = resize_positions(state[name], grid, new_grid, interpolation)
     report.resized.append(f"positions from {grid[0]} x {grid[1]} to {new_grid[0]} x {new_grid[1]} by {interpolation}")
 

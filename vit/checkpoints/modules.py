@@ -42,6 +42,56 @@ def timm_facts(module: nn.Module) -> Facts:
     return Facts(encoder=encoder, pool=None if hasattr(timm, "head_dist") else POOLS[timm.global_pool])
 
 
+def rotary_facts(module: nn.Module) -> Facts:
+    """What a model of timm's class Eva with rotary positions says of itself; it may be on the meta device.
+
+    Raises:
+        UserError: when it computes what our encoder does not.
+    """
+    timm: Any = module
+    block, rope = timm.blocks[0], timm.rope
+    kinds = [type(part).__name__ for part in (block, block.mlp)]
+    if kinds[0] != "EvaBlock" or not isinstance(getattr(block.mlp, "norm", nn.Identity()), nn.Identity):
+        raise _unfit(module, f"blocks of {', '.join(kinds)}, with norms in the MLP")
+    if block.attn.qkv is None or not isinstance(getattr(block.attn, "norm", nn.Identity()), nn.Identity):
+        raise _unfit(module, "attention of its own kind, as EVA-02's")
+    if timm.pos_embed is not None or block.gamma_1 is None or block.gamma_2 is None:
+        raise _unfit(module, "learned positions beside rotary ones, or no layer scale")
+    if timm.global_pool not in ("token", "avg", ""):
+        raise _unfit(module, f"{timm.global_pool!r} pooling")
+    gated = not hasattr(block.mlp, "fc1")
+    encoder = {
+        "num_heads": block.attn.num_heads,
+        "norm_eps": _epsilon(module),
+        "act": "gelu" if gated else _activation(module, block.mlp.act),
+        "image_size": tuple(timm.patch_embed.img_size),
+        "final_norm": not isinstance(timm.norm, nn.Identity),
+        "rotary": _rotary(module, rope),
+        "rotary_order": _order(module, rope, half=block.attn.rotate_half),
+    }
+    return Facts(encoder=encoder, pool=POOLS[timm.global_pool])
+
+
+def _rotary(module: nn.Module, rope: Any) -> dict[str, Any]:
+    """The keywords of `vit.layers.positions.rotation` for one of timm's modules of rotary positions."""
+    kind = type(rope).__name__
+    if kind == "RotaryEmbeddingDinoV3" and rope.normalize_coords == "separate" and not rope.grid_offset:
+        return {"kind": "centred", "theta": rope.temperature}
+    if kind == "RotaryEmbeddingCat" and not rope.in_pixels and not rope.grid_offset:
+        reference = rope.ref_feat_shape and tuple(rope.ref_feat_shape)
+        return {"kind": "counted", "theta": rope.temperature} | ({"reference": reference} if reference else {})
+    raise _unfit(module, f"rotary positions of its own kind, {kind}")
+
+
+def _order(module: nn.Module, rope: Any, *, half: bool) -> str:
+    """In which order the channels of queries and keys are turned, see `vit.checkpoints.sources.timm_rotary`."""
+    if half and rope.grid_indexing == "ij":
+        return ""
+    if half:
+        raise _unfit(module, "rotary positions of half the channels, columns first")
+    return "pairs" if rope.grid_indexing == "ij" else "pairs, columns first"
+
+
 def torchvision_facts(module: nn.Module) -> Facts:
     """What a VisionTransformer of torchvision says of itself."""
     torchvision: Any = module
@@ -56,6 +106,10 @@ def torchvision_facts(module: nn.Module) -> Facts:
 
 def is_timm_vit(module: nn.Module) -> bool:
     return is_a(module, "timm.models.vision_transformer", "VisionTransformer")
+
+
+def is_timm_eva(module: nn.Module) -> bool:
+    return is_a(module, "timm.models.eva", "Eva")
 
 
 def is_a(module: nn.Module, home: str, name: str) -> bool:

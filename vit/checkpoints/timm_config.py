@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from vit.checkpoints.modules import timm_facts
+from vit.checkpoints.modules import is_timm_eva, rotary_facts, timm_facts
 from vit.checkpoints.sources.source import Facts
 from vit.foundation import UserError, nearest
 from vit.models.classifier import IMAGENET_MEAN, IMAGENET_STD
 
-MODULES = ("vision_transformer", "deit")  # of timm, whose models may fit
+MODULES = ("vision_transformer", "deit", "eva")  # of timm, whose models may fit
 RESIZE_MODES = {"center": "crop", "squash": "squash"}  # by timm's crop modes
 
 
@@ -36,7 +36,8 @@ def facts(config: Mapping[str, Any], name: str) -> Facts:
         options, labels, notes = prepared({**told, "label_names": config.get("label_names") or told.get("label_names")})
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{name} does not say how images are prepared: {error!s:.200}") from None
-    return replace(timm_facts(model), labels=labels, preprocessing=options, notes=notes)
+    found = rotary_facts(model) if is_timm_eva(model) else timm_facts(model)
+    return replace(found, labels=labels, preprocessing=options, notes=notes)
 
 
 def skeleton(config: Mapping[str, Any], name: str) -> nn.Module:
@@ -50,6 +51,7 @@ def skeleton(config: Mapping[str, Any], name: str) -> nn.Module:
         UserError: when timm does not know the architecture, or it is no Vision Transformer.
     """
     import timm
+    from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer
 
     try:
@@ -62,11 +64,12 @@ def skeleton(config: Mapping[str, Any], name: str) -> nn.Module:
         home = timm.model_entrypoint(architecture).__module__.split(".")[-1]
         if home not in MODULES:
             raise UserError(
-                f"{name} is of {architecture!r}, which is not of timm's {' and '.join(MODULES)} but of its {home}.\n"
+                f"{name} is of {architecture!r}, which is not of timm's {', '.join(MODULES)} but of its {home}.\n"
                 "Its computation does not fit: take a plain vit_* or deit* model."
             )
         # What describes the model, and no more: others of timm's arguments would read files, or a hub.
-        if strange := sorted(given.keys() - inspect.signature(VisionTransformer).parameters):
+        known = inspect.signature(Eva if home == "eva" else VisionTransformer).parameters
+        if strange := sorted(given.keys() - known):
             raise ValueError(f"{strange[0]!r} is no argument of a Vision Transformer")
         with torch.device("meta"):
             return timm.create_model(architecture, **{**given, "depth": 1})

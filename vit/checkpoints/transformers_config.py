@@ -34,6 +34,7 @@ class Kind:
         processor: the image processor that goes with it.
         square_positions: whether the library takes the positions for a square grid, whatever the image is.
         pos_interpolation: the filter that resizes them.
+        rotary: whether there are rotary positions in place of these.
     """
 
     processor: str = "ViT"
@@ -47,6 +48,8 @@ class Kind:
     image_size: int = 224
     square_positions: bool = False
     pos_interpolation: str = "bicubic"
+    rotary: bool = False
+    rope_theta: float = 100.0
 
 
 KINDS = {
@@ -58,6 +61,7 @@ KINDS = {
     "dinov2_with_registers": Kind(
         "Bit", layer_norm_eps=1e-6, square_positions=True, pos_interpolation="bicubic_antialias"
     ),
+    "dinov3_vit": Kind("DINOv3ViT", layer_norm_eps=1e-5, hidden_size=384, num_attention_heads=6, rotary=True),
     "clip_vision_model": Kind("CLIP", layer_norm_eps=1e-5, hidden_act="quick_gelu", patch_size=32),
     "siglip_vision_model": Kind("Siglip", layer_norm_eps=1e-6, hidden_act="gelu_pytorch_tanh"),
 }
@@ -66,7 +70,6 @@ TOWERS = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
 REFUSED = {
     "beit": "its attention adds learned relative positions",
     "data2vec-vision": "its attention adds learned relative positions",
-    "dinov3_vit": "it turns queries and keys by their place (rotary positions)",
     "siglip2": "it takes images of any aspect ratio (NaFlex)",
     "siglip2_vision_model": "it takes images of any aspect ratio (NaFlex)",
 }
@@ -89,6 +92,8 @@ def facts(config: Mapping[str, Any], processor: Mapping[str, Any] | None, tensor
         sizes = _sizes(tower, kind)
         _refuse_other_sizes(sizes, tensors)
         act = _of_type(tower, kind, "hidden_act", str)
+        if tower.get("use_gated_mlp") and kind.rotary:  # SwiGLU, with no activation to choose
+            act = "gelu" if act == "silu" else f"gated {act}"
         if act not in ACTIVATIONS:
             raise Misfit(f"its hidden_act is {shown(act)}; known are {', '.join(ACTIVATIONS)}")
         encoder: dict[str, Any] = {
@@ -97,6 +102,8 @@ def facts(config: Mapping[str, Any], processor: Mapping[str, Any] | None, tensor
             "act": ACTIVATIONS[act],
             "pos_interpolation": kind.pos_interpolation,
         }
+        if kind.rotary:
+            encoder["rotary"] = {"kind": "centred", "theta": float(_of_type(tower, kind, "rope_theta", int | float))}  # type: ignore[arg-type]
         if not kind.square_positions:
             encoder["image_size"] = sizes.image_size
         prepared, notes = preprocessing(processor, kind.processor, sizes.image_size, sizes.patch_size, sizes.channels)

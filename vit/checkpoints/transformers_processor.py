@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from math import isclose, nextafter
 from typing import Any
 
+from vit.models.classifier import IMAGENET_MEAN, IMAGENET_STD
+
 HALF = (0.5, 0.5, 0.5)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # Pillow's numbers
+
+ANY_BY_PILLOW = "PilBackend"  # a processor that does what its config says, and no more: that of our own export
 
 
 class Misfit(Exception):
@@ -37,8 +41,8 @@ PROCESSORS = {
     "DeiT": Processor(HALF, HALF, 3, square=True, crop_pct=224 / 256),
     "Bit": Processor(CLIP_MEAN, CLIP_STD, 3, square=False, crop_pct=1.0),
     "CLIP": Processor(CLIP_MEAN, CLIP_STD, 3, square=False, crop_pct=1.0),
+    "DINOv3ViT": Processor(IMAGENET_MEAN, IMAGENET_STD, 2, square=True, crop_pct=None),
     "Siglip": Processor(HALF, HALF, 3, square=False, crop_pct=None),
-    "PilBackend": Processor(HALF, HALF, 2, square=False, crop_pct=None),  # of our own export, which says it all
 }
 
 
@@ -65,10 +69,9 @@ def preprocessing(
         notes.append(f"it has no preprocessor_config.json; images are prepared as {usual}ImageProcessor does")
     name = config.get("image_processor_type") or config.get("feature_extractor_type") or usual
     kind = re.sub("(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", str(name))[:60]
-    if kind not in PROCESSORS:
+    if kind not in PROCESSORS and kind != ANY_BY_PILLOW:
         notes.append(f"its image processor, {kind}, is not known here: what its config does not say is as {usual}'s")
-        kind = usual
-    processor = PROCESSORS[kind]
+    processor = PROCESSORS.get(kind, PROCESSORS[usual])
     prepared, told = _geometry(config, processor, image_size)
     notes += told
     if any(size % patch for size, patch in zip(prepared["image_size"], patch_size, strict=True)):

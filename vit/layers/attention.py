@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vit.layers.positions import Rotation, rotate
+
 
 def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q kᵀ / √Dh): how much each query attends to each key (Vaswani et al. 2017, equation 1).
@@ -130,6 +132,7 @@ class Attention(nn.Module):
         mask: Tensor | None = None,
         is_causal: bool = False,
         cache: KeyValues | None = None,
+        turned: Rotation | None = None,
     ) -> Tensor:
         """Each query token's mix of the context tokens.
 
@@ -140,12 +143,18 @@ class Attention(nn.Module):
             is_causal: token n attends to tokens 0 to n alone; not with a mask, nor with tokens in the cache.
             cache: keys and values of earlier context tokens. Those of `context_tokens`, of which there may then be
                 none, are added to it, and the queries ask them all: M counts these too.
+            turned: rotary positions of the last of the tokens, see `vit.layers.positions.rotation`; those before them
+                have none. Of self-attention, where the queries are the keys' tokens, or the first of them.
 
         Returns:
             (B, N, D).
         """
         q, k, v = self._project(query_tokens, context_tokens)  # (B, H, N or M, Dh)
-        q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if turned is not None:
+            num_prefix = k.shape[2] - len(turned[0])
+            q, k = rotate(q, turned, num_prefix), rotate(k, turned, num_prefix)
+        q, k = q.to(v.dtype), k.to(v.dtype)
         if cache is not None:
             k, v = cache.extend(k, v)
         output = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)

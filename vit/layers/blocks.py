@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from vit.layers.attention import Attention, KeyValues
 from vit.layers.mlp import Mlp, SwiGLU
+from vit.layers.positions import Rotation
 
 
 class LayerScale(nn.Module):
@@ -81,24 +82,27 @@ class Block(nn.Module):
         self.ls2 = nn.Identity() if init_values is None else LayerScale(embed_dim, init_values)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(self, x: Tensor, *, mask: Tensor | None = None, read: int | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, *, mask: Tensor | None = None, read: int | None = None, turned: Rotation | None = None
+    ) -> Tensor:
         """(B, N, D) -> (B, N, D), or (B, read, D) when only the first `read` tokens are asked for.
 
         Every token is still a key and a value for those that are read, so they come out the same; what is
-        saved is the work on tokens that nobody looks at afterwards.
+        saved is the work on tokens that nobody looks at afterwards. `turned`: rotary positions, as `Attention` takes
+        them.
         """
         if self.post_norm:
-            x = self.norm1(x[:, :read] + self._attend(x, mask, read))
+            x = self.norm1(x[:, :read] + self._attend(x, mask, read, turned))
             return self.norm2(x + self.drop_path(self.ls2(self.mlp(x))))
-        x = x[:, :read] + self._attend(self.norm1(x), mask, read)
+        x = x[:, :read] + self._attend(self.norm1(x), mask, read, turned)
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
-    def _attend(self, x: Tensor, mask: Tensor | None, read: int | None) -> Tensor:
+    def _attend(self, x: Tensor, mask: Tensor | None, read: int | None, turned: Rotation | None) -> Tensor:
         if read is None:
-            attended = self.attn(x, mask=mask)
+            attended = self.attn(x, mask=mask, turned=turned)
         else:
             mask = None if mask is None else mask[..., :read, :]  # a row for each query, or one for all
-            attended = self.attn(x[:, :read], x, mask=mask)
+            attended = self.attn(x[:, :read], x, mask=mask, turned=turned)
         return self.drop_path(self.ls1(attended))
 
 

@@ -1,4 +1,4 @@
-"""Learned positions on a grid of patches, and how they are resized to another grid."""
+"""Positions on a grid of patches: learned ones, resized to another grid, and rotary ones, computed for any."""
 
 from typing import Any
 
@@ -46,3 +46,64 @@ def resize_positions(pos_embed: Tensor, grid: tuple[int, int], new_grid: tuple[i
     patches = F.interpolate(patches.float(), **options)
     patches = patches.to(pos_embed.dtype).flatten(2).transpose(1, 2)
     return torch.cat([pos_embed[:, :prefix], patches], dim=1)
+
+
+# Where a patch is along an axis of `size` patches, as a number that is multiplied by each frequency.
+ROTARY = ("centred", "counted")
+
+Rotation = tuple[Tensor, Tensor]  # cosines and sines of the angles, (patches, Dh / 2) each
+
+
+def rotation(
+    grid: tuple[int, int], head_dim: int, *, kind: str, theta: float, reference: tuple[int, int] | None = None
+) -> Rotation:
+    """By what queries and keys are turned at each place of a grid (Su et al. 2021, RoFormer; in two dimensions as Heo
+    et al. 2024, RoPE-ViT, axial): half of the angles tell the row, the other half the column.
+
+    Args:
+        grid: (grid_h, grid_w).
+        head_dim: Dh, a multiple of 4. Of the Dh / 4 frequencies an axis, number j is theta^(-j / (Dh / 4)).
+        kind: "centred" (-2 pi at the upper or left rim of the image to 2 pi at the other: DINOv3), or "counted" (0, 1,
+            2, ... patches).
+        theta: base of the frequencies.
+        reference: (grid_h, grid_w) to whose numbers patches are counted, whatever the grid is; None for the grid's own.
+
+    Returns:
+        Two of (grid_h · grid_w, Dh / 2), row by row.
+
+    Raises:
+        ValueError: for another kind, or heads that are no multiple of 4 wide.
+    """
+    if kind not in ROTARY:
+        raise ValueError(f"rotary is {kind!r}; allowed are {', '.join(ROTARY)}")
+    if head_dim % 4:
+        raise ValueError(f"rotary positions need heads of a multiple of 4 channels, and these have {head_dim}")
+    bands = theta ** -(torch.arange(head_dim // 4, dtype=torch.float32) / (head_dim // 4))
+    angles = []
+    for axis, size in enumerate(grid):
+        places = torch.arange(size, dtype=torch.float32)
+        if kind == "centred":
+            places = 2 * torch.pi * (2 * (places + 0.5) / size - 1)
+        elif reference is not None:
+            places = places / size * reference[axis]
+        along = places[:, None] * bands  # (size, Dh / 4)
+        angles.append(along.unsqueeze(1 - axis).expand(*grid, -1))
+    both = torch.cat(angles, dim=-1).flatten(0, 1)  # (N, Dh / 2)
+    return both.cos(), both.sin()
+
+
+def rotate(tokens: Tensor, turned: Rotation, num_prefix: int) -> Tensor:
+    """Turns the first channels of each head with the second half of them; prefix tokens have no place and stay.
+
+    Args:
+        tokens: (B, H, N, Dh) queries or keys, or the first of them.
+        turned: what `rotation` gives, on their device.
+    """
+    places = tokens.shape[2] - num_prefix
+    if places <= 0:  # the first tokens alone, which the last block was asked for
+        return tokens
+    cos, sin = (part[:places] for part in turned)
+    prefix, patches = tokens.split((num_prefix, places), dim=2)
+    first, second = patches.chunk(2, dim=-1)
+    patches = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return torch.cat([prefix, patches.to(prefix.dtype)], dim=2)

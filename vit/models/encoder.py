@@ -13,11 +13,11 @@ from torch.utils.checkpoint import checkpoint
 from vit.layers.attention import Attention
 from vit.layers.blocks import Block
 from vit.layers.patches import PatchEmbed
-from vit.layers.positions import INTERPOLATIONS, resize_positions
+from vit.layers.positions import INTERPOLATIONS, Rotation, resize_positions, rotation
 
 
 class ImageEmbed(nn.Module):
-    """Images to tokens: patches with learned positions, behind the prefix tokens.
+    """Images to tokens: patches, with learned positions if there are any, behind the prefix tokens.
 
     Prefix tokens have no entry in `pos_embed`: a learned token plus a learned position is one learned vector.
 
@@ -25,6 +25,7 @@ class ImageEmbed(nn.Module):
         image_size: pixels (height, width) that the positions are learned for; other sizes resize them.
         class_token, dist_token, num_registers: which prefix tokens there are.
         pos_interpolation: the filter that resizes positions, see `vit.layers.positions`.
+        learned_positions: whether there are any; rotary ones are the encoder's own.
         patch_bias: whether the projection of the patches has one.
         embed_norm: whether the tokens are layer-normalised, as in CLIP; with `norm_eps`.
     """
@@ -40,6 +41,7 @@ class ImageEmbed(nn.Module):
         dist_token: bool = False,
         num_registers: int = 0,
         pos_interpolation: str = "bicubic_antialias",
+        learned_positions: bool = True,
         patch_bias: bool = True,
         embed_norm: bool = False,
         norm_eps: float = 1e-6,
@@ -53,7 +55,8 @@ class ImageEmbed(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None
         self.dist_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if dist_token else None
         self.reg_token = nn.Parameter(torch.zeros(1, num_registers, embed_dim)) if num_registers else None
-        self.pos_embed = nn.Parameter(torch.zeros(1, self.grid[0] * self.grid[1], embed_dim))
+        places = self.grid[0] * self.grid[1]
+        self.pos_embed = nn.Parameter(torch.zeros(1, places, embed_dim)) if learned_positions else None
         self.norm = nn.LayerNorm(embed_dim, eps=norm_eps) if embed_norm else nn.Identity()
 
     @property
@@ -66,8 +69,9 @@ class ImageEmbed(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, in_chans, img_h, img_w) -> (B, N, D)."""
         grid = self.patch_embed.grid(*images.shape[-2:])
-        positions = resize_positions(self.pos_embed, self.grid, grid, self.pos_interpolation)
-        patches = self.patch_embed(images) + positions
+        patches = self.patch_embed(images)
+        if self.pos_embed is not None:
+            patches = patches + resize_positions(self.pos_embed, self.grid, grid, self.pos_interpolation)
         prefix = [token.to(patches.dtype).expand(len(images), -1, -1) for token in self._prefix()]
         return self.norm(torch.cat([*prefix, patches], dim=1))
 
@@ -80,6 +84,8 @@ class Encoder(nn.Module):
         depth: number of blocks.
         num_heads: H.
         drop_path: rate of stochastic depth in the last block, rising linearly from 0 in the first.
+        rotary: rotary positions of the patches, of images alone: keywords of `vit.layers.positions.rotation`; None for
+            none.
         architecture: the keywords that `image_encoder` was called with, kept to be written beside the weights.
         block_options: the rest, as `Block` takes them.
     """
@@ -96,6 +102,7 @@ class Encoder(nn.Module):
         drop_path: float = 0.0,
         norm_eps: float = 1e-6,
         final_norm: bool = True,
+        rotary: Mapping[str, Any] | None = None,
         architecture: Mapping[str, Any] | None = None,
         **block_options: Any,
     ):
@@ -104,6 +111,9 @@ class Encoder(nn.Module):
         self.embed_dim = embed_dim
         self.architecture = dict(architecture or {})
         self.embed = embed
+        self.rotary = rotary
+        if rotary is not None:
+            rotation((1, 1), embed_dim // num_heads, **rotary)  # raises for what can't be
         self.blocks = nn.ModuleList(
             Block(embed_dim, num_heads, drop_path=rate, norm_eps=norm_eps, **block_options) for rate in rates
         )
@@ -139,13 +149,28 @@ class Encoder(nn.Module):
         Returns:
             (B, N, D), or (B, read, D).
         """
-        return self.encode(self.embed(inputs), mask=mask, read=read)
+        turned = None if self.rotary is None else self.rotation(inputs)
+        return self.encode(self.embed(inputs), mask=mask, read=read, turned=turned)
 
-    def encode(self, tokens: Tensor, *, mask: Tensor | None = None, read: int | None = None) -> Tensor:
-        """The blocks and the final norm, for tokens (B, N, D) that are embedded already."""
+    def rotation(self, images: Tensor) -> Rotation:
+        """The rotary positions of images' patches."""
+        assert self.rotary is not None
+        cos, sin = rotation(self.grid_of(images), self.attentions()[0].head_dim, **self.rotary)
+        return cos.to(images.device), sin.to(images.device)
+
+    def encode(
+        self, tokens: Tensor, *, mask: Tensor | None = None, read: int | None = None, turned: Rotation | None = None
+    ) -> Tensor:
+        """The blocks and the final norm, for tokens (B, N, D) that are embedded already.
+
+        Raises:
+            ValueError: when the encoder has rotary positions, and is not told those of the tokens, `turned`.
+        """
+        if self.rotary is not None and turned is None:
+            raise ValueError("this encoder turns queries and keys by their place (rotary positions); give `turned`")
         last = len(self.blocks) - 1
         for index, block in enumerate(self.blocks):
-            tokens = self._run(block, tokens, mask=mask, read=read if index == last else None)
+            tokens = self._run(block, tokens, mask=mask, read=read if index == last else None, turned=turned)
         return self.norm(tokens)
 
     def _run(self, block: nn.Module, tokens: Tensor, **options: Any) -> Tensor:
@@ -168,6 +193,8 @@ def image_encoder(
     dist_token: bool = False,
     num_registers: int = 0,
     pos_interpolation: str = "bicubic_antialias",
+    learned_positions: bool = True,
+    rotary: Mapping[str, Any] | None = None,
     patch_bias: bool = True,
     embed_norm: bool = False,
     drop_path: float = 0.0,
@@ -186,6 +213,7 @@ def image_encoder(
         "dist_token": dist_token,
         "num_registers": num_registers,
         "pos_interpolation": pos_interpolation,
+        "learned_positions": learned_positions,
         "patch_bias": patch_bias,
         "embed_norm": embed_norm,
     }
@@ -195,6 +223,7 @@ def image_encoder(
         "num_heads": num_heads,
         "act": act,
         "norm_eps": norm_eps,  # this and `act` leave no mark on the weights, so they are kept also as defaults
+        "rotary": rotary,
         **block_options,
     }
     sizes = {"image_size": tuple(image_size), "patch_size": tuple(patch_size)}
@@ -215,5 +244,5 @@ def init_weights(module: nn.Module) -> None:
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, ImageEmbed):
-        for token in [*module._prefix(), module.pos_embed]:
+        for token in [*module._prefix(), *([] if module.pos_embed is None else [module.pos_embed])]:
             nn.init.trunc_normal_(token, std=0.02)

@@ -113,11 +113,13 @@ class MaskedImageModel(nn.Module):
         cell: see `random_hidden`.
 
     Raises:
-        ValueError: see `squares` and `num_visible`.
+        ValueError: see `squares` and `num_visible`; for an encoder with rotary positions.
     """
 
     def __init__(self, encoder: Encoder, *, mask_ratio: float, cell: int = 1):
         super().__init__()
+        if encoder.rotary is not None:
+            raise ValueError("masked pretraining of an encoder with rotary positions is not possible here")
         self.encoder = encoder
         self.mask_ratio = mask_ratio
         self.cell = cell
@@ -286,6 +288,7 @@ class SimMIM(MaskedImageModel):
         """(B, prefix + P, D): the embedded images, the mask token and its position in hidden places."""
         embed: ImageEmbed = self.encoder.embed  # type: ignore[assignment]
         tokens = embed(images)
+        assert embed.pos_embed is not None  # rotary positions were refused
         positions = resize_positions(embed.pos_embed, embed.grid, self.encoder.grid_of(images), embed.pos_interpolation)
         masked = embed.norm(self.mask_token + positions).to(tokens.dtype)
         prefix, patches = tokens.tensor_split([embed.num_prefix_tokens], dim=1)

@@ -24,9 +24,8 @@ def last_checkpoint(run: Path) -> Path:
     """
     paths = [path for name in ("last.ckpt", "best.ckpt") if (path := run / "checkpoints" / name).is_file()]
     if not paths:
-        raise UserError(
-            f"There is nothing to resume in {run}: it has no checkpoints/last.ckpt.\nStart it without --resume."
-        )
+        instead = "with --overwrite in its place" if run.is_dir() and any(run.iterdir()) else "without --resume"
+        raise UserError(f"There is nothing to resume in {run}: it has no checkpoints/last.ckpt.\nStart it {instead}.")
     for path in paths:
         if is_whole(path):
             return path

@@ -8,14 +8,17 @@ from vit.checkpoints.sources.google import GOOGLE
 from vit.checkpoints.sources.lightning import LIGHTNING
 from vit.checkpoints.sources.source import Converted, Facts, Source, Tensors
 from vit.checkpoints.sources.timm import TIMM
+from vit.checkpoints.sources.timm_rotary import TIMM_ROTARY
 from vit.checkpoints.sources.torchvision import TORCHVISION
 from vit.checkpoints.sources.transformers_clip import TRANSFORMERS_CLIP
 from vit.checkpoints.sources.transformers_dinov2 import TRANSFORMERS_DINOV2, TRANSFORMERS_DINOV2_REGISTERS
+from vit.checkpoints.sources.transformers_dinov3 import TRANSFORMERS_DINOV3
 from vit.checkpoints.sources.transformers_siglip import TRANSFORMERS_SIGLIP
 from vit.checkpoints.sources.transformers_vit import TRANSFORMERS_VIT
 
 SOURCES: tuple[Source, ...] = (
     TIMM,
+    TIMM_ROTARY,
     FACEBOOK,
     GOOGLE,
     TORCHVISION,
@@ -23,6 +26,7 @@ SOURCES: tuple[Source, ...] = (
     TRANSFORMERS_VIT,
     TRANSFORMERS_DINOV2,
     TRANSFORMERS_DINOV2_REGISTERS,
+    TRANSFORMERS_DINOV3,
     TRANSFORMERS_CLIP,
     TRANSFORMERS_SIGLIP,
 )

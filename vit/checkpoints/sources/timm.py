@@ -26,8 +26,8 @@ TIMM = Source(
     recognised_by="patch_embed.proj.weight, pos_embed, blocks.0.attn.qkv.weight",
     tested="timm's own models, every parameter random; other sizes with its dynamic_img_size",
     limits="a bare file does not say GELU or quick GELU (some CLIP), nor tanh GELU (some SigLIP 2): give --model.act; "
-    "a folder or timm:NAME does. Refused by name: relative and rotary positions (BEiT, EVA, DINOv3), parallel blocks, "
-    "ResNet stems, pooling by maximum. Only a folder or timm:NAME tells vit_base_patch16_rpn_224, which does not fit",
+    "a folder or timm:NAME does. Refused by name: relative positions (BEiT), EVA-02, parallel blocks, ResNet stems, "
+    "pooling by maximum, norms behind the branches (vit_base_patch16_rpn_224; a bare file that may be one, too)",
     recognises=recognises,
     convert=convert,
     assumes={"pos_interpolation": "bicubic_antialias"},

@@ -6,7 +6,7 @@ from vit.checkpoints.sources.source import Tensors
 from vit.foundation import UserError
 
 RELATIVE = "its attention adds a bias for each pair of places, and the encoder here has none"
-ROTARY = "it turns queries and keys by the place of their token, and the encoder here adds learned positions"
+ROTARY = "it turns queries and keys by the place of their token, in a way of its own"
 
 # (in the lines of keys, one a line; what it is; what does not fit): the first that is found tells.
 PATTERNS = (
@@ -15,7 +15,7 @@ PATTERNS = (
     (r"relative_position_|rel_pos|layers?\.\d+\.lambda_1$", "a model with relative positions, such as BEiT", RELATIVE),
     (
         r"^blocks\.\d+\.attn\.(q_bias$|q_proj\.)|rope|attn\.inner_attn_ln",
-        "a model with rotary positions, such as EVA or DINOv3",
+        "a model with rotary positions, such as EVA, RoPE-ViT with learned frequencies, or DINOv3's own files",
         ROTARY,
     ),
     (r"blocks\.\d+\.attns\.|blocks\.\d+\.in_proj\.", "a model of parallel blocks", "ours are one after the other"),
@@ -35,9 +35,9 @@ def refuse_unfit(tensors: Tensors) -> None:
         if re.search(pattern, keys, re.MULTILINE):
             raise UserError(_text(what, why))
     if "pos_embed" not in tensors and {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight"} <= tensors.keys():
-        raise UserError(_text("a model without learned positions, such as DINOv3", ROTARY))
+        raise UserError(_text("without pos_embed, and no model with rotary positions that is known here", ROTARY))
     if any(name.endswith("embeddings.patch_embeddings.weight") for name in tensors):
-        raise UserError(_text("transformers' DINOv3, or another model without learned positions", ROTARY))
+        raise UserError(_text("near transformers' DINOv3, which is known here, but not of its names", ROTARY))
     if {"norm_pre.weight", "pos_embed"} <= tensors.keys() and "attn_pool.latent" in tensors:
         raise UserError(_text("a Perception Encoder", ROTARY))  # its keys are those of CLIP with another pooling
     if "blocks.0.gamma_1" in tensors:
@@ -54,8 +54,8 @@ def refuse_twins(tensors: Tensors) -> None:
     has = tensors.keys() & {"cls_token", "blocks.0.attn.qkv.bias", "blocks.0.ls1.gamma", "norm.weight"}
     if not has and "fc_norm.weight" in tensors:
         raise UserError(
-            "The checkpoint may be timm's vit_base_patch16_rpn_224, which normalises behind attention and MLP, or a plain\n"
-            "model with the same names, which does before: they don't tell, and the former does not fit.\n"
+            "The checkpoint may be timm's vit_base_patch16_rpn_224, which normalises behind attention and MLP, or a\n"
+            "plain model with the same names, which does before: they don't tell, and the former does not fit.\n"
             "Give the folder with its config.json, or timm:NAME; from Python also vit.load(..., post_norm=False)."
         )
 

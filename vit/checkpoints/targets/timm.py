@@ -16,7 +16,17 @@ POOLS = {"class": "token", "mean": "avg", "attention": "map", "class+dist": "tok
 # What the options of our encoder are in timm: by its keywords, by its entry points, or they need not be told.
 KNOWN = {
     *("image_size", "patch_size", "embed_dim", "depth", "num_heads", "in_chans", "class_token", "dist_token"),
-    *("num_registers", "pos_interpolation", "patch_bias", "embed_norm", "act", "norm_eps", "mlp_ratio", "mlp"),
+    *(
+        "num_registers",
+        "pos_interpolation",
+        "learned_positions",
+        "patch_bias",
+        "embed_norm",
+        "act",
+        "norm_eps",
+        "mlp_ratio",
+        "mlp",
+    ),
     *("qkv_bias", "qk_norm", "init_values", "final_norm"),
 }
 

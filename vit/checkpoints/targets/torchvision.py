@@ -12,7 +12,17 @@ from vit.foundation import atomic_write
 from vit.models.classifier import Classifier
 
 KNOWN = {
-    *("image_size", "patch_size", "embed_dim", "depth", "num_heads", "in_chans", "class_token", "pos_interpolation"),
+    *(
+        "image_size",
+        "patch_size",
+        "embed_dim",
+        "depth",
+        "num_heads",
+        "in_chans",
+        "class_token",
+        "pos_interpolation",
+        "learned_positions",
+    ),
     *("patch_bias", "act", "norm_eps", "mlp_ratio", "mlp", "qkv_bias", "final_norm"),
 }
 OLD_NAMES = ("linear_1", "linear_2")  # of the MLP, before torchvision 0.14

@@ -19,6 +19,7 @@ from vit.checkpoints.targets.target import (
     write_json,
     write_safetensors,
 )
+from vit.checkpoints.transformers_processor import ANY_BY_PILLOW
 from vit.models.classifier import Classifier
 
 ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_tanh": "gelu_pytorch_tanh"}
@@ -31,7 +32,17 @@ CLASSES = {
 }
 KNOWN = {
     *("image_size", "patch_size", "embed_dim", "depth", "num_heads", "in_chans", "class_token", "dist_token"),
-    *("num_registers", "pos_interpolation", "patch_bias", "act", "norm_eps", "mlp_ratio", "mlp", "qkv_bias"),
+    *(
+        "num_registers",
+        "pos_interpolation",
+        "learned_positions",
+        "patch_bias",
+        "act",
+        "norm_eps",
+        "mlp_ratio",
+        "mlp",
+        "qkv_bias",
+    ),
     *("init_values", "final_norm"),
 }
 
@@ -145,7 +156,7 @@ def preprocessor(model: Classifier) -> dict[str, Any]:
     return {
         # Pillow's resize, as the model was evaluated with. Of the processors that are named after models the library
         # takes the one that resizes by torchvision, which differs by a grey level or two.
-        "image_processor_type": "PilBackend",
+        "image_processor_type": ANY_BY_PILLOW,
         "do_convert_rgb": True,
         "do_resize": True,
         "size": size,
