@@ -20,8 +20,8 @@ from datamodules.scenes import DEMO_SPECIES, MIN_SIZE, PRETRAIN_SPECIES, draw_sc
 from datamodules.transforms import EraseMode, Interpolation, Pipeline, eval_transform, train_transform
 from vit.foundation import UserError, atomic_write, nearest
 
+FIRST = {"train": 0, "val": 2**40, "test": 2**41}  # scene of a split
 _SPECIES = {"demo": DEMO_SPECIES, "pretrain": PRETRAIN_SPECIES}
-_FIRST = {"train": 0, "val": 2**40, "test": 2**41}
 
 
 class SceneImages(Dataset):
@@ -111,9 +111,6 @@ class BirdScenes(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if which not in _SPECIES:
-            hint = nearest(which, _SPECIES)
-            raise UserError(f"There are no bird scenes {which!r}; there are demo and pretrain{hint}.")
         if min(train_scenes, val_scenes) < 1 or not 0 <= confound <= 1:
             raise UserError(
                 f"train_scenes {train_scenes} and val_scenes {val_scenes} must be 1 or more, "
@@ -124,7 +121,7 @@ class BirdScenes(pl.LightningDataModule):
         self.num_workers = num_workers
         self.confound = confound
         self.seed = seed
-        self.species = _SPECIES[which]
+        self.species = species_of(which)
         self.labels = tuple(labels) if labels is not None else self.species
         if unknown := sorted(set(self.species) - set(self.labels)):
             raise UserError(
@@ -152,7 +149,7 @@ class BirdScenes(pl.LightningDataModule):
             self.lengths[split],
             self.train_transform if augment else self.eval_transform,
             size=max(*self.image_size, MIN_SIZE),
-            first=_FIRST[split],
+            first=FIRST[split],
             targets=[self.labels.index(species) for species in self.species],
             confound=self.confound if split == "train" else 0.0,
             masks=not augment,
@@ -183,6 +180,18 @@ class BirdScenes(pl.LightningDataModule):
             self.dataset(split, augment=augment), labelled_batch(self.image_size), batch_size=self.batch_size,
             num_workers=self.num_workers, shuffle=augment, seed=self.seed,
         )  # fmt: skip
+
+
+def species_of(which: str) -> tuple[str, ...]:
+    """The species of a set of scenes.
+
+    Raises:
+        UserError: when there is no such set.
+    """
+    if which not in _SPECIES:
+        hint = nearest(which, _SPECIES)
+        raise UserError(f"There are no bird scenes {which!r}; there are demo and pretrain{hint}.")
+    return _SPECIES[which]
 
 
 def write_scenes(folder: Path, count: int, *, seed: int, size: int = 224) -> None:

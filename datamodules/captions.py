@@ -19,11 +19,21 @@ def with_article(words: str) -> str:
 
 def bird_words(word: str, species: str, pose: str, background: str, rng: np.random.Generator) -> str:
     """ "a flying blue kingfisher": the pose is named half of the time; swimming only on water."""
-    named = rng.random() < 0.5 and (pose != "swimming" or background == "water")
-    return with_article(f"{pose} {word} {species}" if named else f"{word} {species}")
+    return bird_wordings(word, species, pose, background)[-1 if rng.random() < 0.5 else 0]
+
+
+def bird_wordings(word: str, species: str, pose: str, background: str) -> list[str]:
+    """All that a bird may be called: without its pose, and with it where it may be named."""
+    plain, posed = with_article(f"{word} {species}"), with_article(f"{pose} {word} {species}")
+    return [plain] if pose == "swimming" and background != "water" else [plain, posed]
 
 
 def caption(bird: str, relation: str, other: str, background: str, rng: np.random.Generator) -> str:
     """ "{bird} {relation} {other}, {place}"; without a relation, "{bird} {place}"."""
     place = PHRASES[background][int(rng.integers(len(PHRASES[background])))]
+    return sentence(bird, relation, other, place)
+
+
+def sentence(bird: str, relation: str, other: str, place: str) -> str:
+    """The parts of a caption, put together."""
     return f"{bird} {relation} {other}, {place}" if relation else f"{bird} {place}"

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 
 from datamodules.bird_bodies import bird_drawing, feet
 from datamodules.birds import COLOURS, Pose, Species, draw_pose
-from datamodules.captions import bird_words, caption, with_article
+from datamodules.captions import PHRASES, bird_wordings, bird_words, caption, sentence, with_article
 from datamodules.distractors import KINDS, KINDS_OVER, branch, foreground
 from datamodules.shapes import Drawing, ellipse, paint
 from datamodules.species_demo import DEMO
@@ -96,6 +97,7 @@ def plan_scene(
     species: Sequence[str] = DEMO_SPECIES,
     confound: float = 0.0,
     two_birds: bool = False,
+    clutter: bool = True,
 ) -> ScenePlan:
     """Lay a scene out without drawing it; arguments and errors as of `scenes.draw_scene`."""
     _check_request(seed, index, species, confound, two_birds)
@@ -109,13 +111,26 @@ def plan_scene(
         rng = stream_rng(seed, index, Stream.SECOND_BIRD)
         others = [name for name in species if name != first.species]
         birds = (first, _place_bird(rng, SPECIES[others[int(rng.integers(len(others)))]], "right"))
-    behind, thing = _things(stream_rng(seed, index, Stream.THINGS), birds, background)
+    behind, thing = _things(stream_rng(seed, index, Stream.THINGS), birds, background, clutter)
     front = Drawing()
     rng = stream_rng(seed, index, Stream.FRONT)
     if rng.random() < 0.22:
         front = foreground(rng, background, first.center[0])
     words = _caption(stream_rng(seed, index, Stream.WORDS), birds, thing, background)
     return ScenePlan(seed, index, label, background, words, birds, thing, behind, front)
+
+
+def wordings(plan: ScenePlan) -> list[str]:
+    """All captions that the plan of one bird may be given, its own among them; each is true of the scene."""
+    (bird,), thing = plan.birds, plan.thing
+    relations, others = [""], [""]
+    if thing is not None:
+        relations, others = [thing.relation], [with_article(f"{thing.colour} {thing.kind}"), with_article(thing.kind)]
+        if thing.relation not in ("above", "below"):
+            relations = ["left of" if thing.center[0] > bird.center[0] else "right of", "beside"]
+    called = bird_wordings(bird.word, bird.species, bird.pose.kind, plan.background)
+    parts = product(called, relations, others, PHRASES[plan.background])
+    return [sentence(*each) for each in parts]
 
 
 def stream_rng(seed: int, index: int, stream: Stream) -> np.random.Generator:
@@ -191,14 +206,14 @@ def _place_bird(rng: np.random.Generator, species: Species, half: str) -> Planne
 
 
 def _things(
-    rng: np.random.Generator, birds: Sequence[PlannedBird], background: str
+    rng: np.random.Generator, birds: Sequence[PlannedBird], background: str, clutter: bool
 ) -> tuple[Drawing, PlannedThing | None]:
     """What stands behind the birds: their perches and shadows, clutter, and one thing fit for the caption."""
     behind = Drawing()
     for bird in birds:
         behind.extend(_support(rng, bird, background))
     kinds = rng.permutation(np.array(KINDS_OVER[background]))
-    for kind in kinds[1 : 1 + int(rng.integers(0, 3))]:
+    for kind in kinds[1 : 1 + int(rng.integers(0, 3))] if clutter else ():
         _, drawing, half_width, half_height = _thing(rng, str(kind))
         x = rng.uniform(0.6 * half_width, 1 - 0.6 * half_width)
         y = rng.uniform(0.45 if KINDS[str(kind)].grounded else 0.1, 1 - 0.8 * half_height)

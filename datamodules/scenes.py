@@ -78,6 +78,7 @@ def draw_scene(
     species: Sequence[str] = DEMO_SPECIES,
     confound: float = 0.0,
     two_birds: bool = False,
+    clutter: bool = True,
 ) -> Scene:
     """Draw scene number `index` of the endless series that `seed` names.
 
@@ -85,13 +86,13 @@ def draw_scene(
     and every run of len(species) scenes holds each of them once. confound: probability that the background is
     the one tied to the species (species i to BACKGROUNDS[i % 4]); otherwise it is drawn uniformly. two_birds:
     draw a bird of another species as well, the first bird in the left half of the frame and the second in the
-    right.
+    right. clutter: things that the caption does not name may stand about, too.
 
     Raises ValueError for a negative seed or index, a size under 32, an empty list of species or an unknown
     one, two birds of fewer than two species, and a confound outside [0, 1].
     """
     _check_size(size)
-    plan = plan_scene(seed, index, species=species, confound=confound, two_birds=two_birds)
+    plan = plan_scene(seed, index, species=species, confound=confound, two_birds=two_birds, clutter=clutter)
     return render_plan(plan, size)
 
 
