@@ -22,6 +22,7 @@ from vit.foundation import (
 )
 from vit.options import (
     DataOptions,
+    DecoderOptions,
     Device,
     ExplainTask,
     Method,
@@ -44,6 +45,7 @@ from vit.terminal import (
     say,
     tell_skipped,
 )
+from wiring.captioning import train_captioner
 from wiring.data import data_module, image_files, run_estimate
 from wiring.explaining import (
     check_method,
@@ -67,6 +69,7 @@ def train(
     optim: OptimOptions,
     trainer: TrainerOptions,
     pretrain: PretrainOptions,
+    decoder: DecoderOptions,
     *,
     run: str,
     task: Task = "classify",
@@ -87,8 +90,10 @@ def train(
         optim: how the weights move.
         trainer: the length and the arithmetic of the run.
         pretrain: what is hidden, for --task pretrain.
+        decoder: what says the captions, for --task caption.
         run: folder for checkpoints, curves and the finished model; refused when it already holds files.
-        task: what is learned: classify, or pretrain (an encoder that guesses hidden patches; needs no labels).
+        task: what is learned: classify, pretrain (an encoder that guesses hidden patches; needs no labels), or caption
+            (images with captions; the model says sentences).
         seed: everything random in the run follows from it.
         limit: take at most so many images of each split, for a quick look.
         profile: print where the time went.
@@ -98,8 +103,12 @@ def train(
     """
     options: dict[str, Any] = {"run": Path(run), "config": current_config() or "", "seed": seed, "limit": limit,
                "profile": profile, "device": device, "overwrite": overwrite, "resume": resume}  # fmt: skip
+    if task != "caption" and decoder != DecoderOptions():
+        raise UserError("The settings --decoder.* are for --task caption.")
     if task == "pretrain":
         pretrain_encoder(data, model, optim, trainer, pretrain, **options)
+    elif task == "caption":
+        train_captioner(data, model, optim, trainer, decoder, **options)
     else:
         train_classifier(data, model, optim, trainer, **options)
 

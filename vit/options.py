@@ -12,7 +12,7 @@ from vit.foundation import UserError, check_range
 
 Precision = Literal["auto", "fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
-Task = Literal["classify", "pretrain"]
+Task = Literal["classify", "pretrain", "caption"]
 ExplainTask = Literal["image", "text"]
 # The names in vit.saliency.methods.METHODS, which is slow to import.
 Method = Literal[
@@ -41,7 +41,8 @@ class DataOptions:
     Args:
         root: a folder with train/, val/ (and test/), each with one folder a class; or one folder of class
             folders, split by `val_fraction`; or a CSV or Parquet file with the columns path, label or labels, and
-            perhaps split, group, weight; or birdscenes:demo, birdscenes:pretrain (generated scenes).
+            perhaps split, group, weight, for captions a CSV of image,caption[,split]; or birdscenes:demo,
+            birdscenes:pretrain (generated scenes).
         val_fraction: share of each class kept for validation, when the root has no val/.
         batch_size: images a step.
         num_workers: processes that read images; -1 picks the number of cores less one, at most 8.
@@ -125,6 +126,34 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         check_range("model.patch_size", self.patch_size, 1)
+
+
+@dataclass(frozen=True)
+class DecoderOptions:
+    """The decoder that says captions, for --task caption; as wide as the encoder.
+
+    Args:
+        depth: blocks.
+        num_heads: attention heads.
+        mlp_ratio: width of the blocks' MLPs, in widths of the tokens.
+        post_norm: norms after the residual sums, as in the first Transformer, not before the branches.
+        vocabulary: a tokenizer.json of the tokenizers library, with [PAD], [UNK], [START] and [END]; default: the
+            checkpoint's where that is a captioner, or else one trained on the captions.
+        max_words: most tokens of a vocabulary that is trained.
+    """
+
+    depth: int = 3
+    num_heads: int = 4
+    mlp_ratio: float = 4.0
+    post_norm: bool = False
+    vocabulary: str | None = None
+    max_words: int = 8192
+
+    def __post_init__(self) -> None:
+        for name in ("depth", "num_heads"):
+            check_range(f"decoder.{name}", getattr(self, name), 1)
+        check_range("decoder.mlp_ratio", self.mlp_ratio, 0.1)
+        check_range("decoder.max_words", self.max_words, 5)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForImageClassification
 
 from vit.checkpoints.card import Training
-from vit.checkpoints.folder import _digest, write_folder
+from vit.checkpoints.folder import digest_of, write_folder
 from vit.checkpoints.load import load, load_with_report
 from vit.foundation import UserError
 from vit.models.classifier import Classifier, Preprocessing
@@ -162,7 +162,7 @@ def sign(path, change):
     ours = config["vitscope"]
     del ours["config_sha256"]
     change(ours)
-    ours["config_sha256"] = _digest(config)
+    ours["config_sha256"] = digest_of(config)
     path.write_text(json.dumps(config), encoding="utf-8")
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vit.models.classifier import Classifier
+from vit.models.captioner import Captioner
+from vit.models.classifier import Classifier, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,32 @@ def model_card(
         f"pixels, {parameters:,} parameters; the head reads {_READS[model.pool]}.",
         _data(training),
         _metrics(training),
-        _input(model),
+        _input(model.preprocessing),
         _USE if model.num_classes else _USE_ENCODER,
         _loading(model, ways, obstacles),
         _labels(model, training),
+        "## Files\n\n" + "\n".join(f"- `{name}`: sha256 `{digest}`" for name, digest in files.items()),
+        _LICENCE,
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def captioner_card(model: Captioner, files: Mapping[str, str], training: Training | None = None) -> str:
+    """README.md of the model folder of a captioner; see `model_card`."""
+    shape, words = model.encoder.architecture, model.decoder.architecture
+    parameters = sum(weight.numel() for weight in model.parameters())
+    parts = [
+        _HEADER.replace("image-classification", "image-to-text"),
+        "# Vision Transformer that captions",
+        f"An encoder of {shape['depth']} blocks of width {shape['embed_dim']} and a decoder of {words['depth']} "
+        f"blocks of width {words['embed_dim']}, {words['vocab_size']:,} words, {parameters:,} parameters; captions of "
+        f"up to {words['max_tokens'] - 1} words.",
+        _data(training),
+        _metrics(training),
+        _input(model.preprocessing),
+        _CAPTIONS_USE,
+        '## Load it\n\n```python\nimport vit\n\nmodel = vit.load("FOLDER").eval()\n```\n\n'
+        "`vit predict FOLDER photos --out captions.csv` writes captions.",
         "## Files\n\n" + "\n".join(f"- `{name}`: sha256 `{digest}`" for name, digest in files.items()),
         _LICENCE,
     ]
@@ -89,6 +112,12 @@ _USE_ENCODER = """\
 
 It is an encoder that was pretrained without labels, to be fine-tuned (`vit train --model.pretrained`): alone it names
 nothing. What it is good for depends on how like your photographs are to those that it learned from."""
+_CAPTIONS_USE = """\
+## Intended use and limits
+
+It says of photographs like those that it was trained on what captions like theirs would say, in their words alone: of
+another kind of photograph it speaks as surely, and wrongly. Measure it on your own captions before you trust it
+(`vit evaluate`), and look at where each word looked (`vit explain`). It is not made for decisions about people."""
 _LICENCE = """\
 ## Licence
 
@@ -114,8 +143,7 @@ def _metrics(training: Training | None) -> str:
     )
 
 
-def _input(model: Classifier) -> str:
-    prepared = model.preprocessing
+def _input(prepared: Preprocessing) -> str:
     height, width = prepared.image_size
     how = (
         f"the shorter side scaled so that a crop keeps {prepared.crop_pct:.1%} of it, then the centre"

@@ -88,7 +88,7 @@ def _undamaged(path: Path, config: dict[str, Any]) -> Tensors:
         try:
             return read_tensors(weights)
         finally:
-            folder.refuse_damaged(path, config, digest.result())
+            folder.refuse_damaged(weights, config[folder.OURS]["weights_sha256"], digest.result())
 
 
 def _processor(path: Path) -> dict[str, Any] | None:

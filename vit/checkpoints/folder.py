@@ -48,7 +48,7 @@ def write_folder(model: Classifier, folder: Path, training: Training | None = No
 def _config(model: Classifier, digest: str, theirs: dict[str, Any]) -> dict[str, Any]:
     """timm's part, where timm has a place for the model, and ours, which has the sha256 of the weights and of both."""
     ours = {**describe(model), "weights_sha256": digest}
-    return {**theirs, OURS: {**ours, "config_sha256": _digest({**theirs, OURS: ours})}}
+    return {**theirs, OURS: {**ours, "config_sha256": digest_of({**theirs, OURS: ours})}}
 
 
 def describe(model: Classifier) -> dict[str, Any]:
@@ -75,10 +75,10 @@ def described(ours: Mapping[str, Any]) -> Facts:
         if not (isinstance(size, list | tuple) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)):
             raise TypeError(f"{name} is {size!r}")
     return Facts(
-        encoder=_with_tuples(ours["architecture"]),
+        encoder=with_tuples(ours["architecture"]),
         pool=ours["pool"],
         labels=tuple(ours["labels"]),
-        preprocessing=_with_tuples(ours["preprocessing"]),
+        preprocessing=with_tuples(ours["preprocessing"]),
     )
 
 
@@ -98,7 +98,7 @@ probabilities = dict(zip(model.labels, logits.softmax(dim=1)[0].tolist()))
 """
 
 
-def _digest(config: dict[str, Any]) -> str:
+def digest_of(config: dict[str, Any]) -> str:
     """The sha256 of what a config says, however it is laid out."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
@@ -121,6 +121,8 @@ def facts(folder: Path, config: dict[str, Any]) -> Facts:
     try:
         if not isinstance(ours, dict):
             raise TypeError(f"it has no {OURS!r}")
+        if ours.get("kind") == "captioner":
+            raise UserError(f"{folder} holds a captioner: it says sentences, and names no classes.")
         found = described(ours)
         if not isinstance(ours["weights_sha256"], str):
             raise TypeError(f"weights_sha256 is {ours['weights_sha256']!r}")
@@ -128,29 +130,28 @@ def facts(folder: Path, config: dict[str, Any]) -> Facts:
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is not the config of a model folder: {error!r}") from None
     rest = {name: value for name, value in ours.items() if name != "config_sha256"}
-    if _digest({**config, OURS: rest}) != written:
+    if digest_of({**config, OURS: rest}) != written:
         raise UserError(f"{path} was changed since it was written: its sha256 differs.\nCopy the model folder again.")
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder} is no model folder: it has no {WEIGHTS}.\nGive the `model` folder of a run.")
     return found
 
 
-def refuse_damaged(folder: Path, config: dict[str, Any], found: str) -> None:
-    """Refuses weights whose sha256, `found`, is not the one they were written with."""
-    expected = config[OURS]["weights_sha256"]
+def refuse_damaged(path: Path, expected: str, found: str) -> None:
+    """Refuses a file whose sha256, `found`, is not the one it was written with."""
     if found != expected:
         raise UserError(
-            f"{folder / WEIGHTS} is damaged: its sha256 is {found[:12]}..., its config says {expected[:12]}...\n"
+            f"{path} is damaged: its sha256 is {found[:12]}..., its config says {expected[:12]}...\n"
             "Copy the model folder again."
         )
 
 
-def _with_tuples(options: dict[str, Any]) -> dict[str, Any]:
+def with_tuples(options: dict[str, Any]) -> dict[str, Any]:
     """JSON knows lists only."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
 
 
 __all__ = [
-    "CARD", "CONFIG", "OURS", "WEIGHTS", "describe",
-    "described", "facts", "is_ours", "refuse_damaged", "sha256", "write_folder",
+    "CARD", "CONFIG", "OURS", "WEIGHTS", "describe", "described", "digest_of", "facts", "is_ours", "refuse_damaged",
+    "sha256", "with_tuples", "write_folder",
 ]  # fmt: skip

@@ -1,15 +1,18 @@
 """Captioning as a LightningModule: the loss of the next word, and captions that are compared with people's."""
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric
 
+from vit.checkpoints.captioner import write_captioner
+from vit.checkpoints.card import Training
 from vit.models.captioner import Captioner
 from vit.models.generation import GenerationOptions
-from vit.training.task import TrainingTask
+from vit.training.task import Judge, TrainingTask
 
 
 class CaptioningTask(TrainingTask):
@@ -24,6 +27,8 @@ class CaptioningTask(TrainingTask):
     """
 
     model: Captioner
+    judge = Judge("val_exact", "exact match")
+    told: ClassVar = {"exact match": "val_exact", "words right": "val_words"}
 
     def __init__(self, model: Captioner, *, label_smoothing: float = 0.0, **options: Any):
         super().__init__(model, **options)
@@ -49,6 +54,9 @@ class CaptioningTask(TrainingTask):
             text = row[mask].tolist()
             self.val_exact.update(float(any(text == reference[1:] for reference in references)))
             self.val_words.update(max(words_right(text, reference[1:]) for reference in references))
+
+    def write_model(self, folder: Path, about: Training | None) -> None:
+        write_captioner(self.model, folder, about)
 
     def epoch_metrics(self) -> dict[str, Metric]:
         return {**super().epoch_metrics(), "val_exact": self.val_exact, "val_words": self.val_words}

@@ -1,0 +1,113 @@
+"""The model folder of a captioner: what `vit train --task caption` leaves.
+
+model.safetensors   the weights, encoder.* and decoder.*
+tokenizer.json      the vocabulary, as the tokenizers library reads it
+config.json         under "vitscope": both architectures, the preprocessing, and the sha256 of all three
+README.md           the model card
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vit.checkpoints.card import Training, captioner_card
+from vit.checkpoints.content import read_json
+from vit.checkpoints.folder import CARD, CONFIG, OURS, WEIGHTS, digest_of, refuse_damaged, sha256, with_tuples
+from vit.checkpoints.read import read_tensors
+from vit.checkpoints.targets.target import write_json, write_safetensors
+from vit.foundation import UserError, atomic_write
+from vit.models.captioner import Captioner
+from vit.models.classifier import Preprocessing
+from vit.models.decoder import Decoder
+from vit.models.encoder import image_encoder
+
+TOKENIZER = "tokenizer.json"
+KIND = "captioner"  # what the config says of the model, under "kind"
+
+
+def write_captioner(model: Captioner, folder: Path, training: Training | None = None) -> None:
+    """Writes the model folder; the config, which names what it is for by sha256, goes last, as of a classifier.
+
+    Args:
+        training: what the model card tells of the data and the run.
+    """
+    digest = write_safetensors(model.state_dict(), folder / WEIGHTS)
+    with atomic_write(folder / TOKENIZER) as temporary:
+        temporary.write_text(model.tokenizer, encoding="utf-8")
+    with atomic_write(folder / CARD) as temporary:
+        temporary.write_text(captioner_card(model, {WEIGHTS: digest}, training), encoding="utf-8")
+    ours = {
+        "kind": KIND,
+        "architecture": model.encoder.architecture,
+        "decoder": model.decoder.architecture,
+        "tokens": {"start": model.start, "end": model.end, "pad": model.pad},
+        "preprocessing": asdict(model.preprocessing),
+        "weights_sha256": digest,
+        "tokenizer_sha256": sha256(folder / TOKENIZER),
+    }
+    write_json({OURS: {**ours, "config_sha256": digest_of({OURS: ours})}}, folder / CONFIG)
+
+
+def is_captioner(source: object) -> bool:
+    """Whether a source of weights is the model folder of a captioner."""
+    if not isinstance(source, str | Path) or not (Path(source) / CONFIG).is_file():
+        return False
+    try:
+        ours = read_json(Path(source) / CONFIG).get(OURS)
+    except UserError:  # whoever reads it as something else says what is wrong
+        return False
+    return isinstance(ours, dict) and ours.get("kind") == KIND
+
+
+def load_captioner(source: str | Path) -> Captioner:
+    """The captioner of a model folder.
+
+    Raises:
+        UserError: when it is none, was changed since it was written, or is damaged.
+    """
+    folder = Path(source)
+    if not is_captioner(folder):
+        raise UserError(f"{source} is no model folder of a captioner.\nGive the `model` folder of such a run.")
+    config = read_json(folder / CONFIG)
+    ours = config[OURS]
+    unsigned = {name: value for name, value in ours.items() if name != "config_sha256"}
+    if digest_of({**config, OURS: unsigned}) != ours.get("config_sha256"):
+        raise UserError(
+            f"{folder / CONFIG} was changed since it was written: its sha256 differs.\nCopy the folder again."
+        )
+    for name, key in ((WEIGHTS, "weights_sha256"), (TOKENIZER, "tokenizer_sha256")):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} is not whole: it has no {name}.\nCopy the model folder again.")
+        refuse_damaged(folder / name, ours[key], sha256(folder / name))
+    model = _build(ours, (folder / TOKENIZER).read_text(encoding="utf-8"), str(folder / CONFIG))
+    _fill(model, dict(read_tensors(folder / WEIGHTS)), folder)
+    return model
+
+
+def _build(ours: Mapping[str, Any], tokenizer: str, name: str) -> Captioner:
+    """The model that a config describes, on the meta device: no time and memory for random weights."""
+    try:
+        with torch.device("meta"):
+            return Captioner(
+                image_encoder(**with_tuples(ours["architecture"])),
+                Decoder(**ours["decoder"]),
+                **ours["tokens"],
+                tokenizer=tokenizer,
+                preprocessing=Preprocessing(**with_tuples(ours["preprocessing"])),
+            )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{name} describes no captioner: {error!s:.200}") from None
+
+
+def _fill(model: Captioner, state: dict[str, torch.Tensor], folder: Path) -> None:
+    expected = {name: value.shape for name, value in model.state_dict().items()}
+    if wrong := sorted(name for name in expected.keys() | state.keys() if name not in expected or
+                       name not in state or expected[name] != state[name].shape):  # fmt: skip
+        raise UserError(f"{folder} does not fit its own config: {len(wrong)} tensors differ, such as {wrong[0]}.")
+    if bad := [name for name, value in state.items() if not value.isfinite().all()]:
+        raise UserError(f"{folder} has NaN or infinite weights in {len(bad)} tensors, such as {bad[0]}.")
+    model.load_state_dict({name: value.float().clone() for name, value in state.items()}, assign=True)
+    model.requires_grad_(True)

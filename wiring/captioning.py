@@ -1,0 +1,147 @@
+"""Captioning: data with captions, a captioner as the options describe it, and its run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vit.foundation import UserError, check_range
+from vit.options import (
+    DataOptions,
+    DecoderOptions,
+    Device,
+    ModelOptions,
+    OptimOptions,
+    TrainerOptions,
+    TrainingDataOptions,
+)
+from vit.terminal import say
+from wiring.data import describe_data
+from wiring.models import build_model, pair
+from wiring.training import check_run, open_run, tell_result
+
+if TYPE_CHECKING:
+    from datamodules.vocabulary import Vocabulary
+    from vit.models.captioner import Captioner
+    from vit.models.classifier import Preprocessing
+    from vit.training.fit import FitResult
+
+_SPARE_TOKENS = 8  # places of the decoder beyond the longest caption of the data
+
+
+def train_captioner(
+    data: TrainingDataOptions,
+    model: ModelOptions,
+    decoder: DecoderOptions,
+    optim: OptimOptions,
+    trainer: TrainerOptions,
+    *,
+    run: Path,
+    config: str,
+    seed: int,
+    device: Device,
+    overwrite: bool,
+    resume: bool,
+) -> FitResult:
+    """One run of captioning, into its folder; tells how it went.
+
+    Args:
+        config: all options as YAML, for the run folder.
+    """
+    from vit.training.captioning import CaptioningTask
+    from vit.training.fit import fit
+
+    check_run(run, config, device=device, resume=resume)
+    network, module, report = build_captioner(data, model, decoder, seed)
+    if not module.names("val"):
+        raise UserError(f"{data.root} has one image, and none is left for validation.\nGive two or more.")
+    folder = open_run(run, config, overwrite=overwrite, resume=resume)
+    say(*report)
+    moves, length = asdict(optim), asdict(trainer)
+    if moves.pop("trained") != "all":
+        raise UserError("--optim.trained is for classification: a decoder has no head of the classes.")
+    clip_grad, skip_bad_steps = moves.pop("clip_grad"), length.pop("skip_bad_steps")
+    task = CaptioningTask(network, seed=seed, names=module.names("train"), skip_bad_steps=skip_bad_steps, **moves)
+    about = describe_data(data, module, model.pretrained)
+    result = fit(task, module, folder, clip_grad=clip_grad, device=device, resume=resume, about=about, **length)
+    tell_result(result, task.judge, folder)
+    return result
+
+
+def build_captioner(
+    data: TrainingDataOptions, model: ModelOptions, decoder: DecoderOptions, seed: int
+) -> tuple[Captioner, Any, list[str]]:
+    """The captioner that the options describe, its data, and what to tell of them: a captioner's checkpoint as it is,
+    or the encoder of any other with a new decoder."""
+    import torch
+
+    from datamodules.vocabulary import Vocabulary
+    from vit.checkpoints.captioner import is_captioner, load_captioner
+    from vit.models.captioner import Captioner
+    from vit.models.decoder import Decoder
+
+    words = None if decoder.vocabulary is None else Vocabulary.read(decoder.vocabulary)
+    if model.pretrained and is_captioner(model.pretrained):
+        if words is not None or pair(model.image_size) is not None:
+            raise UserError(f"{model.pretrained} is a captioner: it keeps its own vocabulary and image size.")
+        known = load_captioner(model.pretrained)
+        module = caption_data(data, known.preprocessing, Vocabulary.from_json(known.tokenizer), seed=seed)
+        return known, module, [f"{model.pretrained}: a captioner of {len(module.vocabulary)} words"]
+    network, report = build_model(model, seed)
+    module = caption_data(data, network.preprocessing, words, seed=seed, max_words=decoder.max_words)
+    words = module.vocabulary
+    torch.manual_seed(seed)
+    try:
+        speaker = Decoder(
+            len(words), module.longest + _SPARE_TOKENS, network.encoder.embed_dim, decoder.depth, decoder.num_heads,
+            mlp_ratio=decoder.mlp_ratio, post_norm=decoder.post_norm,
+        )  # fmt: skip
+    except ValueError as error:
+        raise UserError(f"--decoder.num_heads does not fit: {error}.") from None
+    captioner = Captioner(
+        network.encoder, speaker, start=words.start, end=words.end, pad=words.pad, tokenizer=words.json,
+        preprocessing=network.preprocessing,
+    )  # fmt: skip
+    return captioner, module, [*report, f"new decoder of {decoder.depth} blocks for {len(words)} words"]
+
+
+def caption_data(
+    options: DataOptions,
+    prepared: Preprocessing,
+    vocabulary: Vocabulary | None,
+    *,
+    seed: int,
+    max_words: int = 8192,
+) -> Any:
+    """The data module of `--data.root` for captions, prepared for a model."""
+    from datamodules.captioned_scenes import BirdSceneCaptions
+    from datamodules.captions_csv import CaptionsCsv
+
+    check_range("seed", seed, 0)
+    if not options.root:
+        raise UserError("--data.root is missing: give a CSV with the columns image,caption, or birdscenes:demo.")
+    keywords = asdict(options) | {
+        "image_size": prepared.image_size,
+        "mean": prepared.mean,
+        "std": prepared.std,
+        "vocabulary": vocabulary,
+        "seed": seed,
+    }
+    root = keywords.pop("root")
+    scenes = {name: keywords.pop(name) for name in ("train_scenes", "val_scenes", "confound") if name in keywords}
+    if scenes.pop("confound", 0):
+        raise UserError("--data.confound is for classification.")
+    if root.startswith("birdscenes:"):
+        for unused in ("val_fraction", "strict", "crop_scale", "hflip"):
+            keywords.pop(unused, None)
+        return BirdSceneCaptions(root.removeprefix("birdscenes:"), **scenes, **keywords)
+    if keywords.get("hflip"):
+        say("note: mirrored photos make captions wrong that say left or right; --data.hflip 0 leaves them as they are")
+    keywords |= {
+        "interpolation": prepared.interpolation,
+        "resize_mode": prepared.resize_mode,
+        "crop_pct": prepared.crop_pct,
+        "max_words": max_words,
+    }
+    return CaptionsCsv(root, **keywords)
