@@ -23,6 +23,7 @@ from vit.foundation import (
 from vit.options import (
     DataOptions,
     DecoderOptions,
+    DecodingOptions,
     Device,
     ExplainTask,
     Method,
@@ -45,6 +46,7 @@ from vit.terminal import (
     say,
     tell_skipped,
 )
+from wiring.caption_verbs import claim_file, evaluate_captioner, predict_captions
 from wiring.captioning import train_captioner
 from wiring.data import data_module, image_files, run_estimate
 from wiring.explaining import (
@@ -120,31 +122,38 @@ def evaluate(
     out: str,
     split: Literal["train", "val", "test"] = "val",
     limit: int | None = None,
+    decoding: DecodingOptions = DecodingOptions(),  # noqa: B008 (frozen)
     seed: int = 0,
     precision: Precision = "fp32",
     device: Device = "auto",
     overwrite: bool = False,
 ) -> None:
-    """Accuracy, calibration and confusions of a model on a split.
+    """Accuracy, calibration and confusions of a model on a split; of a captioner perplexity, exact match, BLEU, CIDEr.
 
     Example: vit evaluate runs/birds/model --data.root photos --split val --out runs/birds/val
 
     Args:
         model: a model folder or checkpoint.
         data: the photographs.
-        out: folder for metrics.json, predictions.csv, confusion.png and reliability.png.
+        out: folder for metrics.json, predictions.csv, confusion.png and reliability.png; or captions.csv.
         split: which photographs.
         limit: take at most so many of them, for a quick look.
+        decoding: how a captioner's sentences are made.
         seed: of the run that trained the model; it decides the split of a root without val/.
         precision: arithmetic of the forward pass.
         device: auto takes a GPU when there is one.
         overwrite: write into a folder that already holds files.
     """
+    from vit.checkpoints.captioner import is_captioner
     from vit.checkpoints.load import load
     from vit.inference import choose_device
     from vit.training.evaluation import evaluate as run_evaluation
     from vit.training.evaluation import write_evaluation
 
+    if is_captioner(model):
+        evaluate_captioner(model, data, decoding, out=out, split=split, limit=limit, seed=seed, precision=precision,
+                           device=device, overwrite=overwrite)  # fmt: skip
+        return
     place = choose_device(device)
     network = load(model)
     require_head(network, model)
@@ -169,6 +178,8 @@ def predict(
     out: str,
     topk: int = 5,
     limit: int | None = None,
+    decoding: DecodingOptions = DecodingOptions(),  # noqa: B008 (frozen)
+    seed: int = 0,
     batch_size: int = 32,
     num_workers: int = -1,
     crop: bool = False,
@@ -177,7 +188,7 @@ def predict(
     strict: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Labels and probabilities for new images, as a CSV.
+    """Labels and probabilities for new images, or their captions, as a CSV.
 
     Example: vit predict runs/birds/model photos/new --out labels.csv
 
@@ -185,8 +196,10 @@ def predict(
         model: a model folder or checkpoint.
         images: files, folders or globs.
         out: the CSV to write: image, label, probability, and the next likely ones.
-        topk: how many labels an image.
+        topk: how many labels an image; a captioner says one sentence.
         limit: take at most so many images, spread evenly over all, for a quick look.
+        decoding: how a captioner's sentences are made.
+        seed: drawn words follow from it.
         batch_size: images a forward pass.
         num_workers: processes that read images; -1 picks the number of cores less one, at most 8.
         crop: crop as the checkpoint was trained, where it says so; otherwise the whole photo is resized.
@@ -197,18 +210,20 @@ def predict(
     """
     from datamodules.image_files import list_images
     from datamodules.reading import printable
+    from vit.checkpoints.captioner import is_captioner
     from vit.checkpoints.load import load
     from vit.inference import choose_device, predict_batches, write_predictions
 
+    if is_captioner(model):
+        predict_captions(model, images, decoding, out=out, limit=limit, batch_size=batch_size,
+                         num_workers=num_workers, precision=precision, device=device, strict=strict,
+                         overwrite=overwrite, seed=seed)  # fmt: skip
+        return
     check_range("batch_size", batch_size, 1)
     place = choose_device(device)
     network = load(model)
     require_head(network, model)
-    path = Path(out)
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path} is no file that could be written over.\nGive the name of a CSV.")
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} is there already.\nGive another name, or --overwrite.")
+    path = claim_file(out, overwrite=overwrite)
     files = list_images(images, limit=limit)
     dataset = image_files(files, prepared_for(network, crop=crop))
     batches = progress(

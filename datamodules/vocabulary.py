@@ -96,6 +96,11 @@ class Vocabulary:
         """The ids of a caption, from its start token to its end token."""
         return [self.start, *self.tokenizer.encode(caption, add_special_tokens=False).ids, self.end]
 
+    def words(self, ids: Sequence[int]) -> list[str]:
+        """The words and signs of ids; special tokens are left out, but for unknown words."""
+        left_out = (self.pad, self.start, self.end)
+        return [str(self.tokenizer.id_to_token(number)) for number in ids if number not in left_out]
+
     def decode(self, ids: Sequence[int]) -> str:
         """The caption of ids; special tokens are left out, but for unknown words."""
         words = [number for number in ids if number not in (self.pad, self.start, self.end)]

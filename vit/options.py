@@ -157,6 +157,33 @@ class DecoderOptions:
 
 
 @dataclass(frozen=True)
+class DecodingOptions:
+    """How a captioner's sentences are made, word by word.
+
+    Args:
+        beams: sentences followed at a time; with 1 the likeliest next word is taken, or one is drawn.
+        length_penalty: of the beams' score, log p / length^penalty; above 0 favours longer sentences.
+        temperature: words are drawn by softmax(logits / temperature); 0 takes the likeliest.
+        top_k: only so many of the likeliest words may be drawn; 0 for all.
+        top_p: only the likeliest words that together have this probability may be drawn.
+        max_tokens: the longest sentence, its end counted; 0 for as long as the model can.
+    """
+
+    beams: int = 1
+    length_penalty: float = 0.0
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    max_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        check_range("decoding.beams", self.beams, 1)
+        for name in ("temperature", "top_k", "max_tokens", "length_penalty"):
+            check_range(f"decoding.{name}", getattr(self, name), 0)
+        check_range("decoding.top_p", self.top_p, 1e-9, 1)
+
+
+@dataclass(frozen=True)
 class OptimOptions:
     """How the weights move.
 

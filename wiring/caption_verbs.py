@@ -1,0 +1,148 @@
+"""What the verbs do with a captioner: evaluate and predict."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vit.foundation import UserError, check_range, claim_folder, none_read
+from vit.options import DataOptions, DecodingOptions, Device, Precision
+from vit.terminal import progress, say, tell_skipped
+from wiring.captioning import caption_data
+from wiring.data import image_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from datamodules.vocabulary import Vocabulary
+    from vit.models.captioner import Captioner
+    from vit.models.generation import GenerationOptions
+
+
+def evaluate_captioner(
+    model: str,
+    data: DataOptions,
+    decoding: DecodingOptions,
+    *,
+    out: str,
+    split: str,
+    seed: int,
+    precision: Precision,
+    device: Device,
+    overwrite: bool,
+) -> None:
+    """`vit evaluate` of a captioner; see there."""
+    from vit.checkpoints.captioner import load_captioner
+    from vit.inference import choose_device
+    from vit.training.caption_evaluation import evaluate_captions, write_caption_evaluation
+
+    place = choose_device(device)
+    network = load_captioner(model)
+    vocabulary = vocabulary_of(network, model)
+    options = generation(decoding, network)
+    module = caption_data(data, network.preprocessing, vocabulary, seed=seed)
+    names = module.names(split)
+    refuse_longer(module.longest, network, data.root)
+    folder = claim_folder(out, overwrite=overwrite)
+    batches = progress(module.dataloader(split), "evaluating", len(names), lambda batch: len(batch["ids"]))
+    found = evaluate_captions(network, batches, names, spaced(vocabulary), options, device=place, precision=precision,
+                              seed=seed)  # fmt: skip
+    metrics = write_caption_evaluation(found, folder)
+    tell_skipped(found.skipped, folder)
+    for name in ("loss", "perplexity", "exact_match", "words_right", "bleu", "cider"):
+        told = "needs the package pycocoevalcap" if metrics[name] is None else f"{metrics[name]:.4f}"
+        print(f"{name:18} {told}")
+    print(f"{'images':18} {metrics['images']}  ({metrics['skipped']} skipped)")
+    say(f"written to {folder}: metrics.json, captions.csv")
+
+
+def predict_captions(
+    model: str,
+    images: list[str],
+    decoding: DecodingOptions,
+    *,
+    out: str,
+    batch_size: int,
+    num_workers: int,
+    precision: Precision,
+    device: Device,
+    strict: bool,
+    overwrite: bool,
+    seed: int,
+) -> None:
+    """`vit predict` of a captioner; see there."""
+    from datamodules.image_files import list_images
+    from datamodules.reading import printable
+    from vit.checkpoints.captioner import load_captioner
+    from vit.inference import choose_device
+    from vit.training.caption_evaluation import caption_batches, write_captions
+
+    check_range("batch_size", batch_size, 1)
+    place = choose_device(device)
+    network = load_captioner(model)
+    vocabulary, options = vocabulary_of(network, model), generation(decoding, network)
+    path = claim_file(out, overwrite=overwrite)
+    files = list_images(images)
+    loader = image_files(files, network.preprocessing).loader(batch_size, num_workers, strict=strict)
+    batches = progress(loader, "captioning", len(files), lambda batch: len(batch["index"]))
+    found = caption_batches(network, batches, options, device=place, precision=precision, seed=seed)
+    names = [printable(file.relative) for file in files]
+    claim_folder(path.parent, overwrite=True)
+    skipped = write_captions(found, names, vocabulary.decode, path)
+    tell_skipped(skipped, path.parent)
+    if len(skipped) == len(files):
+        raise none_read(f"{len(files)} images", skipped)
+    say(f"{len(files) - len(skipped)} images: {path}")
+
+
+def claim_file(out: str, *, overwrite: bool) -> Path:
+    """A file that may be written, or UserError."""
+    path = Path(out)
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no file that could be written over.\nGive the name of a CSV.")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} is there already.\nGive another name, or --overwrite.")
+    return path
+
+
+def vocabulary_of(network: Captioner, source: str) -> Vocabulary:
+    """The words of a captioner.
+
+    Raises:
+        UserError: when its tokenizer is none, or not the one that its decoder was made for.
+    """
+    from datamodules.vocabulary import Vocabulary
+
+    words = Vocabulary.from_json(network.tokenizer)
+    ids = (words.start, words.end, words.pad)
+    if len(words) != network.decoder.head.out_features or ids != (network.start, network.end, network.pad):
+        raise UserError(f"The tokenizer.json of {source} is not that of its decoder.\nCopy the model folder again.")
+    return words
+
+
+def spaced(vocabulary: Vocabulary) -> Callable[[Sequence[int]], str]:
+    """Reads ids as words apart by spaces, as the metrics of texts take them."""
+    return lambda ids: " ".join(vocabulary.words(ids))
+
+
+def generation(decoding: DecodingOptions, network: Captioner) -> GenerationOptions:
+    """How the model generates, as the options say."""
+    from vit.models.generation import GenerationOptions
+
+    longest = network.decoder.max_tokens
+    if decoding.max_tokens > longest:
+        raise UserError(f"--decoding.max_tokens is {decoding.max_tokens}; this model can say up to {longest}.")
+    try:
+        return GenerationOptions(**asdict(replace(decoding, max_tokens=decoding.max_tokens or longest)))
+    except ValueError as error:
+        raise UserError(f"--decoding does not fit together: {error}.") from None
+
+
+def refuse_longer(longest: int, network: Captioner, root: str) -> None:
+    """Raises UserError for captions that the model has no places for."""
+    if longest - 1 > network.decoder.max_tokens:
+        raise UserError(
+            f"{root} has a caption of {longest - 2} words; this model can say {network.decoder.max_tokens - 1}.\n"
+            "Shorten it, or train a model on such captions."
+        )
