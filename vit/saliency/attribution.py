@@ -1,5 +1,8 @@
 """Generic attention attribution (Chefer, Gur & Wolf 2021, ICCV): attention weighed by its gradient, for any class."""
 
+from collections.abc import Iterator
+
+import torch
 from torch import Tensor
 
 from vit.layers.attention import Recorded
@@ -26,30 +29,45 @@ def generic_attribution(
         ValueError: see `walk`.
     """
     paired = [recorded._replace(gradient=gradient) for recorded, gradient in zip(blocks, gradients, strict=True)]
-    return walk(paired, readout, _step, start_block=start_block)
+    return walk(paired, readout, attribution_step, start_block=start_block)
 
 
 def cross_attribution(attention: list[Recorded], gradients: list[Tensor], readout: Tensor) -> Tensor:
     """(B, M) relevance of the context tokens of one cross-attention: the readout of its queries times C. They are no
     tokens of its context, so nothing of the readout stays (equation 10 of the paper, without its normalisation)."""
     (recorded,), (gradient,) = attention, gradients
-    return walk([recorded._replace(gradient=gradient)], readout, _through)
+    return walk([recorded._replace(gradient=gradient)], readout, times_attribution)
 
 
-def _step(relevance: Tensor, recorded: Recorded) -> Tensor:
+def attribution_step(relevance: Tensor, recorded: Recorded) -> Tensor:
     """(B, N) relevance + relevance @ C."""
-    return relevance + _through(relevance, recorded)
+    return relevance + times_attribution(relevance, recorded)
 
 
-def _through(relevance: Tensor, recorded: Recorded) -> Tensor:
-    """(B, N) relevance[rows] @ C, tile by tile."""
+def times_attribution(relevance: Tensor, recorded: Recorded) -> Tensor:
+    """Relevance of the query tokens (B, N) times C, tile by tile: that of the tokens they ask, (B, M)."""
+    total = relevance.new_zeros(*recorded.k.shape[:3])
+    for rows, weighed, sums in _weighed_tiles(recorded):
+        add_product(total, relevance[:, None, rows] / sums, weighed)
+    return total.mean(dim=1)
+
+
+def attribution_times(recorded: Recorded, column: Tensor) -> Tensor:
+    """C times a number for each token that is asked (B, M): one for each query token, (B, N)."""
+    parts = [
+        ((weighed @ column[:, None, :, None])[..., 0] / sums).mean(dim=1)
+        for _, weighed, sums in _weighed_tiles(recorded)
+    ]
+    return torch.cat(parts, dim=1)
+
+
+def _weighed_tiles(recorded: Recorded) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """relu(A * dA) of each head, before A's rows are normalised: (rows, (B, H, rows, M), the row sums of A)."""
     gradient = recorded.gradient
     assert gradient is not None
     assert recorded.v is not None
-    v_transposed = recorded.v.float().contiguous().transpose(-2, -1)  # (B, H, Dh, N)
-    total = relevance.new_zeros(*recorded.k.shape[:3])
+    v_transposed = recorded.v.float().contiguous().transpose(-2, -1)  # (B, H, Dh, M)
     for rows, exponentials, sums in exponential_tiles(recorded):
-        d_attention = gradient[:, :, rows].float() @ v_transposed  # (B, H, rows, N)
-        # relu(A * dA) = A * relu(dA), for A is positive: so A's row sums can divide the relevance here too.
-        add_product(total, relevance[:, None, rows] / sums, exponentials.mul_(d_attention.relu_()))
-    return total.mean(dim=1)
+        d_attention = gradient[:, :, rows].float() @ v_transposed  # (B, H, rows, M)
+        # relu(A * dA) = A * relu(dA), for A is positive: so its row sums can be divided by later, too.
+        yield rows, exponentials.mul_(d_attention.relu_()), sums

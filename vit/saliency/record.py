@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from vit.layers.attention import Attention, Recorded
+from vit.models.captioner import Captioner
+from vit.models.decoder import Decoder
 from vit.models.encoder import Encoder
 
 
@@ -45,16 +47,17 @@ class Trace:
         behind = self._found()[self._depth :]
         return behind[0] if behind else None
 
-    def gradients(self, target: Tensor) -> list[Tensor]:
+    def gradients(self, target: Tensor, *, keep: bool = False) -> list[Tensor]:
         """d target / d output of each block, (B, H, Q, Dh), and last of the attention pooling, where there is one;
         needs `record(model, gradients=True)`.
 
         Args:
             target: the scalars being explained, of any shape; their sum is differentiated, so that the images of
                 a batch, which don't touch each other, each get their own gradient.
+            keep: the graph stays, for more targets of the same forward pass.
         """
         with torch.inference_mode(False), torch.enable_grad():
-            return list(torch.autograd.grad(target.sum(), self._outputs()))
+            return list(torch.autograd.grad(target.sum(), self._outputs(), retain_graph=keep))
 
     def gradient(self, target: Tensor, block: int) -> Tensor:
         """As `gradients`, of one block alone; the graph stays for more."""
@@ -85,22 +88,22 @@ def record(model: nn.Module, *, values: bool = True, gradients: bool = False) ->
     exit, also by an exception, everything is as it was before.
 
     Args:
-        model: an Encoder, or a model that wraps one as `.encoder`.
+        model: an Encoder, or a model that wraps one as `.encoder`. Of a Decoder the trace has the self-attention of
+            all blocks, then their cross-attention; of a Captioner its encoder's blocks, then its decoder's.
         values: also keeps v. q, k and v are references to what the kernel gets; without v, q and k are copies, and
             the projection that all three were views of is freed: a third less memory.
         gradients: makes `trace.gradients` work, also when the caller is inside `torch.inference_mode`. The
             graph then begins at the first block's attention and holds no gradient of any encoder weight. A
             compiled model runs uncompiled, with numbers that may differ from the compiled ones by rounding.
     """
-    encoder = find_encoder(model)
-    attentions = [*encoder.attentions(), *_pooling_of(model)]
+    owner, attentions, depth = _recorded_parts(model)
     before = [(attention.recording, attention.recorded) for attention in attentions]
     wanted = "qkvo" if gradients else "qkv" if values else "qk"
-    trace = Trace(attentions, len(encoder.blocks))
+    trace = Trace(attentions, depth)
     for attention in attentions:
         attention.recording, attention.recorded = max(attention.recording, wanted, key=len), None
     try:
-        with differentiable(encoder) if gradients else nullcontext():
+        with differentiable(owner) if gradients else nullcontext():
             yield trace
     finally:
         trace._close()
@@ -128,6 +131,20 @@ def differentiable(module: nn.Module) -> Iterator[None]:
     finally:
         for weight in frozen:
             weight.requires_grad_(True)
+
+
+def _recorded_parts(model: nn.Module) -> tuple[nn.Module, list[Attention], int]:
+    """The module whose attention is recorded, that attention, and how many of it are blocks: behind them is pooling."""
+    inner = _unwrapped(model)
+    if isinstance(inner, Decoder):
+        attentions = [*inner.attentions(), *inner.cross_attentions()]
+        return inner, attentions, len(attentions)
+    if isinstance(inner, Captioner):
+        decoder = inner.decoder
+        attentions = [*inner.encoder.attentions(), *decoder.attentions(), *decoder.cross_attentions()]
+        return inner, attentions, len(attentions)
+    encoder = find_encoder(model)
+    return encoder, [*encoder.attentions(), *_pooling_of(model)], len(encoder.blocks)
 
 
 def find_encoder(model: nn.Module) -> Encoder:

@@ -1,0 +1,133 @@
+"""Where each word of a caption looked: generic attention attribution of an encoder and a decoder (Chefer, Gur & Wolf
+2021, ICCV, section 3), by the same record and walk as of an encoder alone.
+
+    C = mean over heads of relu(A * dA), dA the gradient of the word's own logit            (equation 5)
+    encoder block             Rii <- Rii + C Rii                                            (6)
+    decoder self-attention    Rtt <- Rtt + C Rtt,   Rti <- Rti + C Rti                      (6, 7)
+    decoder cross-attention   Rti <- Rti + norm(Rtt)ᵀ C norm(Rii)                           (10)
+    norm(R) = (R - I) / its row sums + I                                                    (8, 9)
+
+i the image's tokens, t the text's. The map of a word is the row of Rti of the token that said it, the one before it.
+Of the image no N x N matrix is made: that row is walked, and the row sums are one more walk, of a column of ones.
+
+    B batch, T tokens of text, N image tokens
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vit.layers.attention import Recorded
+from vit.models.captioner import Captioner
+from vit.models.generation import GenerationOptions
+from vit.saliency.attribution import attribution_step, attribution_times, times_attribution
+from vit.saliency.explain import evaluating
+from vit.saliency.record import record
+from vit.saliency.walk import walk
+
+
+@dataclass(frozen=True)
+class CaptionMaps:
+    """Captions, and where each of their words looked.
+
+    Args:
+        ids: (B, T) words, the end token counted, then padding.
+        mask: (B, T), False for the padding, whose maps mean nothing.
+        maps: (B, T, grid_h, grid_w) float32, one number a patch.
+        log_probs: (B, T) of each word, given those before it and the image.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    maps: Tensor
+    log_probs: Tensor
+
+
+def explain_captions(
+    model: Captioner,
+    images: Tensor,
+    ids: Tensor | None = None,
+    *,
+    options: GenerationOptions | None = None,
+    start_block: int = 0,
+) -> CaptionMaps:
+    """A map for every word of the captions of images.
+
+    Args:
+        model: its parameters, gradients, mode and hooks are left as they were.
+        images: (B, C, img_h, img_w), normalised as the model takes them.
+        ids: (B, T) of the captions to explain, without the start token, padded at their ends; None for those that
+            the model generates.
+        options: how it generates them.
+        start_block: encoder blocks before this one are taken as the identity.
+
+    Raises:
+        ValueError: for a block that is not there, or captions longer than the model was made for.
+    """
+    if not 0 <= start_block < len(model.encoder.blocks):
+        raise ValueError(f"start_block is {start_block}; the model has blocks 0 to {len(model.encoder.blocks) - 1}")
+    with evaluating(model), torch.inference_mode(False):
+        images = images.clone()  # autograd takes no tensor of a caller's inference mode
+        if ids is None:
+            ids = model.generate(images, options).ids
+        shown = torch.cat([torch.full_like(ids[:, :1], model.start), ids[:, :-1]], dim=1)
+        with record(model, gradients=True) as trace:
+            logits = model(images, shown)
+        log_probs = logits.detach().float().log_softmax(dim=-1).gather(2, ids[..., None])[..., 0]
+        relevance = []
+        for place in range(ids.shape[1]):
+            with torch.enable_grad():
+                said = logits[:, place].gather(1, ids[:, place, None])
+            gradients = trace.gradients(said, keep=place + 1 < ids.shape[1])
+            pairs = zip(trace.blocks, gradients, strict=True)
+            blocks = [recorded._replace(gradient=gradient) for recorded, gradient in pairs]
+            relevance.append(word_relevance(model, blocks, place, start_block=start_block))
+    prefix, grid = model.encoder.num_prefix_tokens, model.encoder.grid_of(images)
+    maps = torch.stack(relevance, dim=1)[..., prefix:].unflatten(-1, grid)
+    return CaptionMaps(ids, (ids != model.pad), maps, log_probs)
+
+
+@torch.no_grad()
+def word_relevance(model: Captioner, blocks: list[Recorded], place: int, *, start_block: int = 0) -> Tensor:
+    """Relevance (B, N) of each image token for the word that the text token at `place` says; see this file's head.
+
+    Args:
+        blocks: `Trace.blocks` of a record of the model, each with its gradient for that word.
+    """
+    depth = len(model.decoder.blocks)
+    encoder, itself, cross = blocks[: -2 * depth], blocks[-2 * depth : -depth], blocks[-depth:]
+    seen = _normalised_text(itself)
+    word = itself[0].q.new_zeros(itself[0].q.shape[0], itself[0].q.shape[2], dtype=torch.float32)  # (B, T)
+    word[:, place] = 1.0
+    image = torch.zeros((), device=word.device)
+    for own, other, text in zip(reversed(itself), reversed(cross), reversed(seen), strict=True):
+        image = image + times_attribution((text @ word[..., None])[..., 0], other)  # word · norm(Rtt)ᵀ · C
+        word = word + times_attribution(word, own)
+    return _through_encoder(image, encoder[start_block:])
+
+
+def _normalised_text(itself: list[Recorded]) -> list[Tensor]:
+    """norm(Rtt) (B, T, T) as each block's cross-attention finds it: texts are short, so these are made whole."""
+    batch, _, length, _ = itself[0].q.shape
+    identity = torch.eye(length, device=itself[0].q.device).expand(batch, -1, -1)
+    found, whole = [], identity
+    for recorded in itself:
+        columns = [attribution_times(recorded, whole[..., column]) for column in range(length)]
+        whole = whole + torch.stack(columns, dim=-1)
+        found.append(_over(whole - identity, (whole - identity).sum(dim=-1, keepdim=True)) + identity)
+    return found
+
+
+def _through_encoder(relevance: Tensor, blocks: list[Recorded]) -> Tensor:
+    """relevance (B, N) · norm(Rii)."""
+    sums = torch.ones_like(relevance)
+    for recorded in blocks:
+        sums = sums + attribution_times(recorded, sums)  # Rii · 1
+    shares = _over(relevance, sums - 1)
+    return walk(blocks, shares, attribution_step) - shares + relevance
+
+
+def _over(values: Tensor, sums: Tensor) -> Tensor:
+    """values / sums, and nothing where there is nothing: a token that asked none of the others."""
+    return torch.where(sums > 0, values / sums.where(sums > 0, 1.0), 0.0)
