@@ -139,7 +139,7 @@ class BirdScenes(pl.LightningDataModule):
         """Draws at most so many scenes of each split."""
         self.lengths = {split: len(evenly(length, count)) for split, length in self.lengths.items()}
 
-    def dataset(self, split: str, *, augment: bool = False) -> SceneImages:
+    def dataset(self, split: str, *, augment: bool = False) -> Dataset:
         """The scenes of `train`, `val` or `test`, with masks and the transform of evaluation unless
         `augment`."""
         if split not in self.lengths:
@@ -155,6 +155,10 @@ class BirdScenes(pl.LightningDataModule):
             masks=not augment,
             seed=self.seed,
         )
+
+    def empty_batch(self) -> dict[str, Any]:
+        """A batch of no scenes."""
+        return labelled_batch(self.image_size)
 
     def names(self, split: str) -> list[str]:
         """What the scenes of a split are called, by index."""
@@ -177,7 +181,7 @@ class BirdScenes(pl.LightningDataModule):
 
     def _loader(self, split: str, *, augment: bool = False) -> SampleLoader:
         return sample_loader(
-            self.dataset(split, augment=augment), labelled_batch(self.image_size), batch_size=self.batch_size,
+            self.dataset(split, augment=augment), self.empty_batch(), batch_size=self.batch_size,
             num_workers=self.num_workers, shuffle=augment, seed=self.seed,
         )  # fmt: skip
 

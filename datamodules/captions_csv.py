@@ -9,20 +9,18 @@ column `split`, or where it is empty, images are split here, all captions of an 
 
 import csv
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
-import torch
 from torch.utils.data import Dataset
 
 from datamodules.collection import SPLITS, split_class
 from datamodules.image_files import refuse_heic
+from datamodules.photographs import Photographs
 from datamodules.reading import UnreadableImage, printable, read_photo
-from datamodules.sampling import Draw, SampleLoader, Skipped, sample_loader
-from datamodules.transforms import Interpolation, Pipeline, ResizeMode, eval_transform, train_transform
+from datamodules.sampling import Draw, Skipped, evenly
+from datamodules.transforms import Pipeline
 from datamodules.vocabulary import Vocabulary
 from vit.foundation import UserError, nearest
 
@@ -78,19 +76,17 @@ class CaptionedImages(Dataset):
         }
 
 
-class CaptionsCsv(pl.LightningDataModule):
+class CaptionsCsv(Photographs):
     """Photographs with captions, for training and evaluation.
 
     Args:
         root: the CSV, see above.
-        image_size: (h, w) of the model.
-        mean, std: of the three channels, of values 0 to 1.
         vocabulary: a checkpoint's; None trains one on the captions of train.
         max_words: most tokens of the vocabulary that is trained.
         val_fraction: share of the images kept for validation, where the CSV does not say.
-        hflip: chance of a mirrored photo; 0 because captions say "left" and "right".
-        batch_size, num_workers, crop_scale, color_jitter, erase, interpolation, resize_mode, crop_pct, strict, seed:
-            as of `ImageFolder`.
+        crop_scale, hflip: see `train_transform`; a mirrored photo makes a caption wrong that says "left" or "right",
+            and a small crop may lack what it names.
+        options: the rest, as `Photographs` takes them.
 
     Raises:
         UserError: the CSV can't be read, or a line of it is of no use, or there is nothing to train on.
@@ -100,38 +96,16 @@ class CaptionsCsv(pl.LightningDataModule):
         self,
         root: str,
         *,
-        image_size: tuple[int, int],
-        mean: Sequence[float],
-        std: Sequence[float],
         vocabulary: Vocabulary | None = None,
         max_words: int = 8192,
         val_fraction: float = 0.2,
-        batch_size: int = 32,
-        num_workers: int = -1,
         crop_scale: float = 0.7,
         hflip: float = 0.0,
-        color_jitter: float = 0.2,
-        erase: float = 0.0,
-        interpolation: Interpolation = "bicubic",
-        resize_mode: ResizeMode = "squash",
-        crop_pct: float = 1.0,
-        strict: bool = False,
         seed: int = 0,
+        **options: Any,
     ) -> None:
-        super().__init__()
-        self.root = Path(root).absolute()
-        self.image_size = image_size
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.strict = strict
-        self.seed = seed
-        self.train_transform = train_transform(
-            image_size, mean, std, crop_scale=crop_scale, hflip=hflip, color_jitter=color_jitter, erase=erase,
-            interpolation=interpolation,
-        )  # fmt: skip
-        self.eval_transform = eval_transform(
-            image_size, mean, std, crop_pct=crop_pct, resize_mode=resize_mode, interpolation=interpolation
-        )
+        super().__init__(root, crop_scale=crop_scale, hflip=hflip, seed=seed, **options)
+        self.base = self.root.parent
         self.captions = find_captions(self.root, val_fraction=val_fraction, seed=seed)
         if vocabulary is None:
             if "train" not in self.captions:
@@ -146,42 +120,22 @@ class CaptionsCsv(pl.LightningDataModule):
         texts = (text for captions in self.captions.values() for several in captions.values() for text in several)
         return max(len(self.vocabulary.encode(text)) for text in texts)
 
-    def dataset(self, split: str, *, augment: bool = False) -> CaptionedImages:
+    def limit(self, count: int) -> None:
+        """Keeps at most so many photos of each split, spread evenly over it."""
+        for split, captions in self.captions.items():
+            paths = list(captions)
+            self.captions[split] = {paths[place]: captions[paths[place]] for place in evenly(len(paths), count)}
+
+    def dataset(self, split: str, *, augment: bool = False) -> CaptionedImages:  # type: ignore[override]
         """The photos of `train`, `val` or `test`, with the transform of evaluation unless `augment`."""
         if split not in self.captions:
             raise UserError(f"The data has no split {split!r}; it has: {', '.join(self.captions)}.")
         transform = self.train_transform if augment else self.eval_transform
         return CaptionedImages(self.captions[split], self.vocabulary, transform, augment=augment, seed=self.seed)
 
-    def names(self, split: str) -> list[str]:
-        """The photos of a split from the CSV's folder on, by index."""
-        return [printable(os.path.relpath(path, self.root.parent)) for path in self.captions[split]]
-
-    def dataloader(self, split: str) -> SampleLoader:
-        """Batches of a split in order, with the transform of evaluation."""
-        return self._loader(split)
-
-    def train_dataloader(self) -> SampleLoader:
-        """Augmented batches in random order."""
-        return self._loader("train", augment=True)
-
-    def val_dataloader(self) -> SampleLoader:
-        return self._loader("val")
-
-    def test_dataloader(self) -> SampleLoader:
-        return self._loader("test")
-
-    def _loader(self, split: str, *, augment: bool = False) -> SampleLoader:
-        empty: dict[str, Any] = {
-            "image": torch.empty(0, 3, *self.image_size),
-            "ids": [],
-            "references": [],
-            "index": torch.empty(0, dtype=torch.int64),
-        }
-        return sample_loader(
-            self.dataset(split, augment=augment), empty, batch_size=self.batch_size, num_workers=self.num_workers,
-            shuffle=augment, seed=self.seed, strict=self.strict,
-        )  # fmt: skip
+    def empty_batch(self) -> dict[str, Any]:
+        """A batch of no images."""
+        return {**super().empty_batch(), "ids": [], "references": []}
 
 
 def find_captions(root: Path, *, val_fraction: float, seed: int) -> dict[str, Captions]:

@@ -27,6 +27,7 @@ def evaluate_captioner(
     *,
     out: str,
     split: str,
+    limit: int | None,
     seed: int,
     precision: Precision,
     device: Device,
@@ -41,7 +42,7 @@ def evaluate_captioner(
     network = load_captioner(model)
     vocabulary = vocabulary_of(network, model)
     options = generation(decoding, network)
-    module = caption_data(data, network.preprocessing, vocabulary, seed=seed)
+    module = caption_data(data, network.preprocessing, vocabulary, seed=seed, limit=limit)
     names = module.names(split)
     refuse_longer(module.longest, network, data.root)
     folder = claim_folder(out, overwrite=overwrite)
@@ -63,6 +64,7 @@ def predict_captions(
     decoding: DecodingOptions,
     *,
     out: str,
+    limit: int | None,
     batch_size: int,
     num_workers: int,
     precision: Precision,
@@ -83,7 +85,7 @@ def predict_captions(
     network = load_captioner(model)
     vocabulary, options = vocabulary_of(network, model), generation(decoding, network)
     path = claim_file(out, overwrite=overwrite)
-    files = list_images(images)
+    files = list_images(images, limit=limit)
     loader = image_files(files, network.preprocessing).loader(batch_size, num_workers, strict=strict)
     batches = progress(loader, "captioning", len(files), lambda batch: len(batch["index"]))
     found = caption_batches(network, batches, options, device=place, precision=precision, seed=seed)

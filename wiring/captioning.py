@@ -19,7 +19,7 @@ from vit.options import (
 from vit.terminal import say
 from wiring.data import describe_data
 from wiring.models import build_model, pair
-from wiring.training import check_run, open_run, tell_result
+from wiring.training import check_run, open_run, run_task, tell_result
 
 if TYPE_CHECKING:
     from datamodules.vocabulary import Vocabulary
@@ -33,13 +33,15 @@ _SPARE_TOKENS = 8  # places of the decoder beyond the longest caption of the dat
 def train_captioner(
     data: TrainingDataOptions,
     model: ModelOptions,
-    decoder: DecoderOptions,
     optim: OptimOptions,
     trainer: TrainerOptions,
+    decoder: DecoderOptions,
     *,
     run: Path,
     config: str,
     seed: int,
+    limit: int | None,
+    profile: bool,
     device: Device,
     overwrite: bool,
     resume: bool,
@@ -50,27 +52,31 @@ def train_captioner(
         config: all options as YAML, for the run folder.
     """
     from vit.training.captioning import CaptioningTask
-    from vit.training.fit import fit
 
+    if optim.trained != "all":
+        raise UserError(f"--optim.trained is {optim.trained!r}, but a captioner has no head.\nLeave it out.")
     check_run(run, config, device=device, resume=resume)
-    network, module, report = build_captioner(data, model, decoder, seed)
+    network, module, report = build_captioner(data, model, decoder, seed, limit)
     if not module.names("val"):
         raise UserError(f"{data.root} has one image, and none is left for validation.\nGive two or more.")
     folder = open_run(run, config, overwrite=overwrite, resume=resume)
     say(*report)
-    moves, length = asdict(optim), asdict(trainer)
-    if moves.pop("trained") != "all":
-        raise UserError("--optim.trained is for classification: a decoder has no head of the classes.")
-    clip_grad, skip_bad_steps = moves.pop("clip_grad"), length.pop("skip_bad_steps")
-    task = CaptioningTask(network, seed=seed, names=module.names("train"), skip_bad_steps=skip_bad_steps, **moves)
+    task = CaptioningTask(
+        network,
+        seed=seed,
+        names=module.names("train"),
+        skip_bad_steps=trainer.skip_bad_steps,
+        label_smoothing=optim.label_smoothing,
+        **optim.movement(),
+    )
     about = describe_data(data, module, model.pretrained)
-    result = fit(task, module, folder, clip_grad=clip_grad, device=device, resume=resume, about=about, **length)
+    result = run_task(task, module, folder, optim, trainer, device=device, resume=resume, about=about, profile=profile)
     tell_result(result, task.judge, folder)
     return result
 
 
 def build_captioner(
-    data: TrainingDataOptions, model: ModelOptions, decoder: DecoderOptions, seed: int
+    data: TrainingDataOptions, model: ModelOptions, decoder: DecoderOptions, seed: int, limit: int | None
 ) -> tuple[Captioner, Any, list[str]]:
     """The captioner that the options describe, its data, and what to tell of them: a captioner's checkpoint as it is,
     or the encoder of any other with a new decoder."""
@@ -86,10 +92,10 @@ def build_captioner(
         if words is not None or pair(model.image_size) is not None:
             raise UserError(f"{model.pretrained} is a captioner: it keeps its own vocabulary and image size.")
         known = load_captioner(model.pretrained)
-        module = caption_data(data, known.preprocessing, Vocabulary.from_json(known.tokenizer), seed=seed)
+        module = caption_data(data, known.preprocessing, Vocabulary.from_json(known.tokenizer), seed=seed, limit=limit)
         return known, module, [f"{model.pretrained}: a captioner of {len(module.vocabulary)} words"]
     network, report = build_model(model, seed)
-    module = caption_data(data, network.preprocessing, words, seed=seed, max_words=decoder.max_words)
+    module = caption_data(data, network.preprocessing, words, seed=seed, max_words=decoder.max_words, limit=limit)
     words = module.vocabulary
     torch.manual_seed(seed)
     try:
@@ -113,8 +119,12 @@ def caption_data(
     *,
     seed: int,
     max_words: int = 8192,
+    limit: int | None = None,
 ) -> Any:
-    """The data module of `--data.root` for captions, prepared for a model."""
+    """The data module of `--data.root` for captions, prepared for a model; with a limit, of so many images a split.
+
+    The vocabulary is of all captions in any case.
+    """
     from datamodules.captioned_scenes import BirdSceneCaptions
     from datamodules.captions_csv import CaptionsCsv
 
@@ -130,18 +140,22 @@ def caption_data(
     }
     root = keywords.pop("root")
     scenes = {name: keywords.pop(name) for name in ("train_scenes", "val_scenes", "confound") if name in keywords}
-    if scenes.pop("confound", 0):
-        raise UserError("--data.confound is for classification.")
+    if scenes.pop("confound", 0) or keywords.pop("balanced", False):
+        raise UserError("--data.confound and --data.balanced are for classification: captions have no classes.")
+    module: Any
     if root.startswith("birdscenes:"):
         for unused in ("val_fraction", "strict", "crop_scale", "hflip"):
             keywords.pop(unused, None)
-        return BirdSceneCaptions(root.removeprefix("birdscenes:"), **scenes, **keywords)
-    if keywords.get("hflip"):
-        say("note: mirrored photos make captions wrong that say left or right; --data.hflip 0 leaves them as they are")
-    keywords |= {
-        "interpolation": prepared.interpolation,
-        "resize_mode": prepared.resize_mode,
-        "crop_pct": prepared.crop_pct,
-        "max_words": max_words,
-    }
-    return CaptionsCsv(root, **keywords)
+        module = BirdSceneCaptions(root.removeprefix("birdscenes:"), **scenes, **keywords)
+    else:
+        if keywords.get("hflip"):
+            say("note: captions that say left or right are wrong of mirrored photos; --data.hflip 0 mirrors none")
+        keywords |= {
+            "interpolation": prepared.interpolation,
+            "resize_mode": prepared.resize_mode,
+            "crop_pct": prepared.crop_pct,
+        }
+        module = CaptionsCsv(root, max_words=max_words, **keywords)
+    if limit is not None:
+        module.limit(limit)
+    return module
