@@ -57,6 +57,7 @@ from wiring.explaining import (
     refuse_images_within,
     refuse_others,
 )
+from wiring.explaining_captions import CAPTION_OPTIONS, explain_captioner
 from wiring.explaining_text import TEXT_OPTIONS, explain_texts
 from wiring.models import build_model, pair, prepared_for, require_head
 from wiring.pretraining import pretrain_encoder
@@ -249,6 +250,7 @@ def explain(
     out: str,
     task: ExplainTask = "image",
     word: str | None = None,
+    decoding: DecodingOptions = DecodingOptions(),  # noqa: B008 (frozen)
     method: Method = "default",
     target: str = "predicted",
     rollout: RolloutOptions = RolloutOptions(),  # noqa: B008 (frozen)
@@ -281,8 +283,10 @@ def explain(
         images: files, folders or globs. A folder that is called as one of the model's labels tells the true class.
             With --task text, sentences in quotes.
         out: folder for the maps; it mirrors the tree of the images.
-        task: image; or text: which words a word attends to, of a folder with a BERT and its tokenizer.
+        task: image; or text: which words a word attends to, of a folder with a BERT and its tokenizer; or caption:
+            where each word of a captioner's sentence looked, as is done for every captioner.
         word: the one to draw, for --task text; default: all of them.
+        decoding: how a captioner's sentences are made.
         method: how the maps are made; default is what was measured to be best, docs/saliency.md has the table.
         target: what is explained: predicted, a label, the index of a class, topk:K (K maps), or FILE.csv:COLUMN.
         rollout: settings of rollout.
@@ -308,6 +312,7 @@ def explain(
     """
     given = dict(locals())
     from datamodules.image_files import list_images
+    from vit.checkpoints.captioner import is_captioner
     from vit.checkpoints.load import load
     from vit.inference import choose_device
     from vit.saliency.export import PHOTO_SIDE, ExportOptions, export_maps, remaining
@@ -318,6 +323,12 @@ def explain(
         refuse_others(explain, given, TEXT_OPTIONS, "--task text")
         explain_texts(model, images, out=out, word=word, method=method, start_block=start_block, device=device,
                       overwrite=overwrite)  # fmt: skip
+        return
+    if task == "caption" or is_captioner(model):
+        refuse_others(explain, given, CAPTION_OPTIONS, "a captioner")
+        explain_captioner(model, images, decoding, out=out, method=method, start_block=start_block, colormap=colormap,
+                          opacity=opacity, limit=limit, batch_size=batch_size, num_workers=num_workers, device=device,
+                          strict=strict, overwrite=overwrite)  # fmt: skip
         return
     if word is not None:
         raise UserError("--word is for --task text.")

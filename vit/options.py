@@ -13,7 +13,7 @@ from vit.foundation import UserError, check_range
 Precision = Literal["auto", "fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Task = Literal["classify", "pretrain", "caption"]
-ExplainTask = Literal["image", "text"]
+ExplainTask = Literal["image", "text", "caption"]
 # The names in vit.saliency.methods.METHODS, which is slow to import.
 Method = Literal[
     "default", "rollout", "last_attention", "value_norms", "attribution", "gradient_rollout", "legrad", "grad_cam",

@@ -78,4 +78,5 @@ class Captioner(nn.Module):
         with torch.no_grad():
             context = self.encoder(images)
         prompt = torch.full((len(images), 1), self.start, device=images.device)
+        options = options or GenerationOptions(max_tokens=self.decoder.max_tokens)
         return generate(self.decoder, context, prompt, end=self.end, pad=self.pad, options=options, generator=generator)

@@ -121,10 +121,10 @@ def _normalised_text(itself: list[Recorded]) -> list[Tensor]:
 
 def _through_encoder(relevance: Tensor, blocks: list[Recorded]) -> Tensor:
     """relevance (B, N) · norm(Rii)."""
-    sums = torch.ones_like(relevance)
+    sums = torch.zeros_like(relevance)
     for recorded in blocks:
-        sums = sums + attribution_times(recorded, sums)  # Rii · 1
-    shares = _over(relevance, sums - 1)
+        sums = sums + attribution_times(recorded, 1 + sums)  # (Rii - I) · 1
+    shares = _over(relevance, sums)
     return walk(blocks, shares, attribution_step) - shares + relevance
 
 

@@ -10,7 +10,7 @@ import os
 import struct
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -28,6 +28,7 @@ Layout = Literal["side_by_side", "over"]
 Flag = Literal["", "NaN", "infinite", "all zero", "constant", "partly NaN"]
 
 SHORTEST, LONGEST = 224, 768  # limits of the drawn photo's long side, in pixels
+STRIP_SIDE = 144  # the long side of the photo in a strip of words, in pixels
 MIN_WIDTH, MIN_BAR = 384, 208  # of the whole overlay and of its colour bar: room for the text, in pixels
 WEIGHT = 400  # of the letters; 400 is regular
 # Paper and grey as one number: np.full takes five times as long for three.
@@ -138,6 +139,48 @@ def overlay(
     if is_map:
         low, high = float(np.nanmin(saliency)), float(np.nanmax(saliency))
         _colour_bar(canvas[top + height :, right : right + bar], low, high, colormap)
+    return canvas
+
+
+def word_strip(
+    photo: Picture,
+    words: Sequence[str],
+    maps: NDArray[Any],
+    *,
+    colormap: Colormap = "inferno",
+    opacity: float = 0.6,
+    columns: int = 8,
+) -> Picture:
+    """The photo, then the photo once for each word of its caption, under the word, with the word's map over it.
+
+    Each map is stretched from its own least to its own largest value, as in `overlay`: a word that looked nowhere in
+    particular has its brightest place, too.
+
+    Args:
+        photo: (img_h, img_w, 3) uint8 RGB, of any size.
+        maps: (words, grid_h, grid_w), stretched over the whole photo.
+        columns: pictures a row.
+    """
+    _check_picture(photo)
+    if maps.ndim != 3 or len(maps) != len(words):
+        raise ValueError(f"{len(words)} words need maps ({len(words)}, grid_h, grid_w), got {maps.shape}.")
+    scale = STRIP_SIDE / max(photo.shape[:2])
+    height, width = (max(1, round(side * scale)) for side in photo.shape[:2])
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    shown: Picture = cv2.resize(photo, (width, height), interpolation=method).astype(np.uint8, copy=False)
+    panels = [shown]
+    for saliency in maps:
+        flag = map_flag(saliency)
+        is_map = flag in ("", "partly NaN")
+        panels.append(_blend(shown, saliency, colormap, opacity) if is_map else _note_panel(shown, flag, 14))
+    text, gap = 16, 8
+    columns = min(columns, len(panels))
+    step_y, step_x = height + 2 * text + gap, width + gap
+    canvas = _blank_page(columns, len(panels), step_y, step_x, gap)
+    for count, (panel, word) in enumerate(zip(panels, ["", *words], strict=True)):
+        y, x = gap + count // columns * step_y, gap + count % columns * step_x
+        write_text(canvas, _printable(word), x, y + text, text, width)
+        canvas[y + 2 * text - gap : y + 2 * text - gap + height, x : x + width] = panel
     return canvas
 
 

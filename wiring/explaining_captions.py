@@ -1,0 +1,151 @@
+"""Where each word of a caption looked, for photographs given on the command line."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vit.foundation import UserError, atomic_write, check_range, claim_folder, none_read
+from vit.options import DecodingOptions, Device
+from vit.terminal import progress, say, tell_skipped
+from wiring.caption_verbs import generation, vocabulary_of
+from wiring.data import image_files
+from wiring.explaining import output_stems, refuse_images_within
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from datamodules.image_files import ImageFile
+    from datamodules.vocabulary import Vocabulary
+    from vit.models.captioner import Captioner
+    from vit.models.generation import GenerationOptions
+    from vit.saliency.render import Colormap
+
+CAPTION_OPTIONS = {
+    "model", "images", "out", "task", "decoding", "method", "start_block", "colormap", "opacity", "limit", "batch_size",
+    "num_workers", "device", "strict", "overwrite",
+}  # fmt: skip
+INDEX, SHEET = "index.csv", "contact_sheet.png"
+SHEET_STRIPS = 12
+COLUMNS = [
+    "image", "img_h", "img_w", "caption", "place", "word", "probability", "map", "grid_h", "grid_w", "min", "max",
+    "flag",
+]  # fmt: skip
+
+
+def explain_captioner(
+    model: str,
+    images: list[str],
+    decoding: DecodingOptions,
+    *,
+    out: str,
+    method: str,
+    start_block: int,
+    colormap: Colormap,
+    opacity: float,
+    limit: int | None,
+    batch_size: int,
+    num_workers: int,
+    device: Device,
+    strict: bool,
+    overwrite: bool,
+) -> None:
+    """Says a caption of each photograph and draws where each of its words looked: a strip and the raw maps each."""
+    from datamodules.image_files import list_images
+    from vit.checkpoints.captioner import load_captioner
+    from vit.inference import choose_device
+    from vit.saliency.export import PHOTO_SIDE
+
+    check_range("batch_size", batch_size, 1)
+    check_range("opacity", opacity, 0, 1)
+    if method not in ("default", "attribution"):
+        raise UserError(f"--method is {method!r}; words are explained by attribution, which is their default.")
+    place = choose_device(device)
+    network = load_captioner(model).to(place).eval()
+    last_block = len(network.encoder.blocks) - 1
+    if start_block > last_block or start_block < 0:
+        raise UserError(f"--start_block is {start_block}; the encoder has blocks 0 to {last_block}.")
+    vocabulary, options = vocabulary_of(network, model), generation(decoding, network)
+    files = list_images(images, limit=limit)
+    refuse_images_within(Path(out), files)
+    folder = claim_folder(out, overwrite=overwrite)
+    loader = image_files(files, network.preprocessing, photo_side=PHOTO_SIDE).loader(
+        batch_size, num_workers, strict=strict
+    )
+    steps = _explained(network, loader, files, vocabulary, options, folder, start_block, colormap, opacity)
+    skipped: dict[str, str] = {}
+    rows: list[list[Any]] = []
+    strips: list[tuple[Any, str]] = []
+    for found, strip, unread in progress(steps, "explaining", len(files), lambda step: len(step[1]) + len(step[2])):
+        rows += found
+        skipped |= unread
+        strips += strip[: SHEET_STRIPS - len(strips)]
+    tell_skipped(skipped, folder)
+    if not rows:
+        raise none_read(f"{len(files)} images", skipped)
+    _finish(folder, rows, strips)
+    say(f"{len(files) - len(skipped)} captions, a map for each word, in {folder}; first look at {folder / SHEET}")
+
+
+def _explained(
+    network: Captioner,
+    batches: Any,
+    files: list[ImageFile],
+    vocabulary: Vocabulary,
+    options: GenerationOptions,
+    folder: Path,
+    start_block: int,
+    colormap: Colormap,
+    opacity: float,
+) -> Iterator[tuple[list[list[Any]], list[tuple[Any, str]], dict[str, str]]]:
+    """Of each batch the rows of the index, the strips with the photographs' names, and the unread."""
+    from datamodules.reading import printable
+    from vit.saliency.captions import explain_captions
+    from vit.saliency.map_files import save_map
+    from vit.saliency.render import save_overlay, word_strip
+
+    stems, device = output_stems(files), next(network.parameters()).device
+    for batch in batches:
+        rows: list[list[Any]] = []
+        strips: list[tuple[Any, str]] = []
+        if len(batch["image"]):
+            found = explain_captions(network, batch["image"].to(device), options=options, start_block=start_block)
+            maps, chances = found.maps.cpu().numpy(), found.log_probs.exp().tolist()
+            for n, index in enumerate(batch["index"].tolist()):
+                ids = [each for each in found.ids[n].tolist() if each not in (network.pad, network.end)]
+                name, words = printable(files[index].relative), vocabulary.words(ids)
+                photo, strip_path = batch["photo"][n].numpy(), stems[index].with_name(stems[index].name + ".png")
+                strip = word_strip(photo, words, maps[n, : len(ids)], colormap=colormap, opacity=opacity)
+                save_overlay(folder / strip_path, strip)
+                path = stems[index].with_name(stems[index].name + ".npy")
+                save_map(folder / path, maps[n, : len(ids)])
+                about = [name, *batch["size"][n], vocabulary.decode(ids)]
+                shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+                rows += [_row(about, place, word, chances[n][place], shown, maps[n, place])
+                         for place, word in enumerate(words)]  # fmt: skip
+                strips.append((strip, name))
+        yield rows, strips, dict(batch["skipped"])
+
+
+def _row(about: list[Any], place: int, word: str, chance: float, path: str, saliency: Any) -> list[Any]:
+    from vit.saliency.map_files import finite_range
+    from vit.saliency.render import map_flag
+
+    limits = finite_range(saliency)
+    ends = ["", ""] if limits is None else [f"{value:.6g}" for value in limits]
+    return [*about, place, word, f"{chance:.6f}", path, *saliency.shape, *ends, map_flag(saliency)]
+
+
+def _finish(folder: Path, rows: list[list[Any]], strips: list[tuple[Any, str]]) -> None:
+    """index.csv, a row a word, and the first strips below each other."""
+    from vit.saliency.render import contact_sheet, save_overlay
+
+    with atomic_write(folder / INDEX) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(COLUMNS)
+        table.writerows(rows)
+    tile = (max(strip.shape[0] for strip, _ in strips), max(strip.shape[1] for strip, _ in strips))
+    for page in contact_sheet(strips, columns=1, tile=tile, per_page=SHEET_STRIPS):
+        save_overlay(folder / SHEET, page)
