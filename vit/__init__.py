@@ -12,7 +12,7 @@ _HOMES = {
     "Classifier": "vit.models.classifier",
     "Encoder": "vit.models.encoder",
     "explain": "vit.saliency.explain",
-    "load": "vit.checkpoints.load",
+    "load": "vit.checkpoints.anything",
     "record": "vit.saliency.record",
 }
 __all__ = ["Classifier", "Encoder", "__version__", "explain", "load", "record"]

@@ -16,12 +16,11 @@ import torch
 from vit.checkpoints.card import Training, captioner_card
 from vit.checkpoints.content import read_json
 from vit.checkpoints.folder import CARD, CONFIG, OURS, WEIGHTS, digest_of, refuse_damaged, sha256, with_tuples
-from vit.checkpoints.load import load
 from vit.checkpoints.read import read_tensors
 from vit.checkpoints.targets.target import write_json, write_safetensors
 from vit.foundation import UserError, atomic_write
 from vit.models.captioner import Captioner
-from vit.models.classifier import Classifier, Preprocessing
+from vit.models.classifier import Preprocessing
 from vit.models.decoder import Decoder
 from vit.models.encoder import image_encoder
 
@@ -112,16 +111,3 @@ def _fill(model: Captioner, state: dict[str, torch.Tensor], folder: Path) -> Non
         raise UserError(f"{folder} has NaN or infinite weights in {len(bad)} tensors, such as {bad[0]}.")
     model.load_state_dict({name: value.float().clone() for name, value in state.items()}, assign=True)
     model.requires_grad_(True)
-
-
-def load_any(source: Any, **options: Any) -> Classifier | Captioner:
-    """What a checkpoint holds, see `vit.checkpoints.load.load`; or the captioner of its model folder, as it is.
-
-    Raises:
-        UserError: when it can't be read or does not fit, or for options of a captioner.
-    """
-    if not is_captioner(source):
-        return load(source, **options)
-    if options:
-        raise UserError(f"{source} is a captioner, which is loaded as it is: without {', '.join(options)}.")
-    return load_captioner(source)
