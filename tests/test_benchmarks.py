@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import checkpoints, encoder, explain, export_memory, loading, map_peers, saliency
+from benchmarks import checkpoints, encoder, explain, export_memory, loading, map_peers, pretraining, saliency
 from benchmarks.harness import Spread, Table, measure, ratio, readable, spread
 from benchmarks.memory import ATTRIBUTION, BACKWARD, KEPT_ATTRIBUTION, ROLLOUT, Memory, in_new_process
 from benchmarks.ours import classifier
 from benchmarks.peers import timm_twin
 from benchmarks.textbook import attribution_of_kept_maps, rollout_as_it_goes, rollout_of_kept_maps
+from vit.models.encoder import Encoder
 from vit.saliency.explain import explain_batch
 
 QUICK = ["--threads", "1", "--rounds", "1", "--warmup", "0"]
@@ -203,3 +204,23 @@ def test_export_memory() -> None:
     assert 30 <= logged <= files
     assert logged <= kept <= files
     assert (rows, different, code) == (60, 60, 0)
+
+
+def test_pretraining_hides_nothing_where_it_says_so(tmp_path: Path) -> None:
+    """All patches go through the encoder but in MAE, a quarter of them and the class token."""
+    images = torch.randn(2, 3, 16, 16)
+    seen: list[int] = []
+    count = Encoder.encode
+
+    def counted(encoder: Encoder, tokens: torch.Tensor, **options: object) -> torch.Tensor:
+        seen.append(tokens.shape[1])
+        return count(encoder, tokens, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Encoder, "encode", counted)
+        for call in pretraining.steps("pico", 4, images, 0.75).values():
+            call()
+    assert seen == [5, 17, 17, 17, 17, 17]  # the decoder's, too, of the first two
+    (table,) = pretraining.main([*QUICK, "--image-size", "16", "--patch-size", "4", "--batch", "2"])
+    assert [row[0] for row in table.rows] == ["MAE", "nothing hidden", "SimMIM", "classifier"]
+    assert len(spreads(table)) == 8
