@@ -108,6 +108,8 @@ def train(
                "profile": profile, "device": device, "overwrite": overwrite, "resume": resume}  # fmt: skip
     if task != "caption" and decoder != DecoderOptions():
         raise UserError("The settings --decoder.* are for --task caption.")
+    if task != "pretrain" and pretrain != PretrainOptions():
+        raise UserError("The settings --pretrain.* are for --task pretrain.")
     if task == "pretrain":
         pretrain_encoder(data, model, optim, trainer, pretrain, **options)
     elif task == "caption":

@@ -130,6 +130,7 @@ def test_simmim_on_generated_scenes_from_a_checkpoint(whole: Path, tmp_path: Pat
         (["--optim.trained", "head"], "--optim.trained is 'head', but there are no classes in this task"),
         (["--optim.mixup", "0.8"], "--optim.mixup is 0.8, but there are no classes"),
         (["--task", "pretrian"], "classify|"),
+        (["--task", "classify"], "--pretrain.* are for --task pretrain"),
         (["--model.variant", "small", "--model.pretrained", "nowhere"], "nowhere"),
     ],
 )
