@@ -105,6 +105,17 @@ def test_old_names_of_norms_and_stored_positions_are_known(saved):
     torch.testing.assert_close(found, reference(ids).last_hidden_state, rtol=1e-5, atol=1e-5)
 
 
+def test_the_file_of_weights_stands_for_its_folder(saved):
+    _, folder = saved()
+    expected = load_text_encoder(folder)[0].state_dict()
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    for place in (folder, folder / "pytorch_model.bin"):
+        found = load_text_encoder(place)[0].state_dict()
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
 def test_every_weight_arrives(saved):
     reference, folder = saved()
     ours, _ = load_text_encoder(folder)

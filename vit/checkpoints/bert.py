@@ -1,6 +1,6 @@
 """transformers' BERT: recognised by its keys, renamed by one table, its three projections made one.
 
-model = load_text_encoder("folder")        # config.json and model.safetensors, as transformers writes them
+model, left_out = load_text_encoder("folder")      # with config.json and weights, as transformers writes them
 """
 
 import json
@@ -37,6 +37,7 @@ BLOCK_TABLE = (
     ("norm2.weight", "output.LayerNorm.weight"),
     ("norm2.bias", "output.LayerNorm.bias"),
 )
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # as transformers writes them now, and wrote them before
 PROJECTIONS = ("query", "key", "value")
 
 # What transformers' names of activations are called here.
@@ -104,14 +105,18 @@ def architecture(tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str
     }
 
 
-def load_text_encoder(folder: str | Path) -> tuple[TextEncoder, list[str]]:
-    """The text encoder of a folder with config.json and model.safetensors, and the keys that were left out.
+def load_text_encoder(place: str | Path) -> tuple[TextEncoder, list[str]]:
+    """The text encoder of a folder with config.json and weights, and the keys that were left out.
+
+    Args:
+        place: the folder, or the file of weights in it.
 
     Raises:
         UserError: when the folder can't be read, or holds no BERT, or one whose tensors do not fit.
     """
-    folder = Path(folder)
-    tensors = read_tensors(folder / "model.safetensors")
+    folder = _folder(place)
+    weights = [folder / name for name in WEIGHTS if (folder / name).is_file()] or [folder / WEIGHTS[0]]
+    tensors = read_tensors(weights[0] if folder == Path(place) else Path(place))
     if not recognises(tensors):
         raise UserError(
             f"{folder} holds no BERT: its first tensors are {', '.join(list(tensors)[:3])}.\n"
@@ -128,13 +133,22 @@ def load_text_encoder(folder: str | Path) -> tuple[TextEncoder, list[str]]:
     return model.eval(), left_out
 
 
-def load_tokenizer(folder: str | Path, model: TextEncoder) -> Tokenizer:
-    """The tokenizer of the same folder, tokenizer.json, as the tokenizers library writes it; texts are not cut short.
+def _folder(place: str | Path) -> Path:
+    """The folder, or that of a file in it."""
+    return Path(place).parent if Path(place).is_file() else Path(place)
+
+
+def load_tokenizer(place: str | Path, model: TextEncoder) -> Tokenizer:
+    """The tokenizer beside the weights, tokenizer.json, as the tokenizers library writes it; texts are not cut short.
+
+    Args:
+        place: as `load_text_encoder` takes it.
 
     Raises:
         UserError: when there is none, it can't be read, or it has more ids than the model knows.
     """
-    path = Path(folder) / "tokenizer.json"
+    folder = _folder(place)
+    path = folder / "tokenizer.json"
     if not path.is_file():
         raise UserError(
             f"{folder} has no tokenizer.json, so nobody knows which word is which number.\n"
