@@ -17,6 +17,7 @@ from vit.foundation import (
     UserError,
     check_range,
     claim_folder,
+    is_first_process,
     keep_freed_memory,
     none_read,
 )
@@ -147,6 +148,7 @@ def evaluate(
         device: auto takes a GPU when there is one.
         overwrite: write into a folder that already holds files.
     """
+    from vit import processes
     from vit.checkpoints.captioner import is_captioner
     from vit.checkpoints.load import load
     from vit.inference import choose_device
@@ -157,14 +159,19 @@ def evaluate(
         evaluate_captioner(model, data, decoding, out=out, split=split, limit=limit, seed=seed, precision=precision,
                            device=device, overwrite=overwrite)  # fmt: skip
         return
+    processes.join()
     place = choose_device(device)
     network = load(model)
     require_head(network, model)
     module = data_module(data, network, seed=seed, labels=network.labels, limit=limit)
     names = module.names(split)
     folder = claim_folder(out, overwrite=overwrite)
-    batches = progress(module.dataloader(split), "evaluating", len(names), lambda batch: len(batch["target"]))
+    batches = progress(
+        module.dataloader(split), "evaluating", len(names) // processes.count(), lambda batch: len(batch["target"])
+    )
     found = run_evaluation(network, batches, names, device=place, precision=precision)
+    if not is_first_process():
+        return
     metrics = write_evaluation(found, folder)
     tell_skipped(found.skipped, folder)
     for name in ("top1", "top5", "balanced_accuracy", "ece"):
@@ -213,6 +220,7 @@ def predict(
     """
     from datamodules.image_files import list_images
     from datamodules.reading import printable
+    from vit import processes
     from vit.checkpoints.captioner import is_captioner
     from vit.checkpoints.load import load
     from vit.inference import choose_device, predict_batches, write_predictions
@@ -223,6 +231,7 @@ def predict(
                          overwrite=overwrite, seed=seed)  # fmt: skip
         return
     check_range("batch_size", batch_size, 1)
+    processes.join()
     place = choose_device(device)
     network = load(model)
     require_head(network, model)
@@ -232,7 +241,7 @@ def predict(
     batches = progress(
         dataset.loader(batch_size, num_workers, strict=strict),
         "predicting",
-        len(files),
+        len(files) // processes.count(),
         lambda b: len(b["index"]),
     )
     found = predict_batches(network, batches, device=place, precision=precision)
@@ -314,6 +323,7 @@ def explain(
     """
     given = dict(locals())
     from datamodules.image_files import list_images
+    from vit import processes
     from vit.checkpoints.captioner import is_captioner
     from vit.checkpoints.load import load
     from vit.inference import choose_device
@@ -340,6 +350,7 @@ def explain(
         raise UserError("--resume keeps what is there, and --overwrite does not.\nGive one of the two.")
     if scores is not None and not gallery:
         raise UserError("--scores are for the gallery.\nGive --gallery, too.")
+    processes.join()
     place = choose_device(device)
     network = load(model, image_size=pair(image_size))
     check_method(method, network, model, start_block, rollout)
@@ -367,10 +378,11 @@ def explain(
     prepared = prepared_for(network, crop=crop)
     skipped: dict[str, str] = {}
     with ExportLog(folder, fingerprint(network), options.facts(prepared), resume=resume) as log:
-        (folder / "skipped.csv").unlink(missing_ok=True)
-        if resume:
+        if is_first_process():
+            (folder / "skipped.csv").unlink(missing_ok=True)
+        if resume and is_first_process():
             remove_torn({(folder / path).parent for each in photographs for path in options.files(each.stem)})
-        places = remaining(photographs, folder, options, log)
+        places = processes.first(remaining(photographs, folder, options, log))
         left = [files[number] for number in places]
         dataset = image_files(left, prepared, photo_side=PHOTO_SIDE)
         steps = export_maps(
@@ -385,8 +397,9 @@ def explain(
             log=log,
             scores=measured,
         )
-        for _, unread in progress(steps, "explaining", len(left), lambda step: step[0]):
+        for _, unread in progress(steps, "explaining", len(left) // processes.count(), lambda step: step[0]):
             skipped |= unread
+    skipped = processes.merged(skipped)
     tell_skipped(skipped, folder)
     if len(skipped) == len(files):
         raise none_read(f"{len(files)} images", skipped)

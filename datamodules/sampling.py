@@ -10,6 +10,9 @@ A batch is a dict:
     index     int64 (B,), place in the dataset
     skipped   list of Skipped: files that could not be read, and are in none of the tensors
 B is smaller than the batch size where files were skipped, and 0 where all were.
+
+Several processes (torch.distributed) share one order: each gets as many batches as the others, its own part of each
+batch that a single process would have made of all their parts.
 """
 
 import logging
@@ -81,14 +84,29 @@ class EpochSampler(Sampler[Draw]):
 
     With `classes`, the class of each sample, training is balanced: see `balanced_order`.
 
-    `start` is how many samples the next iteration, and it alone, leaves out at its beginning: those of an epoch
-    that was stopped in its midst.
+    Of several processes each takes its `share` of that one order: together they draw what a single process would.
+
+    `start` is how many samples of its own the next iteration, and it alone, leaves out at its beginning: those of an
+    epoch that was stopped in its midst.
+
+    Args:
+        batch_size: samples a batch of one process.
+        process: (which of how many) processes this is.
     """
 
     def __init__(
-        self, length: int, *, seed: int = 0, shuffle: bool = False, classes: Sequence[int] | None = None
+        self,
+        length: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = False,
+        classes: Sequence[int] | None = None,
+        batch_size: int = 1,
+        process: tuple[int, int] = (0, 1),
     ) -> None:
         self.length = length
+        self.batches = -(-length // (batch_size * process[1]))  # an epoch, of every process
+        self.share = share(length, batch_size, *process)
         self.seed = seed
         self.shuffle = shuffle
         self.classes = None if classes is None else np.asarray(classes)
@@ -100,7 +118,7 @@ class EpochSampler(Sampler[Draw]):
         self.epoch = epoch if self.shuffle else 0
 
     def __len__(self) -> int:
-        return self.length
+        return len(self.share)
 
     def __iter__(self) -> Iterator[Draw]:
         epoch = self.epoch
@@ -111,8 +129,18 @@ class EpochSampler(Sampler[Draw]):
             order = np.random.default_rng(np.random.SeedSequence((self.seed, epoch))).permutation(self.length)
         else:
             order = np.arange(self.length)
-        order, repeats, self.start = order[self.start :], repeats[self.start :], 0
+        own, self.start = self.share[self.start :], 0
+        order, repeats = order[own], repeats[own]
         return (Draw(epoch, index, repeat) for index, repeat in zip(order.tolist(), repeats.tolist(), strict=True))
+
+
+def share(length: int, batch_size: int, process: int, processes: int) -> np.ndarray:
+    """Which places of an order are those of one process: of every batch_size * processes in a row the `process`-th
+    part; what is left at the end is dealt out as evenly as it goes, so that no sample is given twice or left out."""
+    step = batch_size * processes
+    whole = length // step * step
+    parts = np.arange(whole).reshape(-1, processes, batch_size)[:, process].ravel()
+    return np.concatenate([parts, np.array_split(np.arange(whole, length), processes)[process]])
 
 
 def balanced_order(classes: np.ndarray, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -193,6 +221,10 @@ class SampleLoader(DataLoader):
         self._start = self._given = 0  # batches left out at the next epoch's beginning; given in the present one
         super().__init__(dataset, **keywords)
 
+    def __len__(self) -> int:
+        assert isinstance(self.sampler, EpochSampler)
+        return self.sampler.batches
+
     def state_dict(self) -> dict[str, int]:
         """How many batches of the present epoch were given: 0 between epochs."""
         return {"batches": self._given % len(self)}
@@ -211,6 +243,9 @@ class SampleLoader(DataLoader):
             for batch in batches:
                 self._given += 1
                 yield self._checked(batch)
+            while self._given < len(self):  # at the end of an epoch there may be nothing left for this process
+                self._given += 1
+                yield self._checked(self.collate_fn([]))
         except Exception as error:
             self._iterator = None
             _kill_workers(batches)
@@ -267,12 +302,20 @@ def sample_loader(
         dataset,
         strict=strict,
         batch_size=batch_size,
-        sampler=EpochSampler(length, seed=seed, shuffle=shuffle, classes=classes),
+        sampler=EpochSampler(
+            length, seed=seed, shuffle=shuffle, classes=classes, batch_size=batch_size, process=this_process()
+        ),
         collate_fn=partial(collate, empty=empty),
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # otherwise each iteration draws from the global generator
         **parallel,
     )
+
+
+def this_process() -> tuple[int, int]:
+    """(Which of how many) processes that work together this is."""
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if together else (0, 1)
 
 
 def reading_processes(num_workers: int) -> int:

@@ -21,13 +21,15 @@ ROOMS = {
     "vit.options": {"vit.foundation"},
     "vit.commandline": {"vit.foundation", "vit.options"},
     "vit.terminal": {"vit.foundation"},
+    "vit.processes": set(),
     "vit.layers": set(),
     "vit.models": {"vit.foundation", "vit.layers"},
-    "vit.inference": {"vit.foundation", "vit.layers", "vit.models"},
+    "vit.inference": {"vit.foundation", "vit.processes", "vit.layers", "vit.models"},
     "vit.checkpoints": {"vit.foundation", "vit.layers", "vit.models"},
-    "vit.saliency": {"vit.foundation", "vit.layers", "vit.models", "vit.inference"},
+    "vit.saliency": {"vit.foundation", "vit.processes", "vit.layers", "vit.models", "vit.inference"},
     "vit.training": {
-        *("vit.foundation", "vit.layers", "vit.models", "vit.inference", "vit.checkpoints", "vit.saliency"),
+        *("vit.foundation", "vit.processes", "vit.layers", "vit.models", "vit.inference", "vit.checkpoints"),
+        "vit.saliency",
     },
     "datamodules": {"vit.foundation"},
 }

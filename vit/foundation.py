@@ -35,6 +35,12 @@ def none_read(what: str, skipped: Mapping[str, str]) -> UserError:
     return UserError(f"None of the {what} could be read.{first}")
 
 
+def is_first_process() -> bool:
+    """Whether this is the one that writes files and tells the user, of the processes that torchrun, srun or Lightning
+    started together; always, where there is only one."""
+    return not any(int(os.environ.get(name) or 0) for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
 @contextmanager
 def atomic_write(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on a clean exit that file takes the name `path`, whole.
@@ -63,8 +69,13 @@ def atomic_write(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator
 
 
 def claim_folder(folder: str | os.PathLike[str], *, overwrite: bool = False, resume: bool = False) -> Path:
-    """Makes `folder`, or raises UserError when it already holds something and neither flag is set."""
+    """Makes `folder`, or raises UserError when it already holds something and neither flag is set.
+
+    Of several processes the first does, and may have begun to fill it when the others come.
+    """
     folder = Path(folder)
+    if not is_first_process():
+        return folder
     if folder.is_dir() and any(folder.iterdir()) and not (overwrite or resume):
         raise UserError(
             f"The output folder {folder} already holds files.\nGive another folder, or --overwrite to write over them."

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vit import processes
 from vit.foundation import UserError, atomic_write
 from vit.models.classifier import Classifier
 
@@ -85,6 +86,8 @@ def write_predictions(
 ) -> dict[str, str]:
     """Writes a CSV of image, label, probability, label_2, probability_2 ... as the batches come.
 
+    Several processes, each with batches of its own, write one file, when all of them are done.
+
     Args:
         found: as `predict_batches` gives it.
         names: of the images, by index.
@@ -95,14 +98,27 @@ def write_predictions(
     """
     topk = min(max(topk, 1), len(labels))
     skipped: dict[str, str] = {}
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        later = [f"{column}_{n}" for n in range(2, topk + 1) for column in ("label", "probability")]
-        rows.writerow(["image", "label", "probability", *later])
+
+    def rows() -> Iterator[tuple[int, list[str]]]:
         for batch, probabilities in found:
             skipped.update(batch["skipped"])
             for index, row in zip(batch["index"].tolist(), probabilities, strict=True):
                 best = row.topk(topk)
                 pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-                rows.writerow([names[index], *(cell for c, p in pairs for cell in (labels[c], f"{p:.6f}"))])
-    return skipped
+                yield index, [names[index], *(cell for c, p in pairs for cell in (labels[c], f"{p:.6f}"))]
+
+    if processes.count() == 1:
+        _write_rows(path, topk, rows())
+        return skipped
+    merged = sorted(row for each in processes.gathered(list(rows())) for row in each)
+    if processes.rank() == 0:
+        _write_rows(path, topk, merged)
+    return processes.merged(skipped)
+
+
+def _write_rows(path: Path, topk: int, found: Iterable[tuple[int, list[str]]]) -> None:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        later = [f"{column}_{n}" for n in range(2, topk + 1) for column in ("label", "probability")]
+        rows.writerow(["image", "label", "probability", *later])
+        rows.writerows(row for _, row in found)

@@ -260,6 +260,9 @@ class TrainerOptions:
             room for larger batches.
         compile: compile the model by torch.compile, which takes a minute at the start.
         checkpoint_minutes: at most so much work is done again when the run is killed and resumed.
+        devices: processes on each machine, one a GPU; each takes batches of data.batch_size of its own.
+        num_nodes: machines; torchrun or srun starts the processes then.
+        strategy: how the processes work together; auto takes ddp where there are several.
         skip_bad_steps: steps in a row that are left out when their loss or gradient is not finite; one more ends it.
     """
 
@@ -271,6 +274,9 @@ class TrainerOptions:
     activation_checkpointing: bool = False
     compile: bool = False
     checkpoint_minutes: float = 5.0
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: Literal["auto", "ddp"] = "auto"
     skip_bad_steps: int = 0
 
     def __post_init__(self) -> None:
@@ -279,6 +285,8 @@ class TrainerOptions:
         if self.max_time is not None:
             seconds(self.max_time)
         check_range("trainer.accumulate", self.accumulate, 1)
+        check_range("trainer.devices", self.devices, 1)
+        check_range("trainer.num_nodes", self.num_nodes, 1)
         check_range("trainer.checkpoint_minutes", self.checkpoint_minutes, 0)
         check_range("trainer.skip_bad_steps", self.skip_bad_steps, 0)
 

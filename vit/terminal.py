@@ -6,20 +6,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from vit.foundation import atomic_write
+from vit.foundation import atomic_write, is_first_process
 
 T = TypeVar("T")
 
 
 def say(*lines: str) -> None:
-    """Tells the user, on the error stream: the output stream is for results."""
-    for line in lines:
+    """Tells the user, on the error stream: the output stream is for results. Of several processes the first does."""
+    for line in lines if is_first_process() else ():
         print(line, file=sys.stderr)
 
 
 def tell_skipped(skipped: dict[str, str], folder: Path) -> None:
     """Counts the images that could not be read, and lists them in skipped.csv."""
-    if not skipped:
+    if not skipped or not is_first_process():
         return
     with (
         atomic_write(folder / "skipped.csv") as temporary,
@@ -44,7 +44,8 @@ def progress(items: Iterable[T], what: str, total: int, advance: Callable[[T], i
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    quiet = not console.is_terminal or not is_first_process()
+    with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
         line = bar.add_task(what, total=total)
         for item in items:
             yield item

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vit.foundation import UserError
+from vit.foundation import UserError, is_first_process
 from vit.options import Device, ModelOptions, OptimOptions, PretrainOptions, TrainerOptions, TrainingDataOptions
 from vit.terminal import say
 from wiring.data import data_module, describe_data
@@ -54,7 +54,7 @@ def pretrain_encoder(
         guesser,
         pool=network.pool,
         preprocessing=network.preprocessing,
-        pictures=folder / PICTURES,
+        pictures=folder / PICTURES if is_first_process() else None,
         every=options.pictures_every,
         seed=seed,
         names=module.names("train"),

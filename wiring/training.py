@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vit.foundation import UserError, atomic_write, claim_folder
+from vit.foundation import UserError, atomic_write, claim_folder, is_first_process
 from vit.options import Device, ModelOptions, OptimOptions, TrainerOptions, TrainingDataOptions, seconds
 from vit.terminal import print_tables, say, tell_skipped
 from wiring.data import data_module, describe_data
@@ -109,8 +109,9 @@ def fit_head(network: Classifier, module: Any, root: str) -> list[str]:
 def open_run(run: Path, config: str, *, overwrite: bool, resume: bool) -> Path:
     """Makes the run folder, with the options in it as config.yaml."""
     folder = claim_folder(run, overwrite=overwrite, resume=resume)
-    with atomic_write(folder / "config.yaml") as temporary:
-        temporary.write_text(config, encoding="utf-8")
+    if is_first_process():
+        with atomic_write(folder / "config.yaml") as temporary:
+            temporary.write_text(config, encoding="utf-8")
     return folder
 
 

@@ -163,7 +163,8 @@ def export_maps(
     """Explains the batches and writes the files of each photograph; then, of all that are done, index.csv,
     contact_sheet.png of the first ones and, where asked for, gallery.html.
 
-    A generator: it works as it is iterated, a batch a step.
+    A generator: it works as it is iterated, a batch a step. Of several processes each explains batches of its own,
+    and the first writes what is of all.
 
     Args:
         batches: dicts of image, photo, size, index and skipped.
@@ -198,6 +199,9 @@ def export_maps(
                 finish(WAITING_DRAWINGS)
             yield len(batch["index"]), dict(batch["skipped"])
         finish(0)
+        log.collect()
+        if log.part:
+            return
         _write_index(out / "index.csv", log, stems)
         _write_sheet(out, log, stems, pictures)
         if options.gallery:

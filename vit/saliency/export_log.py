@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from vit import processes
 from vit.foundation import UserError
 from vit.models.classifier import Classifier
 
@@ -25,6 +26,9 @@ class ExportLog:
 
     Lines are appended and handed to the system at once, never changed. A torn last line, of a process that was
     killed, is dropped; of two lines of one stem the later counts. Only the places of the rows are held in memory.
+
+    Several processes have a log each, export.1.jsonl and so on beside the first one's, which takes them in at the end,
+    or when an export that was killed goes on.
     """
 
     def __init__(self, folder: Path, model: str, options: Mapping[str, Any], *, resume: bool) -> None:
@@ -37,13 +41,18 @@ class ExportLog:
         Raises:
             UserError: when the folder's maps are of another model or other options, or nothing says what they are of.
         """
-        path = folder / LOG
+        self.part = processes.rank()
+        if self.part:
+            processes.gathered(None)  # the first process has taken in the logs that were there
+            resume = False
+        path = folder / (f"export.{self.part}.jsonl" if self.part else LOG)
         if resume and not path.exists() and any(folder.iterdir()):
             raise UserError(
                 f"{folder} holds files, but no {LOG} that says what they are of, so there is nothing to resume.\n"
                 "Give another folder, or --overwrite."
             )
         header = json.loads(json.dumps({"format": FORMAT, "model": model, "options": options}))
+        self._header = header
         self._places: dict[str, int] = {}
         end = self._read(path, header) if resume and path.exists() else 0
         self._file = path.open("r+b" if end else "wb")
@@ -51,6 +60,9 @@ class ExportLog:
         self._file.seek(end)
         if not end:
             self._append(header)
+        if not self.part:
+            self._take_in_others(keep=resume)
+            processes.gathered(None)
 
     def __enter__(self) -> "ExportLog":
         return self
@@ -67,6 +79,23 @@ class ExportLog:
         """Says that the files of a map are written; `row` has plain values."""
         self._places[str(stem)] = self._file.tell()
         self._append([str(stem), row])
+
+    def collect(self) -> None:
+        """Takes the rows of all processes into the first one's log; all of them must call this, when they are done."""
+        processes.gathered(None)
+        if not self.part:
+            self._take_in_others(keep=True)
+
+    def _take_in_others(self, *, keep: bool) -> None:
+        for path in sorted(Path(self._file.name).parent.glob("export.[0-9]*.jsonl")):
+            with path.open("rb") as file:
+                lines = (_parsed(line) for line in file)
+                if keep and (header := next(lines, None)) is not None:
+                    _compare(path.parent, header, self._header)
+                    for line in lines:
+                        if line is not None:
+                            self.add(Path(line[0]), line[1])
+            path.unlink()
 
     def rows(self, stems: Iterable[Path]) -> Iterator[tuple[Path, list[Any]]]:
         """The stems that are done with their rows, in the order of `stems`, one in memory at a time."""

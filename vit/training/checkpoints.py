@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from vit import processes
 from vit.checkpoints.card import Training
 from vit.checkpoints.folder import sha256
 from vit.foundation import UserError, atomic_write
@@ -25,7 +26,8 @@ class CheckpointWriter(L.Callback):
     Which is the best the task's `judge` says, and the task writes its model folder. After an epoch, last.ckpt is
     written after all else: it knows of a best epoch only when that epoch's files are there, and a run that is killed
     before does the rest of the epoch again. Within an epoch it is written at optimizer steps only, where no gradient
-    is half added up. Validation is done again as a whole.
+    is half added up. Validation is done again as a whole. Of several processes the first writes, when one of them is
+    due or asked to stop.
 
     Args:
         run: the run folder.
@@ -75,6 +77,7 @@ class CheckpointWriter(L.Callback):
         self._save_if_due(trainer)
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self.stop.share()
         if self.stop.asked:
             self._save_if_due(trainer)
 
@@ -90,9 +93,11 @@ class CheckpointWriter(L.Callback):
         score, self.last_value = task.judge.score(metrics), float(metrics[task.judge.metric])
         if is_best := score > self.best:
             self.best, self.best_value, self.best_epoch = score, self.last_value, trainer.current_epoch
-            task.write_model(self.run / "model", self._told(trainer, task))
+            if trainer.is_global_zero:
+                task.write_model(self.run / "model", self._told(trainer, task))
         for name in ("best.ckpt", "last.ckpt") if is_best else ("last.ckpt",):
             self._save(trainer, name)
+        self.stop.share()
         if self.stop.asked:
             self.stop.stop()
 
@@ -102,13 +107,19 @@ class CheckpointWriter(L.Callback):
         return self.about and replace(self.about, metrics=metrics, epoch=trainer.current_epoch + 1)
 
     def _save_if_due(self, trainer: L.Trainer) -> None:
-        if self.stop.asked or time.monotonic() - self._saved_at >= self.seconds:
+        self.stop.share()
+        overdue = processes.largest(time.monotonic() - self._saved_at - self.seconds)[0]
+        if self.stop.asked or overdue >= 0:
             self._save(trainer, "last.ckpt")
         if self.stop.asked:
             self.stop.stop()
 
     def _save(self, trainer: L.Trainer, name: str) -> None:
         path = self.run / "checkpoints" / name
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint(path)  # gives its part to the first process, which alone writes
+            self._saved_at = time.monotonic()
+            return
         with atomic_write(path) as temporary:
             trainer.save_checkpoint(temporary)
             verify(temporary)

@@ -17,6 +17,7 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
+from vit import processes
 from vit.foundation import atomic_write, none_read
 from vit.inference import predict_batches
 from vit.models.classifier import Classifier
@@ -85,15 +86,21 @@ def evaluate(
     Raises:
         UserError: when no image could be read.
     """
-    probabilities, targets, found, skipped = [], [], [], {}
+    probabilities, targets, places, skipped = [], [], [], {}
     for batch, probability in predict_batches(model, batches, device=device, precision=precision):
         skipped.update(batch["skipped"])
         probabilities.append(probability)
         targets.append(batch["target"])
-        found += [names[index] for index in batch["index"].tolist()]
-    if not found:
+        places.append(batch["index"])
+    parts = processes.gathered((probabilities, targets, places))  # of each process its share
+    skipped = processes.merged(skipped)
+    columns = [[batch for part in column for batch in part] for column in zip(*parts, strict=True)]
+    if not sum(map(len, columns[2])):
         raise none_read(f"{len(names)} images", skipped)
-    return Evaluation(torch.cat(probabilities), torch.cat(targets), found, model.labels, skipped)
+    whole = [torch.cat(column) for column in columns]
+    order = whole[2].argsort()
+    found = [names[index] for index in whole[2][order].tolist()]
+    return Evaluation(whole[0][order], whole[1][order], found, model.labels, skipped)
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> dict[str, Any]:

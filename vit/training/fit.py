@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from vit.checkpoints.card import Training
 from vit.checkpoints.read import weights_only_enforced
+from vit.foundation import is_first_process
 from vit.inference import choose_device, choose_precision
 from vit.training.callbacks import MetricsFile, TrainingProgress
 from vit.training.checkpoints import CheckpointWriter
@@ -63,6 +64,9 @@ def fit(
     activation_checkpointing: bool = False,
     compile: bool = False,
     checkpoint_minutes: float = 5.0,
+    devices: int = 1,
+    num_nodes: int = 1,
+    strategy: str = "auto",
     device: str = "auto",
     resume: bool = False,
     about: Training | None = None,
@@ -81,6 +85,7 @@ def fit(
         activation_checkpointing: blocks are computed again for their gradients, see `Encoder`.
         compile: the forward pass of training is compiled by torch.compile.
         checkpoint_minutes: most time between two checkpoints.
+        devices, num_nodes, strategy: see Lightning's Trainer; each process has batches of its own.
         resume: goes on from the last good checkpoint.
         about: what the model card tells of the data.
         profile: measures where the time goes.
@@ -90,8 +95,11 @@ def fit(
         KeyboardInterrupt: by an interrupt; SystemExit, with code 143, by SIGTERM. The run is saved before.
     """
     last = last_checkpoint(run) if resume else None
-    for half in (run / "checkpoints").glob(".*"):  # what a kill left in the midst of being written
-        half.unlink()
+    callbacks: list[L.Callback] = []
+    if is_first_process():  # it writes, and tells the user
+        callbacks += [MetricsFile(run / "metrics.csv", every=STEPS_A_ROW), TrainingProgress()]
+        for half in (run / "checkpoints").glob(".*"):  # what a kill left in the midst of being written
+            half.unlink()
     task.model.encoder.activation_checkpointing = activation_checkpointing
     if compile:
         task.model.compile()
@@ -100,7 +108,7 @@ def fit(
     writer = CheckpointWriter(run, minutes=checkpoint_minutes, stop=stop, about=about)
     clock = RunClock(run / "times.csv", max_time)
     # In this order: the checkpoint counts the epoch's rows in, and the early stop goes by the writer's best epoch.
-    callbacks = [stop, MetricsFile(run / "metrics.csv", every=STEPS_A_ROW), TrainingProgress(), clock, writer]
+    callbacks = [stop, *callbacks, clock, writer]
     if max_time is not None:
         task.expected_steps = clock.steps_at_this_pace
     if patience:
@@ -109,9 +117,12 @@ def fit(
     # Lightning's own notices (devices, tips, folders that are there) would bury what the user waits for.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view")  # of tokens that are expanded; harmless
     trainer = L.Trainer(
         accelerator="gpu" if device == "cuda" else device,
-        devices=1,
+        devices=devices,
+        num_nodes=num_nodes,
+        strategy=strategy,
         precision="bf16-mixed" if arithmetic == "bf16" else "32-true",
         max_epochs=-1 if max_time is not None else max_epochs,
         accumulate_grad_batches=accumulate,
@@ -133,7 +144,8 @@ def fit(
         sys.exit(128 + signal.SIGTERM)
     except SystemExit:  # what Lightning makes of an interrupt
         raise KeyboardInterrupt from None
-    draw_curves(run / "metrics.csv", run / "curves.png")
+    if trainer.is_global_zero:
+        draw_curves(run / "metrics.csv", run / "curves.png")
     return FitResult(
         writer.best_value,
         writer.best_epoch + 1,

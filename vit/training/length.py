@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 
+from vit import processes
 from vit.foundation import atomic_write
 from vit.training.checkpoints import CheckpointWriter
 
@@ -32,6 +33,7 @@ class RunClock(L.Callback):
         self._began = time.perf_counter()
         self._images, self._epoch_began = 0, 0.0
         self._validation_began = self._validation = 0.0
+        self._agreed = [0.0, 0.0]
 
     @property
     def spent(self) -> float:
@@ -40,9 +42,13 @@ class RunClock(L.Callback):
 
     @property
     def share(self) -> float:
-        """How much of the time to train in is spent, 0 to 1."""
+        """How much of the time to train in is spent, 0 to 1: the same in all processes, as of the present step."""
         assert self.budget is not None
-        return min(1.0, self.spent / max(self.budget - self._validation, 1e-9))
+        return min(1.0, self._agreed[0] / max(self.budget - self._agreed[1], 1e-9))
+
+    def _agree(self) -> None:
+        if self.budget is not None:
+            self._agreed = processes.largest(self.spent, self._validation)
 
     def steps_at_this_pace(self, step: int) -> float:
         """How many steps the whole run will have, when it goes on as it went up to step `step`.
@@ -66,10 +72,13 @@ class RunClock(L.Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         self._images, self._epoch_began = 0, self.spent
 
+    def on_before_optimizer_step(self, trainer: L.Trainer, *_: Any) -> None:
+        self._agree()  # the schedule asks right behind the step
+
     def on_train_batch_end(
         self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._images += len(batch["image"])
+        self._images += len(batch["image"]) * trainer.world_size
         done = batch_idx + 1
         # After the last batch comes the validation anyway.
         if done % trainer.accumulate_grad_batches == 0 and done < trainer.num_training_batches:
@@ -84,13 +93,18 @@ class RunClock(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         training = self.spent - self._epoch_began - self._validation
         self.rows.append((trainer.current_epoch + 1, self.spent, self._images / max(training, 1e-9)))
+        if trainer.is_global_zero:
+            self._write()
+        self._stop_if_spent(trainer)
+
+    def _write(self) -> None:
         with atomic_write(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, lineterminator="\n")
             rows.writerow(["epoch", "seconds", "images_per_second"])
             rows.writerows([epoch, f"{seconds:.2f}", f"{rate:.2f}"] for epoch, seconds, rate in self.rows)
-        self._stop_if_spent(trainer)
 
     def _stop_if_spent(self, trainer: L.Trainer) -> None:
+        self._agree()
         if self.budget is not None and self.share >= 1:
             trainer.should_stop = True
 

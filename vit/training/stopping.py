@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 import lightning as L
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from vit import processes
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -35,6 +37,11 @@ class StopRequest(L.Callback):
         self.signal = signal.Signals(number)
         # Not through a rich console: the main thread may hold its lock at this moment.
         os.write(2, b"\nStopping: the run is saved after the present step. Once more stops at once, without.\n")
+
+    def share(self) -> None:
+        """Asks every process to stop where one of them was asked; all of them must call this."""
+        number = int(processes.largest(self.signal or 0)[0])
+        self.signal = signal.Signals(number) if number else None
 
     def stop(self) -> NoReturn:
         """Ends the run as its signal would have.

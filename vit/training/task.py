@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torchmetrics import MeanMetric, Metric
 
+from vit import processes
 from vit.checkpoints.card import Training
 from vit.foundation import UserError, none_read
 from vit.models.captioner import Captioner
@@ -125,18 +126,39 @@ class TrainingTask(L.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
         self.skipped.update(batch["skipped"])
-        if len(batch["image"]) == 0:  # nothing in the batch could be read
+        alone = processes.count() == 1
+        if alone and len(batch["image"]) == 0:  # nothing in the batch could be read
             return None
-        loss, count = self.loss(batch)
+        loss, count = self.loss(batch) if len(batch["image"]) else self._nothing(batch)
         if self.names:
             self._step_names += [self.names[index] for index in batch["index"].tolist()]
-        if not loss.isfinite():
-            self._bad_step("loss", loss)
+        whole = loss.detach()
+        if not alone:
+            summed, total = processes.total(float(whole) * count, count)
+            if not total:
+                return None
+            whole = torch.tensor(summed / total)
+            # The gradients of the processes are averaged; it is the mean over all samples that is wanted.
+            loss = loss * (count * processes.count() / total)
+        if not whole.isfinite():
+            self._bad_step("loss", whole)
             return loss  # its gradient is left out, too
-        self.train_loss.update(loss.detach(), weight=count)
-        self.log("train_loss_step", loss, batch_size=len(batch["image"]))
-        self.log("lr", self.trainer.optimizers[0].param_groups[-1]["lr"], batch_size=len(batch["image"]))
+        self.train_loss.update(loss.detach() if alone else whole, weight=count)
+        self.log("train_loss_step", whole, batch_size=1)
+        self.log("lr", self.trainer.optimizers[0].param_groups[-1]["lr"], batch_size=1)
         return loss
+
+    def _nothing(self, batch: dict[str, Any]) -> tuple[Tensor, int]:
+        """A loss without a gradient, for a process that has no images where others have some: all of them must go
+        through the model."""
+        stand_in = {
+            name: value.new_zeros(1, *value.shape[1:]) if isinstance(value, Tensor) else value
+            for name, value in batch.items()
+        }
+        before = running.states(self.running_metrics())
+        loss, _ = self.loss(stand_in)
+        running.restore(self.running_metrics(), before)
+        return loss * 0, 0
 
     def update_val_loss(self, loss: Tensor, count: int) -> None:
         """Counts the loss of a validation batch in, the mean of so many.
@@ -151,7 +173,7 @@ class TrainingTask(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         # Validation comes before the end of the epoch, so that no checkpoint of such an epoch is written.
         for what, metric in (("training", self.train_loss), ("validation", self.val_loss)):
-            if not metric.update_called:
+            if not processes.largest(metric.update_called)[0]:
                 raise none_read(f"{what} images", self.skipped)
         for name, total in self.epoch_metrics().items():
             self.log(name, total.compute())
@@ -184,7 +206,8 @@ class TrainingTask(L.LightningModule):
     def _bad_step(self, what: str, value: Tensor) -> None:
         """Ends the run before weights that are lost, or soon will be, take the place of a good checkpoint."""
         if self.bad_in_a_row >= self.skip_bad_steps:
-            raise self._diverged(what, value, self._step_names)
+            names = [name for each in processes.gathered(self._step_names) for name in each]
+            raise self._diverged(what, value, names)
 
     def _diverged(self, what: str, value: Tensor, names: Sequence[str]) -> UserError:
         more = f" and {len(names) - 12} more" if len(names) > 12 else ""
@@ -197,17 +220,21 @@ class TrainingTask(L.LightningModule):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.skipped = processes.merged(self.skipped)
         checkpoint["running"] = {
-            "metrics": running.states(self.running_metrics()),
+            "metrics": processes.gathered(running.states(self.running_metrics())),  # each process adds up its own
             "skipped": dict(self.skipped),
             "bad_steps": [self.bad_steps, self.bad_in_a_row],
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint["running"]
-        running.restore(self.running_metrics(), saved["metrics"])
+        running.restore(self.running_metrics(), saved["metrics"][processes.rank()])
         self.skipped = dict(saved["skipped"])
         self.bad_steps, self.bad_in_a_row = saved["bad_steps"]
+
+    def on_train_end(self) -> None:
+        self.skipped = processes.merged(self.skipped)
 
     def running_metrics(self) -> dict[str, Metric]:
         """What is added up in training, and kept in checkpoints."""

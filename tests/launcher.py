@@ -1,0 +1,56 @@
+"""Starts a function in several processes that work together, as torchrun would, but without importing all anew."""
+
+import multiprocessing
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def launch(function: Callable[..., Any], *arguments: Any, log: Path, count: int = 2, timeout: float = 120) -> list[int]:
+    """Calls function(*arguments) in forked processes, whose output goes to log.0, log.1 ...; returns their exit codes,
+    which a function may return.
+
+    When one fails the others are ended, as torchrun does.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    processes = [
+        context.Process(target=_run, args=(rank, count, port, log, function, arguments)) for rank in range(count)
+    ]
+    for process in processes:
+        process.start()
+    waiting = {process.sentinel: process for process in processes}
+    while waiting:
+        done = multiprocessing.connection.wait(list(waiting), timeout=timeout)
+        for sentinel in done:
+            waiting.pop(sentinel).join()  # type: ignore[call-overload]
+        if not done or any(process.exitcode for process in processes):
+            for process in waiting.values():
+                process.kill()
+    return [process.exitcode if process.exitcode is not None else -1 for process in processes]
+
+
+def _run(rank: int, count: int, port: int, log: Path, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "test",
+    }  # fmt: skip
+    output = os.open(f"{log}.{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1, closefd=False)
+    try:
+        code = function(*arguments)
+    except SystemExit as exit_:
+        code = exit_.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    os._exit(code if isinstance(code, int) else 0)

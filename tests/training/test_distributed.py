@@ -1,0 +1,138 @@
+"""Two processes over gloo are one process with batches of twice the size: the same losses, every sample once."""
+
+import csv
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from tests.launcher import launch
+from tests.training.noise import Noise, noise_task
+from vit import processes
+from vit.training import checkpoints
+from vit.training import fit as fit_module
+from vit.training.classification import ClassificationTask
+from vit.training.fit import fit
+
+# 41 and 11 samples: with 8 a step the last step has one sample, and one process has none; 11 leave 3 for two.
+TRAIN, VAL, BATCH = 41, 11, 8
+EPOCHS = 2
+
+
+class Watched(ClassificationTask):
+    """Writes down which images each process validates; a process gets a signal where the test says so."""
+
+    seen: Path
+    signals: ClassVar[dict[int, tuple[int, signal.Signals]]] = {}  # process -> (in which batch, what)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        number = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
+        at, what = self.signals.get(processes.rank(), (-1, signal.SIGTERM))
+        if number == at:
+            os.kill(os.getpid(), what)
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        with (self.seen / f"seen.{processes.rank()}").open("a") as file:
+            file.writelines(f"{index}\n" for index in batch["index"].tolist())
+        super().validation_step(batch, batch_idx)
+
+
+def run(folder: Path, count: int, options: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """One run of `count` processes, in each of them."""
+    fit_module.draw_curves = lambda *paths: None  # type: ignore[assignment]
+    fit_module.STEPS_A_ROW = 1
+    checkpoints.verify = lambda path: None
+    folder.mkdir(exist_ok=True)
+    Watched.seen = folder
+    fit(
+        noise_task(Watched, warmup_epochs=1.0, seed=3), Noise(TRAIN, VAL, BATCH // count), folder, precision="fp32",
+        device="cpu", max_epochs=EPOCHS, devices=count, **options,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The run of one process, and that of two."""
+    home = tmp_path_factory.mktemp("runs")
+    assert launch(run, home / "one", 1, log=home / "log1", count=1) == [0], (home / "log1.0").read_text()
+    assert launch(run, home / "two", 2, log=home / "log2") == [0, 0], (home / "log2.0").read_text()
+    return home / "one", home / "two"
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)[
+        "state_dict"
+    ]
+    return found
+
+
+def test_two_processes_have_the_losses_of_one_with_the_doubled_batch(folders: tuple[Path, Path]) -> None:
+    one, two = map(rows, folders)
+    assert len(one) == len(two) == EPOCHS * 6 + EPOCHS
+    for expected, found in zip(one, two, strict=True):
+        assert expected.keys() == found.keys()
+        for name, value in expected.items():
+            assert bool(value) == bool(found[name])
+            assert not value or float(found[name]) == pytest.approx(float(value), abs=1e-5), name
+
+
+def test_and_the_weights(folders: tuple[Path, Path]) -> None:
+    one, two = map(weights, folders)
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-5)
+
+
+def test_every_sample_is_validated_once(folders: tuple[Path, Path]) -> None:
+    seen = [(folders[1] / f"seen.{rank}").read_text().split() for rank in range(2)]
+    assert sorted(map(int, seen[0] + seen[1])) == sorted([*range(VAL)] * EPOCHS)
+    assert len(set(seen[0]) & set(seen[1])) == 0
+
+
+def test_the_first_process_writes_and_the_other_says_nothing(folders: tuple[Path, Path]) -> None:
+    names = [{path.name for path in folder.rglob("*") if "events" not in path.name} for folder in folders]
+    assert names[1] == names[0] | {"seen.1"}
+    assert len(list(folders[1].rglob("events*"))) == 1
+    assert "epoch 2/2" in (folders[1].parent / "log2.0").read_text()
+    assert "epoch" not in (folders[1].parent / "log2.1").read_text()
+
+
+def same_run(found: Path, expected: Path) -> None:
+    assert (found / "metrics.csv").read_bytes() == (expected / "metrics.csv").read_bytes()
+    for name, value in weights(expected).items():
+        assert torch.equal(weights(found)[name], value), name
+
+
+def signalled(what: signal.Signals, *, process: int, batch: int, folder: Path) -> list[int]:
+    """The exit codes of a run of two that is saved at every step, one of whose processes gets a signal."""
+    Watched.signals = {process: (batch, what)}
+    try:
+        return launch(run, folder, 2, {"checkpoint_minutes": 0.0}, log=folder.parent / "stopped", timeout=60)
+    finally:
+        Watched.signals = {}
+
+
+@pytest.mark.parametrize(("what", "process"), [("SIGKILL", 1), ("SIGTERM", 0), ("SIGTERM", 1)])
+def test_a_run_of_two_that_was_stopped_goes_on_to_the_bit(
+    folders: tuple[Path, Path], tmp_path: Path, what: str, process: int
+) -> None:
+    codes = signalled(signal.Signals[what], process=process, batch=8, folder=tmp_path / "run")
+    # A signal to one of them stops both, when they have made the step; a killed one takes the other with it.
+    assert codes == [143, 143] if what == "SIGTERM" else codes[1] == -signal.SIGKILL
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == (9 if what == "SIGTERM" else 8)
+    codes = launch(run, tmp_path / "run", 2, {"resume": True}, log=tmp_path / "resumed")
+    assert codes == [0, 0], (tmp_path / "resumed.0").read_text()
+    assert (tmp_path / "run" / "metrics.csv").read_bytes() == (folders[1] / "metrics.csv").read_bytes()
+    for name, value in weights(folders[1]).items():
+        assert torch.equal(weights(tmp_path / "run")[name], value), name
