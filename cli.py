@@ -60,6 +60,7 @@ from wiring.explaining import (
 )
 from wiring.explaining_captions import CAPTION_OPTIONS, explain_captioner
 from wiring.explaining_text import TEXT_OPTIONS, explain_texts
+from wiring.folds import cross_validate
 from wiring.models import build_model, pair, prepared_for, require_head
 from wiring.pretraining import pretrain_encoder
 from wiring.training import train_classifier
@@ -79,6 +80,7 @@ def train(
     task: Task = "classify",
     seed: int = 0,
     limit: int | None = None,
+    folds: int | None = None,
     profile: bool = False,
     device: Device = "auto",
     overwrite: bool = False,
@@ -100,6 +102,7 @@ def train(
             (images with captions; the model says sentences).
         seed: everything random in the run follows from it.
         limit: take at most so many images of each split, for a quick look.
+        folds: cross-validate: train so often, each time validating another part of all images of train and val.
         profile: print where the time went.
         device: auto takes a GPU when there is one.
         overwrite: write into a run folder that already holds files.
@@ -111,7 +114,11 @@ def train(
         raise UserError("The settings --decoder.* are for --task caption.")
     if task != "pretrain" and pretrain != PretrainOptions():
         raise UserError("The settings --pretrain.* are for --task pretrain.")
-    if task == "pretrain":
+    if folds is not None:
+        if task != "classify":
+            raise UserError(f"--folds are for --task classify, not for {task}.")
+        cross_validate(data, model, optim, trainer, folds=folds, **options)
+    elif task == "pretrain":
         pretrain_encoder(data, model, optim, trainer, pretrain, **options)
     elif task == "caption":
         train_captioner(data, model, optim, trainer, decoder, **options)

@@ -70,24 +70,66 @@ def hold_out(records: Sequence[Record], base: Path, fraction: float, seed: int) 
     names of files below `base` and of groups: not from where the base lies nor in what order they are listed, and it
     hardly changes when images are added.
     """
-    labels: defaultdict[str, set[str]] = defaultdict(set)
-    sizes: Counter[str] = Counter()
-    names: dict[str, str] = {}
-    for record in records:
-        labels[record.unit].update(record.labels or ("",))
-        sizes[record.unit] += 1
-        names[record.unit] = record.group or os.path.relpath(record.path, base)
-    count = Counter(label for unit in labels.values() for label in unit)
-    classes: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    for unit, several in labels.items():  # a unit of several labels stands for its rarest
-        rarest = min(several, key=lambda label: (count[label], label))
-        classes[rarest][unit] = sizes[unit]
+    units = Units(records, base)
+    labels, sizes, names = units.labels, units.sizes, units.names
     held: set[str] = set()
-    for units in classes.values():
-        held |= _draw(units, names, fraction, seed)
-    for label in set(count) - {label for unit, several in labels.items() if unit not in held for label in several}:
+    for members in units.classes.values():
+        held |= _draw(members, names, fraction, seed)
+    every = {label for several in labels.values() for label in several}
+    for label in every - {label for unit, several in labels.items() if unit not in held for label in several}:
         held.remove(min((unit for unit in held if label in labels[unit]), key=lambda unit: (sizes[unit], names[unit])))
     return [one for one in records if one.unit not in held], [one for one in records if one.unit in held]
+
+
+class Units:
+    """What is held out as a whole: images, or groups of them.
+
+    Attributes:
+        labels: of all images of a unit; an empty text of one without any.
+        sizes: images of a unit.
+        names: of units, wherever the data lies.
+        classes: label -> {unit: its size}; a unit of several labels stands for its rarest.
+    """
+
+    def __init__(self, records: Sequence[Record], base: Path) -> None:
+        self.labels: defaultdict[str, set[str]] = defaultdict(set)
+        self.sizes: Counter[str] = Counter()
+        self.names: dict[str, str] = {}
+        for record in records:
+            self.labels[record.unit].update(record.labels or ("",))
+            self.sizes[record.unit] += 1
+            self.names[record.unit] = record.group or os.path.relpath(record.path, base)
+        count = Counter(label for several in self.labels.values() for label in several)
+        self.classes: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        for unit, several in self.labels.items():
+            rarest = min(several, key=lambda label: (count[label], label))
+            self.classes[rarest][unit] = self.sizes[unit]
+
+
+def deal(records: Sequence[Record], base: Path, count: int, seed: int) -> list[int]:
+    """In which of `count` parts each image is: of every label about as many in each, and groups together.
+
+    What follows from what is said of `hold_out` holds here, too.
+
+    Raises:
+        UserError: when the images of a label can't be in more than one part.
+    """
+    units = Units(records, base)
+    part_of: dict[str, int] = {}
+    whole = [0] * count
+    for label, members in sorted(units.classes.items()):
+        if len(members) < 2:
+            raise UserError(
+                f"{label} has only one image or group, so no fold could both learn and validate it.\n"
+                "Add to it, or leave it out."
+            )
+        own = [0] * count
+        for unit in sorted(members, key=lambda unit: _lot(units.names[unit], seed)):
+            part = min(range(count), key=lambda part: (own[part], whole[part], part))
+            part_of[unit] = part
+            own[part] += members[unit]
+            whole[part] += members[unit]
+    return [part_of[record.unit] for record in records]
 
 
 def split_class(paths: Iterable[str], base: Path, fraction: float, seed: int) -> tuple[list[str], list[str]]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.collection import Collection, Record, straddling
+from datamodules.collection import Collection, Record, deal, straddling
 from datamodules.image_files import find_images, has_image_suffix, is_ignored, refuse_heic
 from datamodules.manifest import collect_manifest, is_manifest
 from datamodules.photographs import PhotoDataset, Photographs
@@ -91,6 +91,19 @@ class ImageFolder(Photographs):
         _check_classes(found, self.labels, trained=labels is not None)
         self.multilabel, self.weighted, self.base = found.multilabel, found.weighted, found.base
         self.records = {split: _ordered(records, self.labels) for split, records in found.splits.items()}
+
+    def fold(self, number: int, count: int) -> None:
+        """Deals the photos of train and val into `count` parts, and validates on that of this number, counted from 1.
+
+        Raises:
+            UserError: when there are too few photos of a label, or too few for so many parts.
+        """
+        pool = _ordered(self.records["train"] + self.records["val"], self.labels)
+        parts = deal(pool, self.base, count, self.seed)
+        if len(set(parts)) < count:
+            raise UserError(f"There are too few images for {count} folds.\nTry fewer.")
+        self.records["val"] = [record for record, part in zip(pool, parts, strict=True) if part == number - 1]
+        self.records["train"] = [record for record, part in zip(pool, parts, strict=True) if part != number - 1]
 
     def limit(self, count: int) -> None:
         """Keeps at most so many photos of each split, spread evenly over its classes. The labels stay."""

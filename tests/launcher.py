@@ -6,15 +6,18 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
+
+GRACE = 10.0  # seconds that the others have when one has failed
 
 
 def launch(function: Callable[..., Any], *arguments: Any, log: Path, count: int = 2, timeout: float = 120) -> list[int]:
     """Calls function(*arguments) in forked processes, whose output goes to log.0, log.1 ...; returns their exit codes,
     which a function may return.
 
-    When one fails the others are ended, as torchrun does.
+    When one fails the others are ended a little later, as torchrun does.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -27,10 +30,10 @@ def launch(function: Callable[..., Any], *arguments: Any, log: Path, count: int 
         process.start()
     waiting = {process.sentinel: process for process in processes}
     while waiting:
-        done = multiprocessing.connection.wait(list(waiting), timeout=timeout)
-        for sentinel in done:
-            waiting.pop(sentinel).join()  # type: ignore[call-overload]
-        if not done or any(process.exitcode for process in processes):
+        done = connection.wait(list(waiting), timeout=GRACE if any(one.exitcode for one in processes) else timeout)
+        for process in [waiting.pop(sentinel) for sentinel in done]:  # type: ignore[call-overload]
+            process.join()
+        if not done:
             for process in waiting.values():
                 process.kill()
     return [process.exitcode if process.exitcode is not None else -1 for process in processes]

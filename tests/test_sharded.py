@@ -91,7 +91,7 @@ def test_explain_goes_on_after_a_kill_in_more_or_fewer_processes(home: Path) -> 
     (home / "two_killed" / "export.1.jsonl").write_text(header + "".join(rows[2:4]) + rows[4][:20])
     for path in ("index.csv", "contact_sheet.png"):
         (home / "two_killed" / path).unlink()
-    done = [home / "two_killed" / f"{stem}.png" for stem in ("a/00", "a/02", "a/06", "a/08")]
+    done = [home / "two_killed" / f"{stem}.png" for stem in ("val/a/00", "val/a/02", "val/a/06", "val/a/08")]
     before = [path.stat().st_mtime_ns for path in done]
     printed = vit(home, "explain model photos --method rollout --out two_killed --resume", count=2)
     assert "4 of 11 images had their maps already" in printed

@@ -86,7 +86,9 @@ def print_classes(per_class: dict[str, dict[str, float]]) -> None:
 
 
 def print_tables(tables: Iterable[tuple[str, Sequence[str], Sequence[Sequence[str]]]]) -> None:
-    """Tables, (title, columns, rows) each, on the output stream."""
+    """Tables, (title, columns, rows) each, on the output stream. Of several processes the first prints them."""
+    if not is_first_process():
+        return
     from rich.console import Console
     from rich.table import Table
 

@@ -26,12 +26,16 @@ def data_module(
     labels: tuple[str, ...] | None = None,
     labelled: bool = True,
     limit: int | None = None,
+    fold: tuple[int, int] | None = None,
 ) -> Any:
-    """The data module of `--data.root`, prepared for the model; with a limit, of at most so many images a split.
+    """The data module of `--data.root`, prepared for the model; with a limit, of at most so many images a split; with
+    a fold (which of how many), validating that part of all.
 
     Not labelled, folders count for nothing.
     """
     module = whole_data_module(options, model, seed=seed, labels=labels, labelled=labelled)
+    if fold is not None:
+        module.fold(*fold)
     if limit is not None:
         module.limit(limit)
     return module

@@ -33,17 +33,19 @@ def train_classifier(
     device: Device,
     overwrite: bool,
     resume: bool,
+    fold: tuple[int, int] | None = None,
 ) -> FitResult:
     """One run of classification, into its folder; tells how it went.
 
     Args:
         config: all options as YAML, for the run folder.
+        fold: validates this one of so many parts of the images, rather than the data's own val.
     """
     from vit.training.classification import ClassificationTask
 
     check_run(run, config, device=device, resume=resume)
     network, report = build_model(model, seed)
-    module = data_module(data, network, seed=seed, limit=limit)
+    module = data_module(data, network, seed=seed, limit=limit, fold=fold)
     report += fit_head(network, module, data.root)
     folder = open_run(run, config, overwrite=overwrite, resume=resume)
     say(*report)

@@ -122,7 +122,7 @@ def signalled(what: signal.Signals, *, process: int, batch: int, folder: Path) -
         Watched.signals = {}
 
 
-@pytest.mark.parametrize(("what", "process"), [("SIGKILL", 1), ("SIGTERM", 0), ("SIGTERM", 1)])
+@pytest.mark.parametrize(("what", "process"), [("SIGKILL", 1), ("SIGTERM", 1)])
 def test_a_run_of_two_that_was_stopped_goes_on_to_the_bit(
     folders: tuple[Path, Path], tmp_path: Path, what: str, process: int
 ) -> None:

@@ -1,0 +1,110 @@
+"""Cross-validation: a training run a fold, and what they come to together."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+from vit.foundation import UserError, atomic_write, is_first_process
+from vit.options import ModelOptions, OptimOptions, TrainerOptions, TrainingDataOptions
+from vit.terminal import print_tables, say
+from wiring.training import open_run, train_classifier
+
+if TYPE_CHECKING:
+    from vit.training.task import Judge
+
+SUMMARY = "folds.json"
+
+
+def cross_validate(
+    data: TrainingDataOptions,
+    model: ModelOptions,
+    optim: OptimOptions,
+    trainer: TrainerOptions,
+    *,
+    folds: int,
+    run: Path,
+    config: str,
+    overwrite: bool,
+    resume: bool,
+    **options: Any,
+) -> None:
+    """Trains as often as there are folds, each time validating another part of the images, in the folders fold_1 ...
+    of `run`; leaves folds.json there, and prints its table.
+
+    Args:
+        options: the rest, as `train_classifier` takes them.
+    """
+    from vit.training.classification import ClassificationTask
+    from vit.training.resume import refuse_changes
+
+    check_folds(folds, data, trainer)
+    if resume:
+        refuse_changes(run / "config.yaml", config)
+    folder = open_run(run, config, overwrite=overwrite, resume=resume)
+    done = _finished(folder) if resume else []
+    for number in range(len(done) + 1, folds + 1):
+        home = folder / f"fold_{number}"
+        say("", f"fold {number} of {folds}")
+        begun = resume and (home / "checkpoints" / "last.ckpt").is_file()
+        result = train_classifier(
+            data, model, optim, trainer, run=home, config=config, fold=(number, folds), resume=begun,
+            overwrite=overwrite or resume, **options,
+        )  # fmt: skip
+        done.append({"fold": number, "best": result.best, "best_epoch": result.best_epoch, "last": result.last,
+                     "epochs": result.epochs})  # fmt: skip
+        if is_first_process():
+            _write(folder / SUMMARY, done, ClassificationTask.judge)
+    print_tables([fold_table(done, ClassificationTask.judge)])
+    say(f"written to {folder}: {SUMMARY}, fold_1 to fold_{folds}")
+
+
+def check_folds(folds: int, data: TrainingDataOptions, trainer: TrainerOptions) -> None:
+    """Raises UserError for folds that can't be."""
+    if folds < 2:
+        raise UserError(f"--folds is {folds}; allowed are 2 or more.")
+    if data.root.startswith("birdscenes:"):
+        raise UserError("Generated scenes have no folds: there are as many new ones as one likes.\nLeave out --folds.")
+    if trainer.devices * trainer.num_nodes > 1 and "RANK" not in os.environ:
+        raise UserError(
+            "Folds in several processes need a launcher.\nStart `vit train` by torchrun, see docs/training.md."
+        )
+
+
+def _finished(folder: Path) -> list[dict[str, Any]]:
+    """The folds that a run has done before."""
+    path = folder / SUMMARY
+    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["folds"] if path.is_file() else []
+    return found
+
+
+def _write(path: Path, done: list[dict[str, Any]], judge: Judge) -> None:
+    summary = {"metric": judge.metric, "folds": done} | {
+        name: {"mean": mean, "std": spread} for name, (mean, spread) in _summarised(done).items()
+    }
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+
+
+def _summarised(done: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
+    """Mean and sample standard deviation over the folds."""
+    columns = {name: [float(row[name]) for row in done] for name in ("best", "last")}
+    return {name: (fmean(values), stdev(values) if len(values) > 1 else 0.0) for name, values in columns.items()}
+
+
+def fold_table(done: list[dict[str, Any]], judge: Judge) -> tuple[str, list[str], list[list[str]]]:
+    """Title, columns and rows: a row a fold, then their mean and spread."""
+    rows = [
+        [str(row["fold"]), judge.text(row["best"]), str(row["best_epoch"]), judge.text(row["last"]), str(row["epochs"])]
+        for row in done
+    ]
+    found = _summarised(done)
+    for name, place in (("mean", 0), ("spread", 1)):
+        rows.append([name, judge.text(found["best"][place]), "", judge.text(found["last"][place]), ""])
+    title = (
+        f"Validation {judge.name} of {len(done)} folds (spread: standard deviation; the best epoch is chosen by it):"
+    )
+    return title, ["fold", "best", "in epoch", "last", "epochs"], rows
