@@ -19,7 +19,7 @@ from vit.options import (
 from vit.terminal import say
 from wiring.data import describe_data
 from wiring.models import build_model, pair
-from wiring.training import check_run, open_run, run_task, tell_result
+from wiring.training import check_run, open_run, refuse_classification, run_task, tell_result
 
 if TYPE_CHECKING:
     from datamodules.vocabulary import Vocabulary
@@ -53,8 +53,7 @@ def train_captioner(
     """
     from vit.training.captioning import CaptioningTask
 
-    if optim.trained != "all":
-        raise UserError(f"--optim.trained is {optim.trained!r}, but a captioner has no head.\nLeave it out.")
+    refuse_classification(optim, takes="label_smoothing")
     check_run(run, config, device=device, resume=resume)
     network, module, report = build_captioner(data, model, decoder, seed, limit)
     if not module.names("val"):

@@ -10,7 +10,7 @@ from vit.options import Device, ModelOptions, OptimOptions, PretrainOptions, Tra
 from vit.terminal import say
 from wiring.data import data_module, describe_data
 from wiring.models import build_model
-from wiring.training import check_run, open_run, run_task, tell_result
+from wiring.training import check_run, open_run, refuse_classification, run_task, tell_result
 
 if TYPE_CHECKING:
     from vit.models.encoder import Encoder
@@ -66,14 +66,6 @@ def pretrain_encoder(
     tell_result(result, task.judge, folder)
     say(f"what it guesses: {folder / PICTURES}")
     return result
-
-
-def refuse_classification(optim: OptimOptions) -> None:
-    """Raises UserError for options that only classification has a use for."""
-    usual = OptimOptions().classification()
-    for name, value in optim.classification().items():
-        if value != usual[name]:
-            raise UserError(f"--optim.{name} is {value!r}, but there are no classes in this task.\nLeave it out.")
 
 
 def masked_model(options: PretrainOptions, encoder: Encoder) -> MaskedImageModel:

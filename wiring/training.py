@@ -108,6 +108,14 @@ def fit_head(network: Classifier, module: Any, root: str) -> list[str]:
     return [f"new head for {len(module.labels)} classes"]
 
 
+def refuse_classification(optim: OptimOptions, *, takes: str = "") -> None:
+    """Raises UserError for options that only classification has a use for, and, it may be, the one that is taken."""
+    usual = OptimOptions().classification()
+    for name, value in optim.classification().items():
+        if value != usual[name] and name != takes:
+            raise UserError(f"--optim.{name} is {value!r}, but there are no classes in this task.\nLeave it out.")
+
+
 def open_run(run: Path, config: str, *, overwrite: bool, resume: bool) -> Path:
     """Makes the run folder, with the options in it as config.yaml."""
     folder = claim_folder(run, overwrite=overwrite, resume=resume)

@@ -56,7 +56,7 @@ class CaptioningTask(TrainingTask):
             self.val_words.update(max(words_right(text, reference[1:]) for reference in references))
 
     def write_model(self, folder: Path, about: Training | None) -> None:
-        write_captioner(self.model, folder, about)
+        write_captioner(self.evaluated, folder, about)
 
     def epoch_metrics(self) -> dict[str, Metric]:
         return {**super().epoch_metrics(), "val_exact": self.val_exact, "val_words": self.val_words}
