@@ -5,11 +5,11 @@
     timm          what its train.py does on a processor: create_dataset, create_loader, create_optimizer_v2, its model
     bare          our model, loss, gradient, clipping and AdamW on one batch that stays in memory
 
-All have the same architecture (ViT-S/14 with layer scale), photographs, size, batch, reading processes, precision, label
-smoothing and strength of augmentation: random crops of 35 to 100% of the area, flips, colour jitter. A call trains an
-epoch of some hundred photographs; its first batches don't count, nor what comes after the last: no loader's start, no
-validation, no checkpoint. timm's loader is measured both ways, with its prefetcher, which train.py has by default, and
-without; the faster of the two is what ours is compared with.
+All have the same architecture (ViT-S/14 with layer scale), photographs, size, batch, reading processes, precision,
+label smoothing and strength of augmentation: random crops of 35 to 100% of the area, flips, colour jitter. A call
+trains an epoch of some hundred photographs; its first batches don't count, nor what comes after the last: no loader's
+start, no validation, no checkpoint. timm's loader is measured both ways, with its prefetcher, which train.py has by
+default, and without; the faster of the two is what ours is compared with.
 """
 
 import argparse
@@ -203,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Table]:
         classes = len(list((root / "train").iterdir()))
         calls = {
             "ours": ours(chosen, root, Path(name, "runs")),
-            # "ours, cache": ours(chosen, root, Path(name, "cached runs"), cache=str(Path(name, "cache"))),
+            "ours, cache": ours(chosen, root, Path(name, "cached runs"), cache=str(Path(name, "cache"))),
             "timm": theirs(chosen, root, prefetcher=False),
             "timm, prefetcher": theirs(chosen, root, prefetcher=True),
             "bare": bare(chosen, classes),

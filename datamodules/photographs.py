@@ -9,7 +9,8 @@ import lightning.pytorch as pl
 import torch
 from torch.utils.data import Dataset
 
-from datamodules.reading import UnreadableImage, printable, read_photo
+from datamodules.photo_cache import PhotoCache
+from datamodules.reading import Photo, UnreadableImage, printable, read_photo
 from datamodules.sampling import Draw, SampleLoader, Skipped, sample_loader
 from datamodules.transforms import EraseMode, Interpolation, Pipeline, ResizeMode, eval_transform, train_transform
 
@@ -18,8 +19,10 @@ class PhotoDataset(Dataset):
     """Photos of one split.
 
     An item is a dict of `image` float32 (3, h, w) and `index`, or Skipped for a file that can't be read. What is
-    random in the transform is a pure function of (seed, epoch, index).
+    random in the transform is a pure function of (seed, epoch, index). With a `cache`, photos are decoded once.
     """
+
+    cache: PhotoCache | None = None
 
     def __init__(self, paths: Sequence[str], transform: Pipeline, seed: int = 0) -> None:
         self.paths = [Path(path) for path in paths]
@@ -32,11 +35,27 @@ class PhotoDataset(Dataset):
     def __getitem__(self, draw: Draw | int) -> dict[str, Any] | Skipped:
         draw = draw if isinstance(draw, Draw) else Draw(0, draw)
         try:
-            photo = read_photo(self.paths[draw.index], min_size=self.transform.min_size)
+            photo = self._settled(self.paths[draw.index])
         except UnreadableImage as error:
             return Skipped(error.path, error.reason)
-        image = self.transform(photo.image, draw.key(self.seed))
+        image = self.transform.vary(photo.image, draw.key(self.seed))
         return {"image": image, "index": draw.index, "note": photo.note}
+
+    def _settled(self, path: Path) -> Photo:
+        """The photo after the fixed part of the transform."""
+
+        def make() -> Photo:
+            photo = read_photo(path, min_size=self.transform.min_size)
+            return photo._replace(image=self.transform.settle(photo.image))
+
+        if self.cache is None:
+            return make()
+        try:
+            status = path.stat()
+        except OSError:
+            return make()  # which says what is wrong
+        source = b"\0".join([os.fsencode(path), b"%d %d" % (status.st_size, status.st_mtime_ns)])
+        return self.cache.photo(source, self.transform.recipe, make)
 
 
 class Photographs(pl.LightningDataModule):
@@ -53,6 +72,7 @@ class Photographs(pl.LightningDataModule):
         crop_scale, hflip, color_jitter, auto_augment, erase, erase_mode: see `train_transform`.
         interpolation, resize_mode, crop_pct: see `eval_transform`.
         strict: stop at the first unreadable image, rather than list it in its batch.
+        cache: folder that keeps decoded photos, see `PhotoCache`; `cache_gb` is the most that it may hold.
         seed: what the split, the order and the augmentations follow from.
     """
 
@@ -75,6 +95,8 @@ class Photographs(pl.LightningDataModule):
         resize_mode: ResizeMode = "squash",
         crop_pct: float = 1.0,
         strict: bool = False,
+        cache: str | None = None,
+        cache_gb: float = 10.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -84,6 +106,7 @@ class Photographs(pl.LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.strict = strict
+        self.cache = PhotoCache(cache, cache_gb * 1e9) if cache else None
         self.seed = seed
         self.train_transform = train_transform(
             image_size, mean, std, crop_scale=crop_scale, hflip=hflip, color_jitter=color_jitter,
@@ -124,8 +147,10 @@ class Photographs(pl.LightningDataModule):
         return None
 
     def _loader(self, split: str, *, augment: bool = False) -> SampleLoader:
+        dataset = self.dataset(split, augment=augment)
+        dataset.cache = self.cache
         return sample_loader(
-            self.dataset(split, augment=augment), self.empty_batch(), batch_size=self.batch_size,
+            dataset, self.empty_batch(), batch_size=self.batch_size,
             num_workers=self.num_workers, shuffle=augment, classes=self.sampled_classes() if augment else None,
             seed=self.seed, strict=self.strict,
         )  # fmt: skip

@@ -43,6 +43,7 @@ class Pipeline:
         steps: what is done to the uint8 photo; ends at the model's size.
         mean, std: of the three channels, of values 0 to 1.
         min_size: (img_h, img_w) below which a photo must not be decoded, see `read_photo`; None for the whole.
+        fixed: what the steps do, in words that say all of it, where nothing is random in them; else empty.
     """
 
     def __init__(
@@ -51,9 +52,12 @@ class Pipeline:
         mean: Sequence[float],
         std: Sequence[float],
         min_size: tuple[int, int] | None = None,
+        fixed: str = "",
     ) -> None:
         self.steps = A.Compose(list(steps))
         self.min_size = min_size
+        self.recipe = fixed or f"decoded for {min_size}"  # all that `settle` and the reader do to a file
+        self.fixed = bool(fixed)
         # (value / 255 - mean) / std, as one product and one difference
         self._scale = np.array([1 / (255 * one) for one in std], np.float32)[:, None, None]
         self._shift = np.array([m / s for m, s in zip(mean, std, strict=True)], np.float32)[:, None, None]
@@ -64,8 +68,18 @@ class Pipeline:
         What is random is a pure function of `seed`, non-negative numbers such as (seed, epoch, index).
         Without one, a random pipeline gives something else each time; one for evaluation is not random.
         """
-        self._reseed(seed)
-        return self._normalise(self.steps(image=image)["image"])
+        return self.vary(self.settle(image), seed)
+
+    def settle(self, image: np.ndarray) -> np.ndarray:
+        """The part that is the same for the same photo, always: all steps of a pipeline that is not random, or none."""
+        return self.steps(image=image)["image"] if self.fixed else image
+
+    def vary(self, image: np.ndarray, seed: Sequence[int] = ()) -> Tensor:
+        """The rest: what `settle` gave -> float32 (3, h, w), normalised."""
+        if not self.fixed:
+            self._reseed(seed)
+            image = self.steps(image=image)["image"]
+        return self._normalise(image)
 
     def with_mask(self, image: np.ndarray, mask: np.ndarray, seed: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
         """The same for a photo and its bool mask (img_h, img_w), which stay aligned -> also bool (h, w)."""
@@ -161,7 +175,7 @@ def eval_transform(
     """
     kernel = _filter(interpolation)
     step = _Squash(image_size, kernel) if resize_mode == "squash" else _CentreCrop(image_size, crop_pct, kernel)
-    return Pipeline([step], mean, std)
+    return Pipeline([step], mean, std, fixed=f"{resize_mode} {image_size} {crop_pct} {interpolation}")
 
 
 class _Squash(A.DualTransform):

@@ -47,6 +47,8 @@ class DataOptions:
         batch_size: images a step.
         num_workers: processes that read images; -1 picks the number of cores less one, at most 8.
         strict: stop at the first unreadable image; otherwise it is skipped, counted and listed in skipped.csv.
+        cache: folder that keeps decoded photos, for data read many times; it changes no number.
+        cache_gb: most that the cache may hold, in 10^9 bytes.
         train_scenes: scenes to learn from, for birdscenes.
         val_scenes: scenes held out, for birdscenes.
     """
@@ -56,12 +58,15 @@ class DataOptions:
     batch_size: int = 32
     num_workers: int = -1
     strict: bool = False
+    cache: str | None = None
+    cache_gb: float = 10.0
     train_scenes: int = 4096
     val_scenes: int = 512
 
     def __post_init__(self) -> None:
         check_range("data.batch_size", self.batch_size, 1)
         check_range("data.num_workers", self.num_workers, -1)
+        check_range("data.cache_gb", self.cache_gb, 0)
 
 
 @dataclass(frozen=True)

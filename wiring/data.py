@@ -62,7 +62,7 @@ def whole_data_module(
     root = keywords.pop("root")
     scenes = {name: keywords.pop(name) for name in ("train_scenes", "val_scenes", "confound") if name in keywords}
     if root.startswith("birdscenes:"):
-        for unused in ("val_fraction", "strict", "balanced"):
+        for unused in ("val_fraction", "strict", "balanced", "cache", "cache_gb"):
             keywords.pop(unused, None)
         return BirdScenes(root.removeprefix("birdscenes:"), **scenes, labels=labels, **keywords)
     keywords |= {

@@ -11,6 +11,7 @@ from vit.training.checkpoints import is_whole
 # Options of a run that may differ when it is resumed. The others would be ignored, or mix two runs.
 FREE_TO_CHANGE = (
     "run", "device", "overwrite", "resume", "profile", "data.root", "data.num_workers", "data.strict",
+    "data.cache", "data.cache_gb",
     "trainer.checkpoint_minutes",
 )  # fmt: skip
 
