@@ -528,8 +528,12 @@ def info(model: str, *, image_size: int | list[int] | None = None, classes: int 
         image_size: pixels to load it for, one number or [height, width]; default: the checkpoint's own.
         classes: of the data that it would be trained on: tells what becomes of its head.
     """
+    from vit.checkpoints.captioner import captioner_facts, is_captioner
     from vit.checkpoints.inspection import inspect
 
+    if is_captioner(model):
+        print_facts(captioner_facts(model))
+        return
     if classes is not None:
         check_range("classes", classes, 1)
     found = inspect(model, image_size=pair(image_size), classes=classes)

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset
 
 from datamodules.collection import SPLITS, split_class
 from datamodules.image_files import refuse_heic
-from datamodules.photographs import Photographs
-from datamodules.reading import UnreadableImage, printable, read_photo
+from datamodules.photographs import PhotoDataset, Photographs
+from datamodules.reading import printable
 from datamodules.sampling import Draw, Skipped, evenly
 from datamodules.transforms import Pipeline
 from datamodules.vocabulary import Vocabulary
@@ -30,7 +29,7 @@ _WANTED = "The data of captions is a CSV with the columns image,caption and perh
 Captions = dict[str, list[str]]  # absolute path -> its captions, in the order of the CSV
 
 
-class CaptionedImages(Dataset):
+class CaptionedImages(PhotoDataset):
     """Photos of one split, each with the ids of its captions.
 
     An item is a dict of `image` float32 (3, h, w), `ids` of one caption, `references`, those of all its captions, and
@@ -47,33 +46,20 @@ class CaptionedImages(Dataset):
         augment: bool = False,
         seed: int = 0,
     ) -> None:
-        self.paths = [Path(path) for path in captions]
+        super().__init__(list(captions), transform, seed)
         self.references = [[vocabulary.encode(text) for text in texts] for texts in captions.values()]
-        self.transform = transform
         self.augment = augment
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.paths)
 
     def __getitem__(self, draw: Draw | int) -> dict[str, Any] | Skipped:
         draw = draw if isinstance(draw, Draw) else Draw(0, draw)
-        index, key = draw.index, draw.key(self.seed)
-        try:
-            photo = read_photo(self.paths[index], min_size=self.transform.min_size)
-        except UnreadableImage as error:
-            return Skipped(error.path, error.reason)
-        references = self.references[index]
-        chosen = (
-            int(np.random.default_rng(np.random.SeedSequence(key)).integers(len(references))) if self.augment else 0
-        )
-        return {
-            "image": self.transform(photo.image, key),
-            "ids": references[chosen],
-            "references": references,
-            "index": index,
-            "note": photo.note,
-        }
+        item = super().__getitem__(draw)
+        if isinstance(item, Skipped):
+            return item
+        references, chosen = self.references[draw.index], 0
+        if self.augment:
+            random = np.random.default_rng(np.random.SeedSequence(draw.key(self.seed)))
+            chosen = int(random.integers(len(references)))
+        return {**item, "ids": references[chosen], "references": references}
 
 
 class CaptionsCsv(Photographs):
@@ -126,7 +112,7 @@ class CaptionsCsv(Photographs):
             paths = list(captions)
             self.captions[split] = {paths[place]: captions[paths[place]] for place in evenly(len(paths), count)}
 
-    def dataset(self, split: str, *, augment: bool = False) -> CaptionedImages:  # type: ignore[override]
+    def dataset(self, split: str, *, augment: bool = False) -> CaptionedImages:
         """The photos of `train`, `val` or `test`, with the transform of evaluation unless `augment`."""
         if split not in self.captions:
             raise UserError(f"The data has no split {split!r}; it has: {', '.join(self.captions)}.")

@@ -115,6 +115,13 @@ def test_explain_has_a_map_for_each_word(trained: Path, photos: Path, tmp_path: 
     assert "torn.png" in (tmp_path / "maps" / "skipped.csv").read_text()
 
 
+def test_info(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info", str(trained / "model")]) == 0
+    told = capsys.readouterr().out
+    assert "a captioner" in told
+    assert "decoder: vocab_size" in told
+
+
 def test_a_captioner_goes_on_learning_with_its_own_words(trained: Path, photos: Path, tmp_path: Path) -> None:
     start = ["--task", "caption", "--model.pretrained", trained / "model", "--data.root", photos / "captions.csv"]
     more = ["--data.num_workers", 0, "--data.hflip", 0, "--trainer.max_epochs", 1, "--trainer.precision", "fp32"]
@@ -160,7 +167,6 @@ PREDICT = ["predict", "MODEL", "IMAGE", "--out", "RUN/x.csv"]
         ([*PREDICT, "--decoding.max_tokens", "99"], "this model can say up to"),
         ([*PREDICT, "--decoding.beams", "2", "--decoding.temperature", "1"], "beams are searched, not drawn"),
         (["score", "MODEL", "IMAGE", "--masks", "IMAGE", "--out", "RUN"], "holds a captioner"),
-        (["info", "MODEL"], "holds a captioner"),
     ],
 )
 def test_mistakes_are_told_in_few_lines(

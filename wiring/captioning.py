@@ -143,7 +143,7 @@ def caption_data(
         raise UserError("--data.confound and --data.balanced are for classification: captions have no classes.")
     module: Any
     if root.startswith("birdscenes:"):
-        for unused in ("val_fraction", "strict", "crop_scale", "hflip"):
+        for unused in ("val_fraction", "strict", "crop_scale", "hflip", "cache", "cache_gb"):
             keywords.pop(unused, None)
         module = BirdSceneCaptions(root.removeprefix("birdscenes:"), **scenes, **keywords)
     else:

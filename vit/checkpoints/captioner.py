@@ -87,6 +87,22 @@ def load_captioner(source: str | Path) -> Captioner:
     return model
 
 
+def captioner_facts(source: str | Path) -> list[tuple[str, str]]:
+    """What `vit info` tells of a captioner; raises UserError as `load_captioner` does."""
+    model = load_captioner(source)
+    prepared, parameters = model.preprocessing, sum(weight.numel() for weight in model.parameters())
+    return [
+        ("checkpoint", str(source)),
+        ("kind", "a captioner: an encoder, and a decoder that says sentences"),
+        ("sha256", sha256(Path(source) / WEIGHTS)),
+        *((f"encoder: {name}", str(value)) for name, value in model.encoder.architecture.items()),
+        *((f"decoder: {name}", str(value)) for name, value in model.decoder.architecture.items()),
+        ("parameters", f"{parameters:,}"),
+        ("preprocessing", f"{prepared.image_size}, {prepared.resize_mode}, {prepared.interpolation}"),
+        ("mean, std", f"{prepared.mean}, {prepared.std}"),
+    ]
+
+
 def _build(ours: Mapping[str, Any], tokenizer: str, name: str) -> Captioner:
     """The model that a config describes, on the meta device: no time and memory for random weights."""
     try:
