@@ -40,10 +40,16 @@ SETTINGS = {
     "four workers": ["--data.num_workers", "4"],
     "accumulation of 3": ["--data.num_workers", "1", "--trainer.accumulate", "3"],
     "linear probe": ["--data.num_workers", "0", "--optim.trained", "head"],
-}
+    "moving average": ["--data.num_workers", "1", "--optim.ema", "0.9"],
+    "mixup and cutmix": ["--data.num_workers", "1", "--optim.mixup", "0.8", "--optim.cutmix", "1"],
+    "all at once": [
+        "--data.num_workers", "4", "--trainer.accumulate", "2", "--optim.ema", "0.9", "--optim.mixup", "0.8",
+        "--optim.cutmix", "1",
+    ],
+}  # fmt: skip
 TRAIN = [
     "train", "--data.batch_size", "8", "--data.erase", "0.5", "--data.val_fraction", "0.25",
-    "--model.drop_path", "0.2", "--trainer.max_epochs", "4", "--trainer.precision", "fp32",
+    "--model.drop_path", "0.2", "--trainer.max_epochs", "3", "--trainer.precision", "fp32",
     "--trainer.checkpoint_minutes", "0", "--device", "cpu",
 ]  # fmt: skip
 
@@ -52,7 +58,7 @@ def tiny_photos(folder: Path) -> list[str]:
     """Draws two classes of noise, of another brightness each; their option."""
     for label, brightness in (("bright", 160), ("dark", 60)):
         (folder / label).mkdir(parents=True)
-        for number in range(48):
+        for number in range(28):
             pixels = np.random.default_rng([brightness, number]).integers(0, 95, (40, 36, 3)) + brightness
             Image.fromarray(pixels.astype(np.uint8)).save(folder / label / f"{number}.png")
     return ["--data.root", str(folder)]

@@ -6,6 +6,9 @@
     drawing              a scene generated
     drawing + training   and varied as for training, stacked in batches: what BirdScenes' training loader does
 
+And reading against `Image.open(path).convert("RGB")` of Pillow, on the same files: whole, and no larger than the
+transform needs; the photographs, and two of them made as large as a camera's.
+
 Every call handles the same images, with the recipes' defaults. The photographs come from the page cache: the dropped
 rounds read the same files. torch and OpenCV have one thread each, as in a reading process.
 """
@@ -19,17 +22,20 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 from torch.utils.data import Dataset
 
 from benchmarks.harness import Table, begin, images_per_second, measure, options, ratio, report
 from benchmarks.photographs import photographs
 from datamodules.birdscenes import BirdScenes
+from datamodules.image_files import list_images
 from datamodules.image_folder import ImageFolder
 from datamodules.reading import read_photo
 from datamodules.sampling import Draw, collate, labelled_batch
 from datamodules.scenes import draw_scene
 from vit.models.classifier import IMAGENET_MEAN, IMAGENET_STD
 
+PILLOW = 'Image.open(path).convert("RGB")'
 Calls = dict[str, Callable[[], object]]
 
 
@@ -80,6 +86,26 @@ def batches(dataset: Dataset, order: Sequence[int], batch_size: int, size: tuple
         collate(items, labelled_batch(size))
 
 
+def reader_table(title: str, paths: Sequence[Path], chosen: argparse.Namespace) -> Table:
+    """Our reader against Pillow's plain one."""
+    size = (chosen.image_size, chosen.image_size)
+    calls: Calls = {
+        PILLOW: lambda: [Image.open(path).convert("RGB") for path in paths],
+        "our reader": lambda: [read_photo(path) for path in paths],
+        "our reader, no larger than needed": lambda: [read_photo(path, min_size=size) for path in paths],
+    }
+    return table(title, calls, len(paths), chosen)
+
+
+def large_photos(paths: Sequence[Path], folder: Path) -> list[Path]:
+    """Two of the photographs as JPEGs of 12 megapixels."""
+    folder.mkdir()
+    for number, path in enumerate(paths[:2]):
+        photo = Image.open(path).convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC)
+        photo.save(folder / f"{number}.jpg", quality=90)
+    return sorted(folder.iterdir())
+
+
 @contextmanager
 def one_thread_of_opencv() -> Iterator[None]:
     """OpenCV works in the calling thread alone while the body runs."""
@@ -120,7 +146,12 @@ def main(arguments: Sequence[str] | None = None) -> list[Table]:
         root, described = photographs(chosen.photos, Path(name), count, size=512, seed=chosen.seed)
         photos, images = photo_calls(root, chosen)
         scenes, drawn = scene_calls(chosen)
+        read = [file.path for file in list_images([root], limit=chosen.images)]
         found = [
+            reader_table(f"{len(read)} photographs against Pillow", read, chosen),
+            reader_table(
+                "2 photographs of 4000 x 3000 against Pillow", large_photos(read, Path(name) / "large"), chosen
+            ),
             table(f"{images} photographs at {chosen.image_size} px", photos, images, chosen),
             table(f"{drawn} generated scenes at {chosen.scene_size} px", scenes, drawn, chosen),
         ]

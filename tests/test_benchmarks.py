@@ -170,7 +170,10 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_loading() -> None:
     sizes = ["--images", "8", "--image-size", "32", "--scenes", "4", "--scene-size", "32", "--batch", "4"]
-    photos, scenes = loading.main([*QUICK, *sizes, "--photos", "nowhere"])
+    reader, large, photos, scenes = loading.main([*QUICK, *sizes, "--photos", "nowhere"])
+    for each in (reader, large):
+        assert each.rows[0][0] == loading.PILLOW
+        assert len(spreads(each)) == 6
     assert [row[0] for row in photos.rows] == ["reading", "reading + training", "reading + evaluation"]
     assert [row[0] for row in scenes.rows] == ["drawing", "drawing + training"]
     assert photos.title == "8 photographs at 32 px"
