@@ -22,6 +22,7 @@ from vit.foundation import (
     none_read,
 )
 from vit.options import (
+    Activation,
     DataOptions,
     DecoderOptions,
     DecodingOptions,
@@ -30,6 +31,7 @@ from vit.options import (
     Method,
     ModelOptions,
     OptimOptions,
+    PosInterpolation,
     Precision,
     PretrainOptions,
     RolloutOptions,
@@ -518,7 +520,16 @@ def score(
     say(f"{len(scores.index)} images: scores.json, scores.csv and best_worst.png in {folder}")
 
 
-def info(model: str, *, image_size: int | list[int] | None = None, classes: int | None = None) -> None:
+def info(
+    model: str,
+    *,
+    image_size: int | list[int] | None = None,
+    classes: int | None = None,
+    num_heads: int | None = None,
+    act: Activation | None = None,
+    norm_eps: float | None = None,
+    pos_interpolation: PosInterpolation | None = None,
+) -> None:
     """What is in a checkpoint, and whether it can be loaded, key by key.
 
     Example: vit info vit.safetensors --image_size 112 --classes 27
@@ -527,6 +538,10 @@ def info(model: str, *, image_size: int | list[int] | None = None, classes: int 
         model: a model folder or checkpoint.
         image_size: pixels to load it for, one number or [height, width]; default: the checkpoint's own.
         classes: of the data that it would be trained on: tells what becomes of its head.
+        num_heads: attention heads, when the checkpoint does not say.
+        act: activation of the MLPs, when the checkpoint does not say.
+        norm_eps: epsilon of the norms, when the checkpoint does not say.
+        pos_interpolation: how positions are resized to another grid, when the checkpoint does not say.
     """
     from vit.checkpoints.captioner import captioner_facts, is_captioner
     from vit.checkpoints.inspection import inspect
@@ -536,14 +551,24 @@ def info(model: str, *, image_size: int | list[int] | None = None, classes: int 
         return
     if classes is not None:
         check_range("classes", classes, 1)
-    found = inspect(model, image_size=pair(image_size), classes=classes)
+    unsaid = {"num_heads": num_heads, "act": act, "norm_eps": norm_eps, "pos_interpolation": pos_interpolation}
+    found = inspect(model, image_size=pair(image_size), classes=classes, **unsaid)
     print_facts(found.rows)
     if found.refusal:
         raise found.refusal
 
 
 def export(
-    model: str, *, to: Literal["timm", "transformers", "torchvision"], out: str, overwrite: bool = False
+    model: str,
+    *,
+    to: Literal["timm", "transformers", "torchvision"],
+    out: str,
+    image_size: int | list[int] | None = None,
+    num_heads: int | None = None,
+    act: Activation | None = None,
+    norm_eps: float | None = None,
+    pos_interpolation: PosInterpolation | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Write a model as another library reads it, without a line of ours.
 
@@ -553,12 +578,18 @@ def export(
         model: a model folder or checkpoint.
         to: the library. What it has no place for is named, and nothing is written.
         out: folder for the weights, the config, and README.md with the lines that load them.
+        image_size: pixels to write it for, one number or [height, width]; default: the checkpoint's own.
+        num_heads: attention heads, when the checkpoint does not say.
+        act: activation of the MLPs, when the checkpoint does not say.
+        norm_eps: epsilon of the norms, when the checkpoint does not say.
+        pos_interpolation: how positions are resized to another grid, when the checkpoint does not say.
         overwrite: write into a folder that already holds files.
     """
     from vit.checkpoints.export import export as write_export
     from vit.checkpoints.load import load
 
-    network = load(model)
+    unsaid = {"num_heads": num_heads, "act": act, "norm_eps": norm_eps, "pos_interpolation": pos_interpolation}
+    network = load(model, image_size=pair(image_size), **unsaid)
     folder = claim_folder(out, overwrite=overwrite)
     say(f"written to {folder}: {', '.join(write_export(network, to, folder))}")
 
@@ -706,10 +737,20 @@ VERBS: dict[str, Callable[..., None]] = {
 }
 
 
+def refuse_unreachable(options: dict[str, Any]) -> None:
+    """Refuses a hub's name that can't be had, before the verb imports what takes seconds."""
+    model = options.get("model")
+    name = getattr(model, "pretrained", model)
+    if isinstance(name, str) and name.startswith(("timm:", "hf:")):
+        from vit.checkpoints import hub
+
+        hub.refuse_unreachable(name)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command line; returns its exit code."""
     keep_freed_memory()
-    return run_command(VERBS, sys.argv[1:] if arguments is None else arguments)
+    return run_command(VERBS, sys.argv[1:] if arguments is None else arguments, refuse_unreachable)
 
 
 if __name__ == "__main__":

@@ -86,9 +86,15 @@ def current_config() -> str | None:
     return _config.get()
 
 
-def run_command(verbs: dict[str, Verb], arguments: list[str]) -> int:
+def run_command(
+    verbs: dict[str, Verb], arguments: list[str], before: Callable[[dict[str, Any]], None] | None = None
+) -> int:
     """Runs one command line; returns its exit code: 0 done; 1 the verb failed; 2 a mistake in the words, and
-    nothing was run; 130 interrupted; 141 whoever read the output has gone."""
+    nothing was run; 130 interrupted; 141 whoever read the output has gone.
+
+    Args:
+        before: called with the verb's keywords before the verb is; may raise UserError.
+    """
     flags = FLAGS.intersection(arguments)
     words = [word for word in arguments if word not in FLAGS]
     verb = verbs.get(words[0]) if words else None
@@ -97,7 +103,7 @@ def run_command(verbs: dict[str, Verb], arguments: list[str]) -> int:
         if verb and flags & {"-h", "--help"}:
             print(_verb_help(name, verb))
         elif verb:
-            _run_verb(verb, _read_words(words[1:], verb), print_config="--print_config" in flags)
+            _run_verb(verb, _read_words(words[1:], verb), "--print_config" in flags, before)
         elif words == ["--version"]:
             print(f"vit {_version()}")
         elif words:
@@ -120,7 +126,7 @@ def run_command(verbs: dict[str, Verb], arguments: list[str]) -> int:
         return 2 if isinstance(error, UsageError) else 1
 
 
-def _run_verb(verb: Verb, given: Given, print_config: bool) -> None:
+def _run_verb(verb: Verb, given: Given, print_config: bool, before: Callable[[dict[str, Any]], None] | None) -> None:
     nested: dict[str, Any] = {}  # {"data": {"root": ...}, "seed": ...}
     missing = []
     for option in verb_options(verb):
@@ -142,6 +148,8 @@ def _run_verb(verb: Verb, given: Given, print_config: bool) -> None:
     for name, hint in get_type_hints(verb).items():
         if is_dataclass(hint):
             nested[name] = hint(**nested[name])  # type: ignore[operator]
+    if before is not None:
+        before(nested)
     token = _config.set(resolved)
     try:
         verb(**nested)

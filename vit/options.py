@@ -14,6 +14,9 @@ Precision = Literal["auto", "fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Task = Literal["classify", "pretrain", "caption"]
 ExplainTask = Literal["image", "text", "caption"]
+Activation = Literal["gelu", "quick_gelu", "gelu_tanh"]
+# The names in vit.layers.positions.INTERPOLATIONS, which is slow to import.
+PosInterpolation = Literal["bicubic_antialias", "bicubic", "bicubic_offset", "bicubic_corners", "bilinear_corners"]
 # The names in vit.saliency.methods.METHODS, which is slow to import.
 Method = Literal[
     "default", "rollout", "last_attention", "value_norms", "attribution", "gradient_rollout", "legrad", "grad_cam",
@@ -125,9 +128,9 @@ class ModelOptions:
     pool: Literal["class", "mean", "class+mean"] | None = None
     drop_path: float = 0.0
     num_heads: int | None = None
-    act: Literal["gelu", "quick_gelu", "gelu_tanh"] | None = None
+    act: Activation | None = None
     norm_eps: float | None = None
-    pos_interpolation: Literal["bicubic", "bicubic_antialias"] | None = None
+    pos_interpolation: PosInterpolation | None = None
 
     def __post_init__(self) -> None:
         check_range("model.patch_size", self.patch_size, 1)

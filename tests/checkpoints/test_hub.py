@@ -1,10 +1,14 @@
 """Weights by name, where there is no network: a quick answer that says what to do."""
 
 import json
+import os
 import shutil
 import socket
+import subprocess
+import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
@@ -14,8 +18,11 @@ from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import save_file
 from torch import nn
 
+from vit.checkpoints.hub import refuse_unreachable
 from vit.checkpoints.load import load, load_with_report
 from vit.foundation import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -48,6 +55,30 @@ def test_no_network_is_told_at_once(connections):
     assert "vit_small_patch16_224 is not in the cache" in text
     assert "Network is unreachable" in text
     assert connections == [("huggingface.co", 443)]
+
+
+@pytest.mark.parametrize("name", ["timm:vit_small_patch16_224", "hf:owner/name"])
+@pytest.mark.parametrize("words", ["info {}", "predict {} photos --out x.csv", "train --model.pretrained {} --run r"])
+def test_the_command_line_tells_it_before_it_imports_what_is_slow(connections, tmp_path, words, name):
+    code = f"""
+import sys, cli
+cli.main({words.format(name).split()!r})
+print([module for module in ("torch", "timm", "transformers", "lightning") if module in sys.modules])"""
+    where = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "cache")}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **where}, cwd=ROOT
+    )
+    assert f"{name} is not in the cache" in ended.stderr
+    assert ended.stdout == "[]\n"
+
+
+def test_what_may_be_cached_is_for_the_others_to_see(connections, tmp_path):
+    (tmp_path / "cache" / "models--timm--any").mkdir(parents=True)
+    refuse_unreachable("timm:vit_small_patch16_224")
+    refuse_unreachable("hf:timm/any")
+    assert connections == []
+    with pytest.raises(UserError, match="hf:timm/another is not in the cache"):
+        refuse_unreachable("hf:timm/another")
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,9 @@ def test_published_widths_need_no_head_count(file, timm_vit):
 
 
 def test_a_width_that_nobody_published_asks_for_the_heads(file, state):
-    with pytest.raises(UserError, match=r"its width, 22, does not tell\.\nGive the number with --model.num_heads"):
+    with pytest.raises(
+        UserError, match=r"its width, 22, does not tell\.\nGive the number: vit train takes --model.num_heads"
+    ):
         load(file(state))
 
 

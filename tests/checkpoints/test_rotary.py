@@ -156,7 +156,7 @@ def test_a_model_folder_keeps_the_rotation(reference, tmp_path):
     assert report.assumed == []
     assert "vitscope alone loads it" in (tmp_path / "README.md").read_text()
     for target in ("timm", "transformers", "torchvision"):
-        with pytest.raises(UserError, match="rotary"):
+        with pytest.raises(UserError, match="rotary positions"):
             export(model, target, tmp_path / target)
 
 
@@ -187,7 +187,7 @@ def test_what_rotary_positions_do_not_go_with():
     with pytest.raises(ValueError, match="'round'; allowed are centred, counted"):
         image_encoder(**sizes, embed_dim=16, rotary={"kind": "round", "theta": 100.0})
     encoder = image_encoder(**sizes, embed_dim=16, rotary={"kind": "centred", "theta": 100.0})
-    with pytest.raises(ValueError, match="rotary"):
+    with pytest.raises(ValueError, match="rotary positions"):
         SimMIM(encoder)
     with pytest.raises(ValueError, match="turned"):
         encoder.encode(torch.zeros(1, 5, 16))

@@ -182,7 +182,7 @@ def architecture(
     if "num_heads" not in {**known, **assumed}:
         raise UserError(
             f"The checkpoint does not say how many heads it has, and its width, {embed_dim}, does not tell.\n"
-            "Give the number with --model.num_heads."
+            "Give the number: vit train takes --model.num_heads; vit export --num_heads, and its folder says it all."
         )
     told = [f"{name}={value}" for name, value in assumed.items() if name not in known]
     if "pos_embed" not in tensors:
@@ -237,7 +237,8 @@ def _grid(
     what = f"may be grids of {' or '.join(f'{h} x {w}' for h, w in squares)}" if squares else "is no square grid"
     raise UserError(
         f"The checkpoint has {length} positions, which {what}, and it does not say which grid it is.\n"
-        "Give the size that it was trained at with --model.image_size [height, width]."
+        "Give the size that it was trained at: vit train takes --model.image_size [height, width]; vit export takes\n"
+        "--image_size, and its folder says it all."
     )
 
 

@@ -10,11 +10,28 @@ from urllib.request import getproxies
 from vit.foundation import UserError, nearest
 
 SECONDS_TO_CONNECT = 1.0
+MODULES = ("vision_transformer", "deit", "eva")  # of timm, whose models may fit
 CONFIG = "config.json"
 # What stands beside the config, if it does: how images are prepared, of older and newer transformers.
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 INDEX = "model.safetensors.index.json"
 WEIGHTS = ("model.safetensors", INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")  # the best first
+
+
+def refuse_unreachable(name: str) -> None:
+    """Refuses `timm:NAME` or `hf:OWNER/NAME` where it is plain that it can't be had: at once, as timm and torch, which
+    take seconds to import, are not asked. What is cached, and any mistake in the name, is for the others to see.
+
+    Raises:
+        UserError: when there is no network, and nothing in the cache that it could be.
+    """
+    from huggingface_hub import constants
+
+    kind, _, repository = name.partition(":")
+    cache = Path(constants.HF_HUB_CACHE)
+    wanted = "models--" + repository.replace("/", "--") if kind == "hf" else "models--*"
+    if not any(cache.glob(wanted.replace("[", "[[]"))):
+        _refuse_without_network(name)
 
 
 def fetch_timm(name: str) -> tuple[Path, dict[str, Any]]:
@@ -31,7 +48,7 @@ def fetch_timm(name: str) -> tuple[Path, dict[str, Any]]:
     except RuntimeError:  # an unknown tag
         config = None
     if config is None or not config.hf_hub_id:
-        known = timm.list_models("*vit*", pretrained=True) + timm.list_models("deit*", pretrained=True)
+        known = [each for module in MODULES for each in timm.list_models(module=module, pretrained=True)]
         raise UserError(f"timm has no pretrained model {name!r}{nearest(name, known)}.")
     repository, file = config.hf_hub_id, config.hf_hub_filename or "model.safetensors"
     cached = try_to_load_from_cache(repository, file)

@@ -1,9 +1,10 @@
 """What is in a checkpoint, and what loading it would do, as rows for people; also of one that is refused."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from vit.checkpoints.load import LoadReport, load_with_report
 from vit.checkpoints.targets import TARGETS
@@ -28,19 +29,22 @@ class Inspection:
     refusal: UserError | None = None
 
 
-def inspect(source: str, *, image_size: tuple[int, int] | None = None, classes: int | None = None) -> Inspection:
+def inspect(
+    source: str, *, image_size: tuple[int, int] | None = None, classes: int | None = None, **options: Any
+) -> Inspection:
     """Loads a checkpoint, and tells all of it. Nothing of the file is executed.
 
     Args:
         image_size: pixels (height, width) to load it for; None for its own.
         classes: of the data that it would be trained on; None for its own.
+        options: what the checkpoint does not say, as `vit.load` takes it.
 
     Raises:
         UserError: when there is nothing to read.
     """
     report = LoadReport()
     try:
-        model, _ = load_with_report(source, image_size=image_size, report=report)
+        model, _ = load_with_report(source, image_size=image_size, report=report, **options)
     except UserError as error:
         if not report.tensors:
             raise
@@ -134,6 +138,8 @@ def _exports(model: Classifier) -> list[Row]:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_text(each)}" for name, each in value.items())
     if isinstance(value, Iterable) and not isinstance(value, str):
         return "(" + ", ".join(f"{each:g}" if isinstance(each, float) else str(each) for each in value) + ")"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from vit.checkpoints.hub import MODULES
 from vit.checkpoints.modules import is_timm_eva, rotary_facts, timm_facts
 from vit.checkpoints.sources.source import Facts
 from vit.foundation import UserError, nearest
 from vit.models.classifier import IMAGENET_MEAN, IMAGENET_STD
 
-MODULES = ("vision_transformer", "deit", "eva")  # of timm, whose models may fit
 RESIZE_MODES = {"center": "crop", "squash": "squash"}  # by timm's crop modes
 
 

@@ -76,7 +76,8 @@ def mlp_widths(model: Classifier) -> tuple[int, int]:
 
 def beyond(architecture: Mapping[str, Any], known: Iterable[str]) -> list[str]:
     """The options of an architecture that are set and that a target has not heard of."""
-    return [f"{name}={value}" for name, value in architecture.items() if value and name not in set(known)]
+    strange = {name: value for name, value in architecture.items() if value and name not in set(known)}
+    return ["rotary positions" if name == "rotary" else f"{name}={value}" for name, value in strange.items()]
 
 
 def write_safetensors(tensors: Tensors, path: Path) -> str:
