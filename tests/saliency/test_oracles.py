@@ -22,7 +22,7 @@ MODELS = [
     (5, {"reg_tokens": 4, "no_embed_class": True, "qk_norm": True, "init_values": 0.1}, "class"),
     (1, {"global_pool": "avg", "fc_norm": False}, "mean"),
     (0, {"class_token": False, "global_pool": "map", "fc_norm": False}, "attention"),
-    (3, {"reg_tokens": 2, "no_embed_class": True, "global_pool": "map", "fc_norm": False}, "attention"),
+    (5, {"reg_tokens": 4, "no_embed_class": True, "global_pool": "map", "fc_norm": False}, "attention"),
 ]
 
 
@@ -145,8 +145,9 @@ def legrad(book):
 def default(book):
     q, k, _ = (part[:, :, book.prefix :].transpose(1, 2).flatten(2) for part in book.qkv())
     attention, readout = book.last()
-    middle = attention.sort(dim=1).values[:, (attention.shape[1] - 1) // 2]
-    seed = (readout @ middle).flatten(1)[:, book.prefix :]
+    heads = attention.shape[1]  # 2, but 6 of the real weights
+    fused = attention.mean(dim=1) if heads < 6 else attention.sort(dim=1).values[:, (heads - 1) // 2]
+    seed = (readout @ fused).flatten(1)[:, book.prefix :]
     x = F.normalize(torch.cat([F.normalize(k, dim=-1), F.normalize(q, dim=-1)], dim=-1), dim=-1)
     shared = (torch.softmax(x @ x.transpose(1, 2) / 0.1, dim=-1) @ seed[:, :, None])[..., 0]
     w = (shared - shared.amin(1, True)) / (shared.amax(1, True) - shared.amin(1, True))

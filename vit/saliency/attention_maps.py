@@ -20,7 +20,7 @@ from vit.saliency.explanation import Explanation, chosen_classes, to_grid
 from vit.saliency.gradient_rollout import gradient_rollout
 from vit.saliency.last_attention import last_attention, value_norms
 from vit.saliency.legrad import legrad
-from vit.saliency.prototypes import prototype_contrast
+from vit.saliency.prototypes import prototype_contrast, seed_fusion
 from vit.saliency.record import Trace, record
 from vit.saliency.rollout import RolloutOptions, rollout
 
@@ -72,7 +72,8 @@ def default_maps(model: Classifier, images: Tensor, target: Tensor | None) -> Ex
     with record(model, values=False) as trace:
         tokens = model.encoder(images)
         logits = model.head(model.pooled(tokens))
-    seeds = _of_the_last(model, trace, partial(last_attention, head_fusion="median"))
+    fusion = seed_fusion(trace.blocks[-1].k.shape[1])
+    seeds = _of_the_last(model, trace, partial(last_attention, head_fusion=fusion))
     contrast = prototype_contrast(trace.blocks[-1], to_grid(model, images, seeds).flatten(1))
     return Explanation(contrast.unflatten(1, model.encoder.grid_of(images)), logits.float(), trace.blocks[-1].k)
 

@@ -12,11 +12,18 @@ from torch import Tensor
 from vit.layers.attention import Recorded
 from vit.saliency.refine import mean_of_like, unit_features
 
+ENOUGH_HEADS = 6  # for a median: that of fewer heads is what one or two of them say
+
+
+def seed_fusion(num_heads: int) -> str:
+    """How the heads' attention becomes the seeds: the median, so that no single head decides; of few heads the mean."""
+    return "median" if num_heads >= ENOUGH_HEADS else "mean"
+
 
 def prototype_contrast(last: Recorded, seeds: Tensor) -> Tensor:
     """(B, P) similarity of each patch to the attended ones less that to the others, -2 to 2:
 
-        r = readout median_h(A)                     the seeds: what is attended to, no single head deciding
+        r = readout fuse_h(A)                       the seeds: what is attended to, see `seed_fusion`
         s = softmax(x xᵀ / 0.1) r                   each patch: the mean over the patches that are like it
         w = (s - min s) / (max s - min s)
         map = x · (unit(Σ w⁴ x) - unit(Σ (1 - w)² x))
