@@ -73,7 +73,7 @@ def predict_batches(
     for batch in batches:
         with arithmetic(precision, device):
             logits = model(batch["image"].to(device, non_blocking=True))
-        yield batch, logits.float().softmax(dim=1).cpu()
+        yield batch, model.probabilities(logits.float()).cpu()
 
 
 def write_predictions(

@@ -114,6 +114,7 @@ class ModelOptions:
         image_size: pixels, one number or [height, width]; default: the checkpoint's, or 224.
         patch_size: pixels a side of a patch, when there is no checkpoint.
         pool: what the head reads: class token, mean of the patches, or both.
+        pool_blocks: of how many of the last blocks the head reads that; default: the checkpoint's, or the last alone.
         drop_path: rate of stochastic depth in the last block, rising from 0 in the first.
         num_heads: attention heads, when the checkpoint does not say.
         act: activation of the MLPs, when the checkpoint does not say.
@@ -126,6 +127,7 @@ class ModelOptions:
     image_size: int | list[int] | None = None
     patch_size: int = 16
     pool: Literal["class", "mean", "class+mean"] | None = None
+    pool_blocks: int | None = None
     drop_path: float = 0.0
     num_heads: int | None = None
     act: Activation | None = None
@@ -204,14 +206,19 @@ class OptimOptions:
         layer_decay: each block below the head learns this many times as fast as the one above it.
         warmup_epochs: epochs of linear warm-up, counted in steps.
         min_lr: learning rate at the end of the cosine, as a share of the peak.
-        label_smoothing: share of the target spread over all classes.
+        label_smoothing: share of the target spread over all classes; of several labels an image, over yes and no.
+        class_weights: balanced weighs classes in the loss by how few images they have.
+        focal_gamma: focal loss, which heeds less what is told well already, such as 2; 0 for cross-entropy.
         clip_grad: largest norm of the gradient; 0 for no limit.
         beta2: decay of AdamW's second moment.
         ema: decay of the moving average of the weights, such as 0.9998, which is then validated and kept; 0 for none.
         mixup: alpha of mixup, such as 0.8; 0 for none.
         cutmix: alpha of cutmix, such as 1; with mixup, each is done as often; 0 for none.
         mix_prob: share of the batches that are mixed.
-        trained: what learns: all, or head (a linear probe).
+        trained: what learns: all; head (a linear probe: each image is read once); blocks:K (the last K blocks and the
+            head); or lora (the head, and low-rank matrices beside those of all blocks).
+        lora_rank: rank of these.
+        lora_alpha: they count lora_alpha / lora_rank times.
     """
 
     name: str = "adamw"
@@ -223,18 +230,34 @@ class OptimOptions:
     warmup_epochs: float = 1.0
     min_lr: float = 0.01
     label_smoothing: float = 0.1
+    class_weights: Literal["none", "balanced"] = "none"
+    focal_gamma: float = 0.0
     clip_grad: float = 1.0
     beta2: float = 0.999
     ema: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
     mix_prob: float = 1.0
-    trained: Literal["all", "head"] = "all"
+    trained: str = "all"
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"all|head|lora|blocks:[1-9]\d*", self.trained):
+            raise UserError(f"--optim.trained is {self.trained}; allowed are all, head, lora, and blocks:2 or so.")
         check_range("optim.lr_base_size", self.lr_base_size, 1)
+        check_range("optim.lora_rank", self.lora_rank, 1)
         check_range("optim.ema", self.ema, 0, 0.999999)
-        for name in ("lr", "weight_decay", "warmup_epochs", "clip_grad", "mixup", "cutmix"):
+        for name in (
+            "lr",
+            "weight_decay",
+            "warmup_epochs",
+            "clip_grad",
+            "mixup",
+            "cutmix",
+            "focal_gamma",
+            "lora_alpha",
+        ):
             check_range(f"optim.{name}", getattr(self, name), 0)
         for name in ("layer_decay", "min_lr", "label_smoothing", "beta2", "mix_prob"):
             check_range(f"optim.{name}", getattr(self, name), 0, 1)
@@ -249,7 +272,7 @@ class OptimOptions:
 
     def classification(self) -> dict[str, Any]:
         """What the task of classification takes of it, alone."""
-        names = ("label_smoothing", "mixup", "cutmix", "mix_prob", "trained")
+        names = ("label_smoothing", "focal_gamma", "mixup", "cutmix", "mix_prob", "trained", "lora_rank", "lora_alpha")
         return {name: getattr(self, name) for name in names}
 
 

@@ -26,15 +26,19 @@ def build_model(options: ModelOptions, seed: int) -> tuple[Classifier, list[str]
     known = {name: getattr(options, name) for name in ("num_heads", "act", "norm_eps", "pos_interpolation")}
     if options.pretrained:
         model, report = load_with_report(
-            options.pretrained, image_size=size, pool=options.pool, drop_path=options.drop_path, **known
-        )
+            options.pretrained, image_size=size, pool=options.pool, pool_blocks=options.pool_blocks,
+            drop_path=options.drop_path, **known,
+        )  # fmt: skip
         return model, report.lines()
     keywords = variant(options.variant) | {name: value for name, value in known.items() if value is not None}
     size = size or (224, 224)
     encoder = image_encoder(
         image_size=size, patch_size=(options.patch_size,) * 2, drop_path=options.drop_path, **keywords
     )
-    return Classifier(encoder, 0, pool=options.pool or "class"), []
+    try:
+        return Classifier(encoder, 0, pool=options.pool or "class", pool_blocks=options.pool_blocks or 1), []
+    except ValueError as error:
+        raise UserError(f"There is no such model: {error}.") from None
 
 
 def pair(size: int | list[int] | None) -> tuple[int, int] | None:

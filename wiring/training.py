@@ -15,6 +15,7 @@ from wiring.models import build_model
 if TYPE_CHECKING:
     from vit.checkpoints.card import Training
     from vit.models.classifier import Classifier
+    from vit.training.classification import ClassificationTask
     from vit.training.fit import FitResult
     from vit.training.task import Judge, TrainingTask
 
@@ -41,26 +42,59 @@ def train_classifier(
         config: all options as YAML, for the run folder.
         fold: validates this one of so many parts of the images, rather than the data's own val.
     """
-    from vit.training.classification import ClassificationTask
+    from wiring.probing import cached_features
 
     check_run(run, config, device=device, resume=resume)
+    refuse_mixed_features(optim)
     network, report = build_model(model, seed)
     module = data_module(data, network, seed=seed, limit=limit, fold=fold)
     report += fit_head(network, module, data.root)
     folder = open_run(run, config, overwrite=overwrite, resume=resume)
     say(*report)
-    task = ClassificationTask(
-        network,
-        seed=seed,
-        names=module.names("train"),
-        skip_bad_steps=trainer.skip_bad_steps,
-        **optim.movement(),
-        **optim.classification(),
-    )
+    task = classification_task(network, module, optim, trainer, seed=seed)
     about = describe_data(data, module, model.pretrained)
+    if optim.trained == "head":
+        module, task.skipped = cached_features(
+            module, network, folder, device=device, precision=trainer.precision, resume=resume
+        )
     result = run_task(task, module, folder, optim, trainer, device=device, resume=resume, about=about, profile=profile)
     tell_result(result, task.judge, folder)
     return result
+
+
+def classification_task(
+    network: Classifier, module: Any, optim: OptimOptions, trainer: TrainerOptions, *, seed: int
+) -> ClassificationTask:
+    """The task that the options and the data ask for."""
+    from vit.training.classification import ClassificationTask
+    from vit.training.losses import balanced_weights
+    from vit.training.multilabel import MultiLabelTask
+
+    names = module.names("train")
+    weights = None
+    if optim.class_weights == "balanced":
+        counts = list(module.counts()["train"].values())
+        weights = balanced_weights(counts, len(names), multilabel=network.multilabel)
+    kind = MultiLabelTask if network.multilabel else ClassificationTask
+    return kind(
+        network,
+        seed=seed,
+        names=names,
+        skip_bad_steps=trainer.skip_bad_steps,
+        class_weights=weights,
+        on_features=optim.trained == "head",
+        **optim.movement(),
+        **optim.classification(),
+    )
+
+
+def refuse_mixed_features(optim: OptimOptions) -> None:
+    """Raises UserError where images are to be mixed that are read only once."""
+    if optim.trained == "head" and (optim.mixup or optim.cutmix):
+        raise UserError(
+            "--optim.trained head reads each image once, as it is; there is nothing to mix.\n"
+            "Leave out --optim.mixup and --optim.cutmix, or give --optim.trained blocks:1."
+        )
 
 
 def run_task(
@@ -102,10 +136,12 @@ def fit_head(network: Classifier, module: Any, root: str) -> list[str]:
     """Gives the model a head for the data's labels, where it has another; returns what to tell of it."""
     if not module.names("val"):
         raise UserError(f"{root} has one image a class, and none is left for validation.\nGive two or more.")
-    if network.labels == module.labels:
+    multilabel = getattr(module, "multilabel", False)  # of generated scenes it is no matter
+    if (network.labels, network.multilabel) == (module.labels, multilabel):
         return []
-    network.reset_head(module.labels)
-    return [f"new head for {len(module.labels)} classes"]
+    network.reset_head(module.labels, multilabel=multilabel)
+    several = ", of which an image shows any number" if multilabel else ""
+    return [f"new head for {len(module.labels)} classes{several}"]
 
 
 def refuse_classification(optim: OptimOptions, *, takes: str = "") -> None:

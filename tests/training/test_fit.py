@@ -326,6 +326,8 @@ def test_a_run_that_is_stopped_again_and_again_is_the_same_run(
 # Ways to train that have a state of their own, which must come back, too.
 WAYS: dict[str, dict[str, Any]] = {
     "moving average, mixup and cutmix": {"ema": 0.9, "mixup": 0.8, "cutmix": 1.0, "mix_prob": 0.8},
+    "LoRA with a moving average": {"trained": "lora", "lora_rank": 2, "ema": 0.9},
+    "the last block": {"trained": "blocks:1"},
     "another optimizer": {"name": "cadamw", "scale_lr": "sqrt", "lr_base_size": 4},
 }
 

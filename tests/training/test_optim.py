@@ -7,7 +7,14 @@ import torch
 from vit.foundation import UserError
 from vit.models.classifier import Classifier
 from vit.models.encoder import image_encoder
-from vit.training.optim import choose_trained, new_optimizer, parameter_groups, scaled_lr, warmup_cosine
+from vit.training.optim import (
+    choose_trained,
+    keep_frozen_still,
+    new_optimizer,
+    parameter_groups,
+    scaled_lr,
+    warmup_cosine,
+)
 
 SIZES = {"image_size": (10, 21), "patch_size": (5, 7), "embed_dim": 22, "depth": 2, "num_heads": 2}
 
@@ -77,6 +84,27 @@ def test_a_probe_trains_the_head_alone(model):
     assert all(parameter.grad is None for parameter in model.encoder.parameters())
     choose_trained(model, "all")
     assert settings_of(model, lr=3.0, weight_decay=0.1).keys() == dict(model.named_parameters()).keys()
+
+
+def test_nothing_is_computed_below_the_first_block_that_learns(model):
+    choose_trained(model, "blocks:1")
+    found = settings_of(model, lr=3.0, weight_decay=0.1, layer_decay=0.5)
+    assert {name.split(".")[2] for name in found if "blocks" in name} == {"1"}
+    assert {name for name in found if "blocks" not in name} == {
+        "encoder.norm.weight", "encoder.norm.bias", "head.weight", "head.bias",
+    }  # fmt: skip
+    graphs = []
+    for block in model.encoder.blocks:
+        block.register_forward_hook(lambda module, inputs, output: graphs.append(output.requires_grad))
+    model(torch.randn(2, 3, 10, 21)).sum().backward()
+    assert graphs == [False, True]
+    keep_frozen_still(model.train())
+    assert [block.training for block in model.encoder.blocks] == [False, True]
+
+
+def test_more_blocks_than_there_are_are_refused(model):
+    with pytest.raises(UserError, match=r"--optim\.trained is blocks:3, but the model has 2 blocks"):
+        choose_trained(model, "blocks:3")
 
 
 def test_frozen_weights_are_in_no_group(model):

@@ -46,11 +46,14 @@ def model_card(
     shape = model.encoder.architecture
     parameters = sum(weight.numel() for weight in model.parameters())
     patch = " x ".join(str(side) for side in dict.fromkeys(shape["patch_size"]))
+    if model.multilabel:
+        ways = {name: code.replace("logits.softmax(dim=1)", "logits.sigmoid()") for name, code in ways.items()}
     parts = [
         _HEADER,
         f"# Vision Transformer, {model.num_classes} classes" if model.num_classes else "# Vision Transformer",
         f"{shape['depth']} blocks of width {shape['embed_dim']} with {shape['num_heads']} heads, patches of {patch} "
-        f"pixels, {parameters:,} parameters; the head reads {_READS[model.pool]}.",
+        f"pixels, {parameters:,} parameters; the head reads {_READS[model.pool]}"
+        + (f" of each of the last {model.pool_blocks} blocks." if model.pool_blocks > 1 else "."),
         _data(training),
         _metrics(training),
         _input(model.preprocessing),

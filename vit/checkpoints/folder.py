@@ -56,6 +56,8 @@ def describe(model: Classifier) -> dict[str, Any]:
     return {
         "architecture": model.encoder.architecture,
         "pool": model.pool,
+        "pool_blocks": model.pool_blocks,
+        "multilabel": model.multilabel,
         "labels": list(model.labels),
         "preprocessing": asdict(model.preprocessing),
     }
@@ -67,7 +69,12 @@ def described(ours: Mapping[str, Any]) -> Facts:
     Raises:
         KeyError, TypeError: when it is nothing of the kind.
     """
-    for name, kind in {"architecture": dict, "preprocessing": dict, "pool": str, "labels": list}.items():
+    ours = {"pool_blocks": 1, "multilabel": False, **ours}  # older folders don't say
+    kinds = {
+        "architecture": dict, "preprocessing": dict, "pool": str, "labels": list, "pool_blocks": int,
+        "multilabel": bool,
+    }  # fmt: skip
+    for name, kind in kinds.items():
         if not isinstance(ours[name], kind):
             raise TypeError(f"{name} is {ours[name]!r}")
     for name in ("image_size", "patch_size"):
@@ -77,6 +84,8 @@ def described(ours: Mapping[str, Any]) -> Facts:
     return Facts(
         encoder=with_tuples(ours["architecture"]),
         pool=ours["pool"],
+        pool_blocks=ours["pool_blocks"],
+        multilabel=ours["multilabel"],
         labels=tuple(ours["labels"]),
         preprocessing=with_tuples(ours["preprocessing"]),
     )

@@ -82,7 +82,7 @@ def _architecture(model: Classifier) -> list[Row]:
     parameters = sum(weight.numel() for weight in model.parameters())
     return [
         *((name, _text(value)) for name, value in model.encoder.architecture.items()),
-        ("pool", model.pool),
+        ("pool", model.pool if model.pool_blocks == 1 else f"{model.pool} of the last {model.pool_blocks} blocks"),
         ("tokens", f"{height * width + prefix} = {prefix} prefix + {height} x {width} patches"),
         ("parameters", f"{parameters:,}"),
     ]

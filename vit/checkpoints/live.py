@@ -60,6 +60,8 @@ def _ours(model: Classifier) -> tuple[Tensors, Facts]:
     facts = Facts(
         encoder=model.encoder.architecture,
         pool=model.pool,
+        pool_blocks=model.pool_blocks,
+        multilabel=model.multilabel,
         labels=model.labels,
         preprocessing=asdict(model.preprocessing),
     )

@@ -75,6 +75,7 @@ def load_with_report(
     patch_size: tuple[int, int] | None = None,
     in_chans: int | None = None,
     pool: str | None = None,
+    pool_blocks: int | None = None,
     drop_path: float = 0.0,
     report: LoadReport | None = None,
     **architecture: Any,
@@ -87,6 +88,7 @@ def load_with_report(
         in_chans: channels that it is adapted to, see `vit.layers.patches.adapt_channels`; None keeps them.
         pool: see `Classifier`; None keeps the checkpoint's, or takes "class" where there is a class token. The
             head of another pooling is left out.
+        pool_blocks: see `Classifier`, as `pool`.
         drop_path: see `Encoder`.
         report: filled in as the checkpoint is read: of one that is refused, it has what was found till then.
         architecture: `num_heads`, `act`, `norm_eps`, `pos_interpolation`, where the checkpoint does not say.
@@ -117,13 +119,14 @@ def load_with_report(
     tensors = reorder(converted.tensors, keywords["num_heads"], keywords.pop("rotary_order", ""))
     given_pool = content.facts.pool or converted.pool or canonical.pooling(converted.tensors)
     state = canonical.to_ours(tensors, grid)
-    if pool not in (None, given_pool):
+    blocks = pool_blocks or content.facts.pool_blocks
+    if pool not in (None, given_pool) or blocks != content.facts.pool_blocks:
         state = _without_head(state, report)
     elif given_pool != "attention":
         _drop_attention_pool(state, report)
     _fit_patches(state, keywords, patch_size, in_chans, report)
     prepared = _preprocessing(content, keywords, image_size)
-    model = _build(content, keywords, drop_path, pool or given_pool, state, prepared)
+    model = _build(content, keywords, drop_path, (pool or given_pool, blocks), state, prepared)
     _fit_positions(state, grid, model.encoder.grid, keywords["pos_interpolation"], report)
     # The weights of a live module stay its own.
     given = set() if content.file else {value.untyped_storage().data_ptr() for value in content.tensors.values()}
@@ -194,7 +197,7 @@ def _build(
     content: Content,
     keywords: dict[str, Any],
     drop_path: float,
-    pool: str,
+    pool: tuple[str, int],
     state: Mapping[str, Tensor],
     prepared: Preprocessing,
 ) -> Classifier:
@@ -205,9 +208,11 @@ def _build(
             return Classifier(
                 image_encoder(**keywords, drop_path=drop_path),
                 state["head.weight"].shape[0] if has_head else 0,
-                pool=pool,
+                pool=pool[0],
+                pool_blocks=pool[1],
                 fc_norm="fc_norm.weight" in state,
                 labels=content.facts.labels if has_head else (),
+                multilabel=has_head and content.facts.multilabel,
                 preprocessing=prepared,
             )
     except (TypeError, ValueError) as error:  # an option or a config that no model can have

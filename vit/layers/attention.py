@@ -182,7 +182,11 @@ class Attention(nn.Module):
         if context_tokens is None:
             q, k, v = self._split(self.qkv(query_tokens), 3)
             return q, k, v
-        rows = self.qkv.weight.shape[1]
+        rows = self.num_heads * self.head_dim
+        if not isinstance(self.qkv, nn.Linear):  # LoRA's, which has more than the one weight to take rows of
+            (q,) = self._split(self.qkv(query_tokens)[..., :rows], 1)
+            k, v = self._split(self.qkv(context_tokens)[..., rows:], 2)
+            return q, k, v
         bias = self.qkv.bias
         q_bias, kv_bias = (None, None) if bias is None else (bias[:rows], bias[rows:])
         (q,) = self._split(F.linear(query_tokens, self.qkv.weight[:rows], q_bias), 1)

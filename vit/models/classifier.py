@@ -46,7 +46,10 @@ class Classifier(nn.Module):
             "class+dist" (class and distillation tokens side by side: DeiT's mean of two heads is one head that
             reads both), or "attention" (a learned query asks the patches' tokens, see `AttentionPool`).
         fc_norm: whether the pooled vector is layer-normalised, as where the mean of tokens that are not is read.
+        pool_blocks: of how many of the last blocks the tokens are pooled, each through the final norm; the head reads
+            them side by side (Caron et al. 2021, linear evaluation of DINO).
         labels: names of the classes, in order.
+        multilabel: whether an image may show any number of the classes, each with a probability of its own.
         preprocessing: what the images went through before they come here.
     """
 
@@ -57,7 +60,9 @@ class Classifier(nn.Module):
         *,
         pool: str = "class",
         fc_norm: bool = False,
+        pool_blocks: int = 1,
         labels: Sequence[str] = (),
+        multilabel: bool = False,
         preprocessing: Preprocessing | None = None,
     ):
         super().__init__()
@@ -67,25 +72,30 @@ class Classifier(nn.Module):
             raise ValueError(f"pool is {pool!r}, but the encoder has no class token; try pool='mean'")
         if "dist" in pool and encoder.embed.dist_token is None:
             raise ValueError(f"pool is {pool!r}, but the encoder has no distillation token; try pool='class'")
+        depth = len(encoder.blocks)
+        if not 1 <= pool_blocks <= depth or (pool_blocks > 1 and pool in ("class+dist", "attention")):
+            raise ValueError(f"pool_blocks is {pool_blocks}; allowed are 1 to {depth}, of {pool!r} pooling "
+                             f"{'1 alone' if pool in ('class+dist', 'attention') else 'each'}")  # fmt: skip
         if labels and len(labels) != num_classes:
             raise ValueError(f"{len(labels)} labels for {num_classes} classes; there must be one each")
         self.encoder = encoder
         self.pool = pool
+        self.pool_blocks = pool_blocks
+        self.multilabel = multilabel
         self.num_classes = num_classes
         self.labels = tuple(labels)
         self.preprocessing = preprocessing or Preprocessing(encoder.architecture["image_size"])
-        self.num_features = encoder.embed_dim * (2 if "+" in pool else 1)
+        pooled = encoder.embed_dim * (2 if "+" in pool else 1)
+        self.num_features = pooled * pool_blocks
         self.attn_pool = self._new_attn_pool() if pool == "attention" else None
         self.fc_norm = (
-            nn.LayerNorm(self.num_features, eps=encoder.architecture.get("norm_eps", 1e-6))
-            if fc_norm
-            else nn.Identity()
+            nn.LayerNorm(pooled, eps=encoder.architecture.get("norm_eps", 1e-6)) if fc_norm else nn.Identity()
         )
         self.head = self._new_head(num_classes)
 
-    def reset_head(self, labels: Sequence[str]) -> None:
+    def reset_head(self, labels: Sequence[str], *, multilabel: bool = False) -> None:
         """Gives the model a new head, of random weights, for these classes."""
-        self.labels, self.num_classes = tuple(labels), len(labels)
+        self.labels, self.num_classes, self.multilabel = tuple(labels), len(labels), multilabel
         self.head = self._new_head(len(labels)).to(next(self.encoder.parameters()))  # its device and precision
 
     def _new_head(self, num_classes: int) -> nn.Module:
@@ -111,7 +121,7 @@ class Classifier(nn.Module):
         return {"class": 1, "class+dist": 2}.get(self.pool)
 
     def pooled(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) tokens, or only the first `read` of them -> (B, num_features), what the head reads."""
+        """(B, N, D) tokens of a block, or only the first `read` of them -> (B, D or 2 D), what the head reads of it."""
         return self.fc_norm(self._pool(tokens))
 
     def _pool(self, tokens: Tensor) -> Tensor:
@@ -124,8 +134,21 @@ class Classifier(nn.Module):
         mean = tokens[:, self.encoder.num_prefix_tokens :].mean(dim=1)
         return mean if self.pool == "mean" else torch.cat([tokens[:, 0], mean], dim=1)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.pooled(self.encoder(images, read=self.read)))
+    def features(self, images: Tensor, *, whole: bool = False) -> Tensor:
+        """(B, C, img_h, img_w) -> (B, num_features), what the head reads; `whole` as in `forward`."""
+        read = None if whole else self.read
+        if self.pool_blocks == 1:
+            return self.pooled(self.encoder(images, read=read))
+        blocks = self.encoder.last_tokens(images, self.pool_blocks, read=read)
+        return torch.cat([self.pooled(tokens) for tokens in blocks], dim=1)
+
+    def forward(self, images: Tensor, *, whole: bool = False) -> Tensor:
+        """`whole`: the last block works for all tokens, also for those that the pooling does not look at."""
+        return self.head(self.features(images, whole=whole))
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(B, num_classes) of logits: they sum to 1, unless the model is multi-label."""
+        return logits.sigmoid() if self.multilabel else logits.softmax(dim=1)
 
     def readout(self, num_tokens: int) -> Tensor:
         """(num_tokens,) how much of each token the pooled vector is: the start of a walk. Sums to 1.

@@ -168,10 +168,23 @@ class Encoder(nn.Module):
         """
         if self.rotary is not None and turned is None:
             raise ValueError("this encoder turns queries and keys by their place (rotary positions); give `turned`")
-        last = len(self.blocks) - 1
+        return self._last(tokens, 1, mask=mask, read=read, turned=turned)[0]
+
+    def last_tokens(self, inputs: Tensor, count: int, *, read: int | None = None) -> list[Tensor]:
+        """The tokens behind each of the last `count` blocks, each through the final norm; as `forward`.
+
+        Of the last block they are `read`, if that is given, of the others all.
+        """
+        turned = None if self.rotary is None else self.rotation(inputs)
+        return self._last(self.embed(inputs), count, read=read, turned=turned)
+
+    def _last(self, tokens: Tensor, count: int, *, read: int | None, **options: Any) -> list[Tensor]:
+        last, found = len(self.blocks) - 1, []
         for index, block in enumerate(self.blocks):
-            tokens = self._run(block, tokens, mask=mask, read=read if index == last else None, turned=turned)
-        return self.norm(tokens)
+            tokens = self._run(block, tokens, read=read if index == last else None, **options)
+            if index > last - count:
+                found.append(self.norm(tokens))
+        return found
 
     def _run(self, block: nn.Module, tokens: Tensor, **options: Any) -> Tensor:
         """One block. What is recorded of it must be that of the first time, so recording computes it once only."""

@@ -37,8 +37,7 @@ def rollout_maps(
     settings = replace(settings, kept_columns=0 if model.encoder.embed.cls_token is None else 1)
     with record(model, values=False) as trace:
         # Ranking whole maps takes every row of the last block; otherwise it works for the rows that are read.
-        tokens = model.encoder(images, read=None if settings.discard_ratio else model.read)
-        logits = model.head(model.pooled(tokens))
+        logits = model(images, whole=settings.discard_ratio > 0)
     pooled = replace(settings, residual=1.0, discard_ratio=0.0)
     readout = _readout(model, trace, lambda pooling, query: rollout(pooling, query, pooled))
     relevance = rollout(trace.blocks, readout, settings, start_block=start_block)
@@ -70,8 +69,7 @@ def value_norm_maps(model: Classifier, images: Tensor, target: Tensor | None) ->
 def default_maps(model: Classifier, images: Tensor, target: Tensor | None) -> Explanation:
     """The method that the measurements chose, see `prototype_contrast`."""
     with record(model, values=False) as trace:
-        tokens = model.encoder(images)
-        logits = model.head(model.pooled(tokens))
+        logits = model(images, whole=True)
     fusion = seed_fusion(trace.blocks[-1].k.shape[1])
     seeds = _of_the_last(model, trace, partial(last_attention, head_fusion=fusion))
     contrast = prototype_contrast(trace.blocks[-1], to_grid(model, images, seeds).flatten(1))

@@ -72,7 +72,7 @@ def alone(model: Classifier, images: Tensor, masks: Tensor, *, precision: str = 
     own = (images * outside).sum((2, 3), keepdim=True) / outside.sum((2, 3), keepdim=True).clamp(min=1)
     with arithmetic(precision, images.device):
         logits = (model(images), model(images * inside), model(images * outside + own * inside))
-    answers = [each.double().softmax(dim=1).cpu() for each in logits]
+    answers = [model.probabilities(each.double()).cpu() for each in logits]
     predicted = answers[0].argmax(dim=1, keepdim=True)
     whole, of_object, of_background = (each.gather(1, predicted)[:, 0] for each in answers)
     return Alone(whole, of_object, of_background, answers[2])

@@ -285,7 +285,7 @@ def _explanations(
 def _predictions(model: Classifier, logits: Tensor) -> list[tuple[str, float | None]]:
     if model.num_classes == 0:
         return [("", None)] * len(logits)
-    probabilities, classes = logits.softmax(dim=1).max(dim=1)
+    probabilities, classes = model.probabilities(logits).max(dim=1)
     return [(_label(model, c), p) for c, p in zip(classes.tolist(), probabilities.tolist(), strict=True)]
 
 

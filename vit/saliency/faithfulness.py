@@ -134,7 +134,7 @@ class Perturbation:
     def _ask(self, images: Tensor, explained: Tensor | None) -> Answer:
         with arithmetic(self.precision, images.device):
             logits = self.model(images)
-        probabilities = logits.float().softmax(dim=1)
+        probabilities = self.model.probabilities(logits.float())
         predicted = probabilities.argmax(dim=1)
         explained = predicted if explained is None else explained
         return Answer(probabilities.gather(1, explained[:, None])[:, 0], predicted)

@@ -90,3 +90,5 @@ def check_serves(name: str, model: Classifier) -> None:
         raise ValueError(
             f"{name} explains a class, but the model has no head; try method={' or '.join(map(repr, others))}"
         )
+    if name == "legrad" and model.pool_blocks > 1:
+        raise ValueError("legrad asks the head of each block alone, but this head reads several; try 'attribution'")

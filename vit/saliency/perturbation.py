@@ -32,7 +32,7 @@ def occlusion_maps(model: Classifier, images: Tensor, target: Tensor | None, *, 
         raise ValueError(f"window is {window}; allowed are 1 to {min(grid_h, grid_w)}, the patches of the image")
     logits = model(images).float()
     chosen = chosen_classes(logits, target)
-    whole = logits.softmax(dim=1).gather(1, chosen[:, None])[:, 0]
+    whole = model.probabilities(logits).gather(1, chosen[:, None])[:, 0]
     total = torch.zeros(len(images), grid_h, grid_w, device=images.device)
     hidden = torch.zeros(grid_h, grid_w, device=images.device)
     places = [(y, x) for y in range(grid_h - window + 1) for x in range(grid_w - window + 1)]
@@ -111,5 +111,5 @@ def _probabilities(model: Classifier, images: Tensor, masks: Tensor, chosen: Ten
     """(B, n) probability of each image's class under each mask, (n, ...) of patches or pixels: 1 keeps, 0 hides."""
     over_pixels = F.interpolate(masks[:, None], size=tuple(images.shape[-2:]), mode="nearest")  # (n, 1, img_h, img_w)
     hidden = (images[:, None] * over_pixels).flatten(0, 1)
-    found = model(hidden).float().softmax(dim=1).unflatten(0, (len(images), -1))
+    found = model.probabilities(model(hidden).float()).unflatten(0, (len(images), -1))
     return found.gather(2, chosen[:, None, None].expand(-1, len(masks), 1))[..., 0]

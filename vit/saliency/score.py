@@ -239,7 +239,7 @@ class Scorer:
         fact["predicted"] = torch.full((len(images),), -1)
         fact["area"] = unknown if masks is None else masks.double().mean(dim=(1, 2))
         if self.model.num_classes > 0:
-            probability, predicted = logits.double().softmax(dim=1).max(dim=1)
+            probability, predicted = self.model.probabilities(logits.double()).max(dim=1)
             fact |= {"probability": probability.cpu(), "predicted": predicted.cpu()}
             if masks is not None:
                 parts = alone(self.model, images, masks.to(self.device), precision=self.precision)

@@ -11,6 +11,7 @@ from vit.foundation import UserError, nearest
 from vit.models.captioner import Captioner
 from vit.models.classifier import Classifier
 from vit.models.masked import MaskedImageModel
+from vit.training.lora import add_lora
 
 # Learned vectors that stand for a place or a token: shrinking them towards zero would only forget them.
 UNDECAYED = ("pos_embed", "cls_token", "dist_token", "reg_token", "mask_token")
@@ -97,8 +98,34 @@ def warmup_cosine(step: int, *, warmup_steps: int, total_steps: float, min_lr: f
     return min_lr + (1.0 - min_lr) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def choose_trained(model: Classifier, trained: str) -> None:
-    """Sets what learns: "all", or "head" (a linear probe: no gradient is computed below the head)."""
+def choose_trained(model: Classifier, trained: str, *, lora_rank: int = 8, lora_alpha: float = 16.0) -> None:
+    """Sets what learns; no gradient is computed below the lowest of it.
+
+    Args:
+        trained: "all"; "head" (a linear probe); "blocks:K" (the last K blocks, the final norm and the head); or "lora"
+            (the head, and adapters beside the matrices of all blocks, see `add_lora`).
+
+    Raises:
+        UserError: for more blocks than there are.
+    """
+    kind, _, count = trained.partition(":")
     everything: nn.Module = model
-    everything.requires_grad_(trained == "all")
+    everything.requires_grad_(kind == "all")
+    if kind == "lora":
+        add_lora(model, rank=lora_rank, alpha=lora_alpha)
+    if kind == "blocks":
+        depth = len(model.encoder.blocks)
+        if int(count) > depth:
+            raise UserError(f"--optim.trained is {trained}, but the model has {depth} blocks.\nTry all.")
+        model.encoder.blocks[depth - int(count) :].requires_grad_(True)
+        for above in (model.encoder.norm, model.fc_norm, model.attn_pool):
+            if above is not None:
+                above.requires_grad_(True)
     model.head.requires_grad_(True)
+
+
+def keep_frozen_still(model: Classifier) -> None:
+    """Takes blocks that do not learn out of training: what they drop would only be noise."""
+    for block in model.encoder.blocks:
+        if not any(parameter.requires_grad for parameter in block.parameters()):
+            block.eval()

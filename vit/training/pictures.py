@@ -31,7 +31,7 @@ PAIRS = 20  # most confused pairs listed beside a larger matrix
 LEARNING_RATE = ("lr",)
 PANELS = (
     ("Loss", "loss", ("loss",)),
-    ("Accuracy", "accuracy", ("acc", "top1", "top5", "exact", "words")),
+    ("Accuracy", "accuracy", ("acc", "top1", "top5", "exact", "words", "map", "f1")),
     ("Learning rate", "learning rate", LEARNING_RATE),
 )
 

@@ -17,6 +17,8 @@ def recognises(tensors: Tensors) -> bool:
 def convert(tensors: Tensors) -> Converted:
     if f"{AVERAGE}{PATCHES}" in tensors:
         tensors = {name: value for name, value in tensors.items() if not name.startswith("model.")}
+    if any(".lora_A." in name for name in tensors):
+        raise ValueError("the run learns by LoRA, and its adapters are not merged; give its model folder")
     prefix = next(prefix for prefix in ("", AVERAGE, "model.") if f"{prefix}{PATCHES}" in tensors)
     model = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     # Pretraining and captions have a decoder, or a mask token, beside the encoder; the head is then none of classes.

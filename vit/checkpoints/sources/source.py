@@ -40,6 +40,7 @@ class Facts:
     Args:
         encoder: keywords of `image_encoder`.
         pool: see `Classifier`.
+        pool_blocks, multilabel: see `Classifier`.
         labels: names of the classes, in order.
         preprocessing: keywords of `Preprocessing`.
         notes: what else the reader should know, a sentence each.
@@ -47,6 +48,8 @@ class Facts:
 
     encoder: Mapping[str, Any] = field(default_factory=dict)
     pool: str | None = None
+    pool_blocks: int = 1
+    multilabel: bool = False
     labels: tuple[str, ...] = ()
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -36,6 +36,8 @@ def obstacles(model: Classifier) -> list[str]:
     shape = model.encoder.architecture
     distilled = model.pool == "class+dist"
     found = beyond(shape, KNOWN)
+    if model.pool_blocks > 1:
+        found.append(f"a head that reads {model.pool_blocks} blocks")
     if model.pool not in POOLS:
         found.append(f"a head that reads {model.pool}")
     if shape.get("dist_token") and not distilled:
@@ -92,7 +94,7 @@ def _is_as_good_as_zero(model: Classifier) -> bool:
 def _answers(model: Classifier, images: Tensor) -> Tensor:
     """Probabilities, or the features of a model without a head as directions."""
     output = model(images).float()
-    return output.softmax(dim=1) if model.num_classes else torch.nn.functional.normalize(output)
+    return model.probabilities(output) if model.num_classes else torch.nn.functional.normalize(output)
 
 
 def config(model: Classifier) -> dict[str, Any]:
@@ -109,6 +111,7 @@ def config(model: Classifier) -> dict[str, Any]:
         "num_features": model.encoder.embed_dim,
         "global_pool": POOLS[model.pool],
         **labels,
+        **({"problem_type": "multi_label_classification"} if model.multilabel else {}),
         "model_args": model_args(model),
         "pretrained_cfg": {
             "input_size": [model.encoder.architecture.get("in_chans", 3), *prepared.image_size],

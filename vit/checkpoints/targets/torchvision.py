@@ -37,6 +37,8 @@ def obstacles(model: Classifier) -> list[str]:
     found += beyond(shape, KNOWN | named.keys())
     if not model.num_classes:
         found.append("a model without a head")
+    if model.pool_blocks > 1:
+        found.append(f"a head that reads {model.pool_blocks} blocks")
     if model.pool != "class":
         found.append(f"a head that reads {model.pool}")
     if shape.get("mlp", "mlp") != "mlp":

@@ -71,6 +71,8 @@ def obstacles(model: Classifier) -> list[str]:
         found.append("a model without a class token")
     if not shape.get("final_norm", True) or any(True for _ in model.fc_norm.parameters()):
         found.append("a norm behind the pooling")
+    if model.pool_blocks > 1:
+        found.append(f"a head that reads {model.pool_blocks} blocks")
     if model.pool == "attention":
         found.append("a head that reads attention")
     if kind == "deit" and model.pool not in ("class", "class+dist"):

@@ -1,0 +1,71 @@
+"""LoRA: peft's adapters on our encoder, and the plain model that they are merged into."""
+
+import peft
+import pytest
+import torch
+
+from vit.models.classifier import Classifier
+from vit.models.encoder import image_encoder
+from vit.training.lora import add_lora, merged
+from vit.training.optim import choose_trained
+
+SIZES = {"image_size": (10, 21), "patch_size": (5, 7), "embed_dim": 22, "depth": 3, "num_heads": 2}
+IMAGES = torch.randn(2, 3, 10, 21, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(params=["class", "mean"])
+def plain(request, randomise):
+    return randomise(Classifier(image_encoder(**SIZES), 5, pool=request.param), std=0.2)
+
+
+@torch.no_grad()
+def move(model, std=0.1):
+    """As training would: B begins at zero."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.normal_(std=std)
+    return model
+
+
+def test_adapters_begin_as_nothing(plain):
+    before = plain(IMAGES)
+    add_lora(plain, rank=3, alpha=6)
+    torch.testing.assert_close(plain(IMAGES), before)
+
+
+def test_only_adapters_and_the_head_learn(plain):
+    choose_trained(plain, "lora", lora_rank=3, lora_alpha=6)
+    learning = {name for name, parameter in plain.named_parameters() if parameter.requires_grad}
+    assert {"head.weight", "head.bias"} <= learning
+    assert all("lora_" in name for name in learning - {"head.weight", "head.bias"})
+    assert len(learning) == 2 + 3 * 4 * 2  # A and B of four matrices of each of three blocks
+    move(plain)(IMAGES).square().sum().backward()
+    for name, parameter in plain.named_parameters():  # the last block's queries too, of which only some are read
+        assert (parameter.grad is not None and bool(parameter.grad.abs().max() > 0)) == (name in learning), name
+
+
+def test_the_merged_model_is_a_plain_one_that_computes_the_same(plain):
+    names = plain.state_dict().keys()
+    head_before = plain.head.weight.clone()
+    choose_trained(plain, "lora", lora_rank=3, lora_alpha=6)
+    move(plain)
+    expected = plain(IMAGES)
+    found = merged(plain)
+    assert found.state_dict().keys() == names
+    assert not torch.equal(found.head.weight, head_before)
+    torch.testing.assert_close(found(IMAGES), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(plain(IMAGES), expected)  # which goes on learning
+
+
+def test_it_is_the_papers_sum(plain):
+    """W + alpha / rank B A, worked out from peft's own parts."""
+    weight = plain.encoder.blocks[1].attn.qkv.weight.clone()
+    add_lora(plain, rank=3, alpha=6)
+    layer = move(plain).encoder.blocks[1].attn.qkv
+    assert isinstance(layer, peft.tuners.lora.LoraLayer)
+    expected = weight + 6 / 3 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    torch.testing.assert_close(merged(plain).encoder.blocks[1].attn.qkv.weight, expected)
+
+
+def test_without_adapters_nothing_is_copied(plain):
+    assert merged(plain) is plain

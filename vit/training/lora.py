@@ -1,0 +1,45 @@
+"""LoRA: in place of a matrix W, which stays as it was, a low-rank B A beside it learns (Hu et al. 2022, equation 3)."""
+
+from copy import deepcopy
+
+from torch import nn
+
+from vit.foundation import UserError
+from vit.models.classifier import Classifier
+
+# Every matrix of a block. Queries, keys and values are one matrix here, so they share A, and each has its rows of B.
+MATRICES = r"encoder\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(fc1|fc2))"
+
+
+def add_lora(model: Classifier, *, rank: int, alpha: float) -> None:
+    """Puts adapters beside the matrices of all blocks, by peft; they alone learn.
+
+    Args:
+        rank: of B A.
+        alpha: B A counts alpha / rank times.
+
+    Raises:
+        UserError: when peft is not installed.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise UserError("--optim.trained lora takes peft, which is not installed.\nTry: pip install peft") from None
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=MATRICES), model)  # type: ignore[arg-type]
+
+
+def merged(model: Classifier) -> Classifier:
+    """A copy of the model with its adapters, if there are any, added into the matrices: it computes the same."""
+    if not any("lora_" in name for name, _ in model.named_parameters()):
+        return model
+    from peft.tuners.lora import LoraLayer
+
+    plain = deepcopy(model)
+    for name, module in list(plain.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge()  # type: ignore[operator]
+            parent, _, own = name.rpartition(".")
+            base = module.get_base_layer()
+            assert isinstance(base, nn.Linear)
+            setattr(plain.get_submodule(parent), own, base)
+    return plain

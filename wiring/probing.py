@@ -1,0 +1,92 @@
+"""A linear probe: the frozen encoder sees each image once, and the head learns from what came out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vit.foundation import UserError, atomic_write, none_read
+from vit.options import Device, Precision
+from vit.terminal import progress, say
+
+if TYPE_CHECKING:
+    import torch
+
+    from datamodules.features import CachedFeatures, Columns
+    from vit.models.classifier import Classifier
+
+FILE = "features.safetensors"  # in the run folder: a run that is resumed computes nothing again
+
+
+def cached_features(
+    module: Any, model: Classifier, folder: Path, *, device: Device, precision: Precision, resume: bool
+) -> tuple[CachedFeatures, dict[str, str]]:
+    """The features of all training and validation images, as evaluation would see them.
+
+    Args:
+        folder: of the run, where they are kept.
+
+    Returns:
+        The data module, and the images that could not be read: path to reason.
+    """
+    from datamodules.features import CachedFeatures
+
+    kept = _kept(folder / FILE) if resume else {}
+    skipped: dict[str, str] = {}
+    if not kept:
+        say("The encoder is frozen: it sees each image once, not augmented.")
+        for split in ("train", "val"):
+            kept[split], unread = _computed(module, split, model, device, precision)
+            skipped |= unread
+        _keep(kept, folder / FILE)
+    classes = module.sampled_classes() if hasattr(module, "sampled_classes") else None
+    return CachedFeatures(kept, batch_size=module.batch_size, classes=classes, seed=module.seed), skipped
+
+
+def _computed(
+    module: Any, split: str, model: Classifier, device: Device, precision: Precision
+) -> tuple[Columns, dict[str, str]]:
+    import torch
+
+    from datamodules.features import gather_columns
+    from vit.inference import arithmetic, choose_device
+
+    place = choose_device(device)
+    model = model.to(place).eval()
+    skipped: dict[str, str] = {}
+    names, found = module.names(split), []
+    for batch in progress(
+        module.dataloader(split), f"features of {split}", len(names), lambda each: len(each["index"])
+    ):
+        skipped |= dict(batch["skipped"])
+        with torch.inference_mode(), arithmetic(precision, place):
+            features = model.features(batch["image"].to(place, non_blocking=True)).float().cpu()
+        found.append(batch | {"image": features})
+    if not any(len(batch["index"]) for batch in found):
+        raise none_read(f"{len(names)} images of {split}", skipped)
+    return gather_columns([batch for batch in found if len(batch["index"])]), skipped
+
+
+def _keep(tables: dict[str, Columns], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    named = {f"{split}.{name}": column for split, columns in tables.items() for name, column in columns.items()}
+    with atomic_write(path) as temporary:
+        save_file(named, temporary)
+
+
+def _kept(path: Path) -> dict[str, Columns]:
+    """What `_keep` wrote; nothing where it is not there, or can't be read."""
+    from vit.checkpoints.read import read_tensors
+
+    tables: dict[str, dict[str, torch.Tensor]] = {}
+    if not path.is_file():
+        return {}
+    try:
+        named = read_tensors(path)
+    except UserError:
+        return {}
+    for name, column in named.items():
+        split, _, rest = name.partition(".")
+        tables.setdefault(split, {})[rest] = column
+    return tables
