@@ -63,7 +63,7 @@ from wiring.explaining import (
 from wiring.explaining_captions import CAPTION_OPTIONS, explain_captioner
 from wiring.explaining_text import TEXT_OPTIONS, explain_texts
 from wiring.folds import cross_validate
-from wiring.models import build_model, pair, prepared_for, require_head
+from wiring.models import build_model, pair, prepared_for, require_head, require_kind
 from wiring.pretraining import pretrain_encoder
 from wiring.training import train_classifier
 
@@ -173,6 +173,7 @@ def evaluate(
     network = load(model)
     require_head(network, model)
     module = data_module(data, network, seed=seed, labels=network.labels, limit=limit)
+    require_kind(network, module, model)
     names = module.names(split)
     folder = claim_folder(out, overwrite=overwrite)
     batches = progress(
@@ -181,13 +182,14 @@ def evaluate(
     found = run_evaluation(network, batches, names, device=place, precision=precision)
     if not is_first_process():
         return
-    metrics = write_evaluation(found, folder)
+    metrics, written = write_evaluation(found, folder)
     tell_skipped(found.skipped, folder)
-    for name in ("top1", "top5", "balanced_accuracy", "ece"):
-        print(f"{name:18} {metrics[name]:.4f}")
+    for name, value in metrics.items():
+        if isinstance(value, float):
+            print(f"{name:18} {value:.4f}")
     print(f"{'images':18} {metrics['images']}  ({metrics['skipped']} skipped)")
     print_classes(metrics["per_class"])
-    say(f"written to {folder}: metrics.json, predictions.csv, confusion.png, reliability.png")
+    say(f"written to {folder}: {', '.join(written)}")
 
 
 def predict(

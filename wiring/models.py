@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vit.foundation import UserError
 from vit.options import ModelOptions
@@ -57,6 +57,16 @@ def require_head(model: Classifier, source: str) -> None:
     if not model.labels:
         raise UserError(
             f"{source} has no labelled head, so it names no classes.\nGive the model folder of a trained run."
+        )
+
+
+def require_kind(model: Classifier, module: Any, source: str) -> None:
+    """Raises UserError for a model of one label an image and data of several, or the other way round."""
+    if (several := getattr(module, "multilabel", False)) != model.multilabel:
+        kinds = ("one label", "several labels")
+        raise UserError(
+            f"{source} gives {kinds[model.multilabel]} an image, and the data has {kinds[several]}.\n"
+            "A manifest with the column `labels` has several, with `label` one."
         )
 
 

@@ -133,7 +133,8 @@ def test_a_split_of_which_nothing_can_be_read_has_no_accuracy() -> None:
 def test_what_is_written(tmp_path: Path) -> None:
     found = evaluation(skipped={"/p/x.png": "the file is empty"})
     found.names[4] = "heron/café, 鳥.png"
-    metrics = write_evaluation(found, tmp_path)
+    metrics, written = write_evaluation(found, tmp_path)
+    assert sorted(written) == sorted(path.name for path in tmp_path.iterdir())
     assert json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8")) == metrics
     assert metrics.keys() >= {"top1", "top5", "balanced_accuracy", "images", "skipped"}
     with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8") as file:

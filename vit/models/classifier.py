@@ -73,9 +73,10 @@ class Classifier(nn.Module):
         if "dist" in pool and encoder.embed.dist_token is None:
             raise ValueError(f"pool is {pool!r}, but the encoder has no distillation token; try pool='class'")
         depth = len(encoder.blocks)
-        if not 1 <= pool_blocks <= depth or (pool_blocks > 1 and pool in ("class+dist", "attention")):
-            raise ValueError(f"pool_blocks is {pool_blocks}; allowed are 1 to {depth}, of {pool!r} pooling "
-                             f"{'1 alone' if pool in ('class+dist', 'attention') else 'each'}")  # fmt: skip
+        if not 1 <= pool_blocks <= depth:
+            raise ValueError(f"pool_blocks is {pool_blocks}; allowed are 1 to {depth}")
+        if pool_blocks > 1 and pool in ("class+dist", "attention"):
+            raise ValueError(f"pool_blocks is {pool_blocks}, but {pool!r} pooling reads one block alone")
         if labels and len(labels) != num_classes:
             raise ValueError(f"{len(labels)} labels for {num_classes} classes; there must be one each")
         self.encoder = encoder

@@ -68,6 +68,28 @@ class Evaluation:
         """(num_classes, num_classes) counts; rows are the true classes."""
         return multiclass_confusion_matrix(self.probabilities, self.targets, len(self.labels))
 
+    def table(self) -> list[list[Any]]:
+        """Every single prediction, below a header."""
+        confidence, predicted = self.probabilities.max(dim=1)
+        each = zip(self.names, self.targets.tolist(), predicted.tolist(), confidence.tolist(), strict=True)
+        return [
+            ["image", "label", "predicted", "probability", "correct"],
+            *(
+                [name, self.labels[target], self.labels[guess], f"{p:.6f}", int(target == guess)]
+                for name, target, guess, p in each
+            ),
+        ]
+
+    def draw(self, folder: Path) -> list[str]:
+        """Draws confusion.png and reliability.png; returns these names."""
+        from vit.training.pictures import draw_confusion, draw_reliability
+
+        confidence, predicted = self.probabilities.max(dim=1)
+        correct = (predicted == self.targets).numpy()
+        draw_confusion(self.confusion().numpy(), self.labels, folder / "confusion.png")
+        draw_reliability(confidence.numpy(), correct, folder / "reliability.png", bins=CALIBRATION_BINS)
+        return ["confusion.png", "reliability.png"]
+
 
 def evaluate(
     model: Classifier,
@@ -97,35 +119,23 @@ def evaluate(
     columns = [[batch for part in column for batch in part] for column in zip(*parts, strict=True)]
     if not sum(map(len, columns[2])):
         raise none_read(f"{len(names)} images", skipped)
+    from vit.training.multilabel_evaluation import MultiLabelEvaluation
+
     whole = [torch.cat(column) for column in columns]
     order = whole[2].argsort()
     found = [names[index] for index in whole[2][order].tolist()]
-    return Evaluation(whole[0][order], whole[1][order], found, model.labels, skipped)
+    kind = MultiLabelEvaluation if model.multilabel else Evaluation
+    return kind(whole[0][order], whole[1][order], found, model.labels, skipped)
 
 
-def write_evaluation(evaluation: Evaluation, folder: Path) -> dict[str, Any]:
-    """Writes metrics.json, predictions.csv, confusion.png and reliability.png; returns the metrics."""
-    from vit.training.pictures import draw_confusion, draw_reliability
-
+def write_evaluation(evaluation: Evaluation, folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """Writes metrics.json, predictions.csv and pictures; returns the metrics, and the names of the files."""
     metrics = evaluation.metrics()
     with atomic_write(folder / "metrics.json") as temporary:
         temporary.write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    confidence, predicted = evaluation.probabilities.max(dim=1)
     with (
         atomic_write(folder / "predictions.csv") as path,
         path.open("w", newline="", encoding="utf-8") as file,
     ):
-        rows = csv.writer(file)
-        rows.writerow(["image", "label", "predicted", "probability", "correct"])
-        for name, target, guess, p in zip(
-            evaluation.names,
-            evaluation.targets.tolist(),
-            predicted.tolist(),
-            confidence.tolist(),
-            strict=True,
-        ):
-            rows.writerow([name, evaluation.labels[target], evaluation.labels[guess], f"{p:.6f}", int(target == guess)])
-    draw_confusion(evaluation.confusion().numpy(), evaluation.labels, folder / "confusion.png")
-    correct = (predicted == evaluation.targets).numpy()
-    draw_reliability(confidence.numpy(), correct, folder / "reliability.png", bins=CALIBRATION_BINS)
-    return metrics
+        csv.writer(file).writerows(evaluation.table())
+    return metrics, ["metrics.json", "predictions.csv", *evaluation.draw(folder)]

@@ -1,0 +1,130 @@
+"""Linear probes: features are computed once, as evaluation sees the images; the head reads those of several blocks."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import cli
+import vit
+from datamodules.image_folder import ImageFolder
+from vit.checkpoints.export import export
+from vit.checkpoints.folder import write_folder
+from vit.foundation import UserError
+from vit.models.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
+from vit.models.encoder import image_encoder
+from vit.saliency.methods import METHODS, check_serves
+from wiring import probing
+
+SIZES = {"image_size": (16, 16), "patch_size": (8, 8), "embed_dim": 16, "depth": 3, "num_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos of two classes, one of them unreadable, and an encoder."""
+    folder = tmp_path_factory.mktemp("probe")
+    for label, brightness in (("bright", 160), ("dark", 60)):
+        (folder / "photos" / label).mkdir(parents=True)
+        for number in range(10):
+            random = np.random.default_rng([brightness, number])
+            pixels = random.integers(brightness - 60, brightness + 60, (20, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "photos" / label / f"{number}.png")
+    (folder / "photos" / "dark" / "x.png").write_bytes(b"<html>")
+    torch.manual_seed(0)
+    write_folder(Classifier(image_encoder(**SIZES), 0), folder / "pretrained")
+    return folder
+
+
+def options(folder: Path, run: str, *more: str) -> list[str]:
+    return [
+        "train", "--data.root", str(folder / "photos"), "--data.batch_size", "4", "--data.num_workers", "0",
+        "--data.erase", "1", "--model.pretrained", str(folder / "pretrained"), "--model.pool", "class+mean",
+        "--model.pool_blocks", "2", "--optim.trained", "head", "--optim.lr", "1e-2", "--trainer.max_epochs", "5",
+        "--trainer.precision", "fp32", "--device", "cpu", "--run", str(folder / run), *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def probe(folder: Path) -> Path:
+    assert cli.main(options(folder, "run")) == 0
+    return folder / "run"
+
+
+def photos(folder: Path, split: str) -> list[dict]:
+    data = ImageFolder(
+        str(folder / "photos"), image_size=(16, 16), mean=IMAGENET_MEAN, std=IMAGENET_STD, batch_size=100, num_workers=0
+    )
+    return list(data.dataloader(split))
+
+
+def test_features_are_those_of_the_last_blocks_of_each_image_as_evaluation_sees_it(folder, probe):
+    encoder = vit.load(folder / "pretrained").eval().encoder
+    (batch,) = photos(folder, "train")
+    tokens, found = encoder.embed(batch["image"]), []
+    for block in encoder.blocks:
+        tokens = block(tokens)
+        normed = encoder.norm(tokens)
+        found.append(torch.cat([normed[:, 0], normed[:, 1:].mean(dim=1)], dim=1))
+    kept = probing._kept(probe / "features.safetensors")["train"]
+    torch.testing.assert_close(kept["image"], torch.cat(found[1:], dim=1).detach())
+    assert torch.equal(kept["target"], batch["target"])
+    assert torch.equal(kept["index"], batch["index"])
+
+
+def test_the_model_folder_gives_what_the_probe_was_judged_by(folder, probe):
+    model = vit.load(probe / "model").eval()
+    assert (model.pool, model.pool_blocks, model.head.in_features) == ("class+mean", 2, 2 * 2 * 16)
+    (batch,) = photos(folder, "val")
+    right = model(batch["image"]).argmax(dim=1) == batch["target"]
+    with (probe / "metrics.csv").open(newline="") as file:
+        tops = [float(row["val_top1"]) for row in csv.DictReader(file) if row["val_top1"]]
+    assert float(right.float().mean()) == pytest.approx(max(tops))
+    assert max(tops) == 1
+
+
+def test_unreadable_images_are_told(probe):
+    assert "x.png" in (probe / "skipped.csv").read_text()
+
+
+def test_a_probe_that_is_resumed_is_the_same_and_reads_no_image_again(folder, probe, monkeypatch):
+    from vit.training.classification import ClassificationTask
+
+    step, calls = ClassificationTask.training_step, []
+
+    def stopping(task, batch, batch_idx):
+        calls.append(batch_idx)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return step(task, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassificationTask, "training_step", stopping)
+        assert cli.main(options(folder, "again")) != 0
+    monkeypatch.setattr(probing, "_computed", None)
+    assert cli.main([*options(folder, "again"), "--resume"]) == 0
+    for name in ("metrics.csv", "model/model.safetensors", "skipped.csv"):
+        assert (folder / "again" / name).read_bytes() == (probe / name).read_bytes(), name
+
+
+def test_there_is_nothing_to_mix(folder, capsys):
+    assert cli.main(options(folder, "mixed", "--optim.mixup", "1")) != 0
+    assert "there is nothing to mix" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", ["timm", "torchvision", "transformers"])
+def test_other_libraries_have_no_place_for_such_a_head(probe, tmp_path, target):
+    with pytest.raises(UserError, match="a head that reads 2 blocks"):
+        export(vit.load(probe / "model"), target, tmp_path)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_such_a_model_is_explained_by_all_methods_but_one(probe, method):
+    model = vit.load(probe / "model").eval()
+    if method == "legrad":
+        with pytest.raises(ValueError, match="this head reads several"):
+            check_serves(method, model)
+    else:
+        assert vit.explain(model, torch.rand(2, 3, 24, 24), method=method).isfinite().all()
