@@ -125,7 +125,8 @@ def choose_trained(model: Classifier, trained: str, *, lora_rank: int = 8, lora_
 
 
 def keep_frozen_still(model: Classifier) -> None:
-    """Takes blocks that do not learn out of training: what they drop would only be noise."""
-    for block in model.encoder.blocks:
-        if not any(parameter.requires_grad for parameter in block.parameters()):
-            block.eval()
+    """Takes parts that do not learn out of training: what their blocks drop would only be noise."""
+    for part in model.modules():
+        learning = [parameter.requires_grad for parameter in part.parameters()]
+        if learning and not any(learning):
+            part.eval()
