@@ -45,7 +45,7 @@ def train_classifier(
     from wiring.probing import cached_features
 
     check_run(run, config, device=device, resume=resume)
-    refuse_mixed_features(optim)
+    refuse_unfit_probe(optim, trainer)
     network, report = build_model(model, seed)
     module = data_module(data, network, seed=seed, limit=limit, fold=fold)
     report += fit_head(network, module, data.root)
@@ -72,7 +72,7 @@ def classification_task(
 
     names = module.names("train")
     weights = None
-    if optim.class_weights == "balanced":
+    if optim.class_weights == "balanced" and hasattr(module, "counts"):  # generated scenes are balanced
         counts = list(module.counts()["train"].values())
         weights = balanced_weights(counts, len(names), multilabel=network.multilabel)
     kind = MultiLabelTask if network.multilabel else ClassificationTask
@@ -88,8 +88,10 @@ def classification_task(
     )
 
 
-def refuse_mixed_features(optim: OptimOptions) -> None:
-    """Raises UserError where images are to be mixed that are read only once."""
+def refuse_unfit_probe(optim: OptimOptions, trainer: TrainerOptions) -> None:
+    """Raises UserError where images are to be mixed that are read only once, or read by several processes."""
+    if optim.trained == "head" and trainer.devices * trainer.num_nodes > 1:
+        raise UserError("--optim.trained head takes one process: what it learns from is small.\nLeave out the others.")
     if optim.trained == "head" and (optim.mixup or optim.cutmix):
         raise UserError(
             "--optim.trained head reads each image once, as it is; there is nothing to mix.\n"

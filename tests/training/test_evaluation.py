@@ -114,10 +114,10 @@ def test_evaluate_keeps_names_with_their_probabilities_when_images_are_skipped()
     model = tiny().eval()
     batches = [batch([3, 1], []), batch([], [("/p/2.png", "the file is empty")]), batch([4], [("/p/0.png", "damaged")])]
     found = evaluate(model, batches, ["0.png", "1.png", "2.png", "3.png", "4.png"], device=CPU, precision="fp32")
-    assert found.names == ["3.png", "1.png", "4.png"]
+    assert found.names == ["1.png", "3.png", "4.png"]
     assert found.targets.tolist() == [0, 0, 1]
     expected = torch.cat([model(each["image"]) for each in (batches[0], batches[2])]).softmax(1)
-    torch.testing.assert_close(found.probabilities, expected)
+    torch.testing.assert_close(found.probabilities, expected[[1, 0, 2]])
     assert found.skipped == {"/p/2.png": "the file is empty", "/p/0.png": "damaged"}
     assert found.labels == LABELS
 
