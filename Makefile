@@ -41,7 +41,7 @@ bench: setup     ## side by side with peers
 audit: setup     ## known vulnerabilities of the exact versions that CI tests; asks PyPI
 	$(PYTHON) -m venv .venv/audit
 	.venv/audit/bin/pip install --quiet pip-audit
-	.venv/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	.venv/audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 clean:           ## remove what the commands above made
 	rm -rf .venv demo runs maps

@@ -45,7 +45,6 @@ def refused(capsys):
     return run
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("forced", [False, True])
 @pytest.mark.parametrize("place", ["beside", "hyper_parameters", "callbacks", "state_dict"])
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -79,7 +80,11 @@ def read_file(path: Path) -> Stored:
 
 def _read_pickle(path: Path) -> Any:
     # A Namespace is a bag of values, without code of its own; training scripts keep their options in one.
-    with weights_only_enforced(), torch.serialization.safe_globals([Namespace]):
+    with (
+        weights_only_enforced(),
+        torch.serialization.safe_globals([Namespace]),
+        warnings.catch_warnings(action="ignore", category=UserWarning),  # of a pickle that is not torch's own
+    ):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 

@@ -86,7 +86,7 @@ def reorder(tensors: Tensors, num_heads: int, order: str) -> Tensors:
 
 
 TIMM_ROTARY = Source(
-    name="timm, rotary positions",
+    name="timm with rotary positions",
     models="vit_*_dinov3 (MLP or SwiGLU, with and without biases), vit_*_rope_* with axial frequencies, and our own "
     "model folders of these",
     recognised_by="patch_embed.proj.weight, blocks.0.attn.qkv.weight, blocks.0.gamma_1, no pos_embed",
