@@ -596,6 +596,19 @@ def export(
     say(f"written to {folder}: {', '.join(write_export(network, to, folder))}")
 
 
+def runs(folders: list[str]) -> None:
+    """Runs side by side: recipe, accuracy, speed, and the options in which they differ.
+
+    Example: vit runs runs/birds runs/probe
+
+    Args:
+        folders: run folders, or folders with runs below them, such as those of --folds.
+    """
+    from vit.training.runs import find_runs, read_run, run_table
+
+    print_tables([run_table([read_run(folder) for folder in find_runs(folders)])])
+
+
 def check(
     data: str,
     model: ModelOptions,
@@ -734,6 +747,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "score": score,
     "info": info,
     "export": export,
+    "runs": runs,
     "check": check,
     "demo": demo,
 }

@@ -677,3 +677,14 @@ def test_help_imports_nothing_slow() -> None:
     loaded = set(ended.stdout.splitlines()[-1].split())
     assert "vit.commandline" in loaded
     assert not loaded & {"torch", "numpy", "lightning", "timm", "torchvision", "albumentations", "cv2"}
+
+
+def test_the_config_names_its_recipes_and_hands_them_on(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text("optim: {lr: 0.5}\n")
+    (tmp_path / "two.yaml").write_text("seed: 3\n")
+    first = called(f"train --run a --config {tmp_path / 'one.yaml'} --config {tmp_path / 'two.yaml'}")["yaml"]
+    header = [f"# recipe: {tmp_path / name}.yaml" for name in ("one", "two")]
+    assert first.splitlines()[:2] == header
+    (tmp_path / "config.yaml").write_text(first)
+    again = called(f"train --config {tmp_path / 'config.yaml'}")["yaml"]
+    assert again == first

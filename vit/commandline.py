@@ -40,7 +40,7 @@ import docstring_parser
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from vit.foundation import UserError, nearest
+from vit.foundation import RECIPE, UserError, nearest
 
 ABOUT = "Fine-tune a Vision Transformer on photographs, learn how far to trust it, and see where it looked."
 WIDTH = min(100, shutil.get_terminal_size((100, 24)).columns)  # of the help
@@ -150,11 +150,21 @@ def _run_verb(verb: Verb, given: Given, print_config: bool, before: Callable[[di
             nested[name] = hint(**nested[name])  # type: ignore[operator]
     if before is not None:
         before(nested)
-    token = _config.set(resolved)
+    token = _config.set(_recipe_lines(given) + resolved)
     try:
         verb(**nested)
     finally:
         _config.reset(token)
+
+
+def _recipe_lines(given: Given) -> str:
+    """Comments that say which recipes the options come from; a config.yaml of a run hands on its own."""
+    shipped = {str(path): name for name, path in shipped_recipes().items()}
+    lines: dict[str, None] = {}
+    for path in dict.fromkeys(origin.rpartition(": ")[0] for _, origin in given.values() if ": " in origin):
+        own = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.startswith(RECIPE)]
+        lines |= dict.fromkeys(own or [f"{RECIPE}{shipped.get(path, path)}"])
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _message(error: Exception, name: str) -> str:

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from math import inf
 from pathlib import Path
 
+RECIPE = "# recipe: "  # how the lines of a run's config.yaml begin that name its recipes
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Trainer
 
 from tests.training.noise import Noise, noise_task
 from vit.foundation import UserError
@@ -154,8 +155,10 @@ def test_steps_at_this_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(length, "time", time)
     clock = RunClock(Path("times.csv"), budget=60.0)
     time.now += 15
+    clock.on_before_optimizer_step(Trainer())
     assert clock.steps_at_this_pace(30) == pytest.approx(120)
     time.now += 1000
+    clock.on_before_optimizer_step(Trainer())
     assert clock.steps_at_this_pace(31) == 31
 
 

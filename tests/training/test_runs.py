@@ -1,0 +1,64 @@
+"""Runs side by side, as their folders tell of them."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+import cli
+from vit.foundation import UserError
+from vit.training.runs import differing, find_runs, read_run, run_table
+
+
+def make(folder: Path, *, top1: list[float], lr: float = 1e-4, seed: int = 0, device: str = "cpu",
+         times: bool = True, recipe: str = "classify/finetune") -> Path:  # fmt: skip
+    folder.mkdir(parents=True)
+    options = {"optim": {"lr": lr}, "trainer": {"max_epochs": 5, "max_time": None}, "seed": seed, "device": device}
+    (folder / "config.yaml").write_text(f"# recipe: {recipe}\n{yaml.safe_dump(options)}")
+    lines = ["epoch,step,lr,train_loss_step,train_loss_epoch,val_loss,val_top1"]
+    for epoch, value in enumerate(top1, 1):
+        lines += [f"{epoch},{epoch * 10},0.1,0.5,,,", f"{epoch},{epoch * 10},,,0.5,0.7,{value}"]
+    (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+    if times:
+        rows = [f"{n},{n * 1500.4},{rate}" for n, rate in enumerate((30.0, 90.0, 31.0)[: len(top1)], 1)]
+        (folder / "times.csv").write_text("\n".join(["epoch,seconds,images_per_second", *rows]) + "\n")
+    return folder
+
+
+def test_a_row_says_what_a_run_was_and_came_to(tmp_path: Path) -> None:
+    runs = [
+        read_run(make(tmp_path / "a", top1=[0.5, 0.7, 0.6])),
+        read_run(make(tmp_path / "b", top1=[0.25], lr=1e-3, device="cuda", times=False, recipe="my.yaml")),
+        read_run(make(tmp_path / "c", top1=[], times=False)),
+    ]
+    assert differing(runs) == ["optim.lr"]  # the device makes no other run
+    _, columns, rows = run_table(runs)
+    assert columns[1:] == ["recipe", "best", "in epoch", "last", "epochs", "images/s", "time", "options that differ"]
+    assert rows[0] == [
+        "a", "classify/finetune", "70.0%", "2", "60.0%", "3/5", "31", "1:15:01", "optim.lr=0.0001",
+    ]  # fmt: skip
+    assert rows[1][1:] == ["my.yaml", "25.0%", "1", "25.0%", "1/5", "", "", "optim.lr=0.001"]
+    assert rows[2][2:6] == ["", "", "", "0/5"]
+
+
+def test_of_a_loss_the_lowest_is_the_best(tmp_path: Path) -> None:
+    folder = make(tmp_path / "a", top1=[])
+    (folder / "metrics.csv").write_text("epoch,step,val_loss\n1,10,0.9\n2,20,0.5\n3,30,0.6\n")
+    assert run_table([read_run(folder)])[2][0][2:5] == ["loss 0.5000", "2", "loss 0.6000"]
+
+
+def test_runs_are_found_below_a_folder_each_once(tmp_path: Path) -> None:
+    for name in ("a", "folds/fold_1", "folds/fold_2"):
+        make(tmp_path / name, top1=[0.5])
+    assert [path.name for path in find_runs([str(tmp_path / "folds"), str(tmp_path)])] == ["fold_1", "fold_2", "a"]
+    with pytest.raises(UserError, match=r"There is no folder .*fold; did you mean 'folds'"):
+        find_runs([str(tmp_path / "fold")])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no run"):
+        find_runs([str(tmp_path / "empty")])
+
+
+def test_the_verb_prints_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path / "a", top1=[0.5, 0.7])
+    assert cli.main(["runs", str(tmp_path)]) == 0
+    assert "70.0%" in capsys.readouterr().out

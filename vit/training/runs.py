@@ -1,0 +1,127 @@
+"""Runs side by side: what each was, and what came of it, as its folder tells."""
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import yaml
+
+from vit.foundation import RECIPE, UserError, nearest
+from vit.training.resume import FREE_TO_CHANGE, flat
+
+# What a run is judged by: the first of these that it has. Only a loss is to be low.
+JUDGES = {"val_top1": "top-1", "val_map": "mAP", "val_loss": "loss"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder.
+
+    Args:
+        folder: the run folder.
+        recipes: names of those that it began from.
+        options: by their names, such as optim.lr.
+        metric: what its epochs are judged by.
+        values: of the metric, an epoch each.
+        images_per_second: in training, the median of the epochs; None where it is not known.
+        seconds: that it took in all; None where they are not known.
+    """
+
+    folder: Path
+    recipes: tuple[str, ...]
+    options: dict[str, Any]
+    metric: str
+    values: tuple[float, ...]
+    images_per_second: float | None
+    seconds: float | None
+
+    @property
+    def best(self) -> int:
+        """The epoch that was best, from 0."""
+        better = min if self.metric == "val_loss" else max
+        return better(range(len(self.values)), key=self.values.__getitem__)
+
+
+def find_runs(folders: Sequence[str]) -> list[Path]:
+    """The run folders that are meant: each is one, or has some below it.
+
+    Raises:
+        UserError: for a folder that is not there, or has no run in it.
+    """
+    found: dict[Path, None] = {}
+    for name in folders:
+        folder = Path(name)
+        if not folder.is_dir():
+            beside = [place.name for place in folder.parent.iterdir()] if folder.parent.is_dir() else []
+            raise UserError(f"There is no folder {name}{nearest(folder.name, beside)}.")
+        runs = [path.parent for path in sorted(folder.rglob("metrics.csv")) if (path.parent / "config.yaml").is_file()]
+        if not runs:
+            raise UserError(f"{name} holds no run: no folder with config.yaml and metrics.csv.")
+        found |= dict.fromkeys(runs)
+    return list(found)
+
+
+def read_run(folder: Path) -> Run:
+    """What the folder of a run tells of it."""
+    text = (folder / "config.yaml").read_text(encoding="utf-8")
+    epochs = [row for row in _rows(folder / "metrics.csv") if row.get("val_loss")]
+    metric = next((name for name in JUDGES if epochs and epochs[0].get(name)), "val_loss")
+    times = _rows(folder / "times.csv")
+    return Run(
+        folder,
+        tuple(line.removeprefix(RECIPE) for line in text.splitlines() if line.startswith(RECIPE)),
+        flat(yaml.safe_load(text)),
+        metric,
+        tuple(float(row[metric]) for row in epochs),
+        median(float(row["images_per_second"]) for row in times) if times else None,
+        float(times[-1]["seconds"]) if times else None,
+    )
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def differing(runs: Sequence[Run]) -> list[str]:
+    """The options that are not the same in all of the runs, but for those that make no other run, and those that an
+    earlier version did not have."""
+    names = [name for name in runs[0].options if all(name in run.options for run in runs)]
+    return [name for name in names
+            if name not in FREE_TO_CHANGE and len({repr(run.options[name]) for run in runs}) > 1]  # fmt: skip
+
+
+def run_table(runs: Sequence[Run]) -> tuple[str, list[str], list[list[str]]]:
+    """Title, columns, and a row a run."""
+    names = differing(runs)
+    base = os.path.commonpath([run.folder.absolute().parent for run in runs])
+    columns = ["run", "recipe", "best", "in epoch", "last", "epochs", "images/s", "time", "options that differ"]
+    rows = []
+    for run in runs:
+        of = "" if run.options.get("trainer.max_time") else f"/{run.options.get('trainer.max_epochs', '?')}"
+        ends = [_shown(run, run.best), str(run.best + 1), _shown(run, -1)] if run.values else ["", "", ""]
+        rate = "" if run.images_per_second is None else f"{run.images_per_second:.0f}"
+        own = ", ".join(f"{name}={run.options[name]}" for name in names)
+        rows.append([os.path.relpath(run.folder, base), " + ".join(run.recipes), *ends, f"{len(run.values)}{of}", rate,
+                     _duration(run.seconds), own])  # fmt: skip
+    told = ", ".join(dict.fromkeys(JUDGES[run.metric] for run in runs))
+    return f"Runs below {base}, {told} on their validation images:", columns, rows
+
+
+def _shown(run: Run, epoch: int) -> str:
+    value = run.values[epoch]
+    return f"loss {value:.4f}" if run.metric == "val_loss" else f"{value:.1%}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
