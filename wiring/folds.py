@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
@@ -38,27 +39,27 @@ def cross_validate(
     Args:
         options: the rest, as `train_classifier` takes them.
     """
-    from vit.training.classification import ClassificationTask
     from vit.training.resume import refuse_changes
 
     check_folds(folds, data, trainer)
     if resume:
         refuse_changes(run / "config.yaml", config)
     folder = open_run(run, config, overwrite=overwrite, resume=resume)
-    done = _finished(folder) if resume else []
+    done, judge = _finished(folder) if resume else ([], None)
     for number in range(len(done) + 1, folds + 1):
         home = folder / f"fold_{number}"
         say("", f"fold {number} of {folds}")
         begun = resume and (home / "checkpoints" / "last.ckpt").is_file()
-        result = train_classifier(
+        result, judge = train_classifier(
             data, model, optim, trainer, run=home, config=config, fold=(number, folds), resume=begun,
             overwrite=overwrite or resume, **options,
         )  # fmt: skip
         done.append({"fold": number, "best": result.best, "best_epoch": result.best_epoch, "last": result.last,
                      "epochs": result.epochs})  # fmt: skip
         if is_first_process():
-            _write(folder / SUMMARY, done, ClassificationTask.judge)
-    print_tables([fold_table(done, ClassificationTask.judge)])
+            _write(folder / SUMMARY, done, judge)
+    assert judge is not None
+    print_tables([fold_table(done, judge)])
     say(f"written to {folder}: {SUMMARY}, fold_1 to fold_{folds}")
 
 
@@ -74,15 +75,18 @@ def check_folds(folds: int, data: TrainingDataOptions, trainer: TrainerOptions) 
         )
 
 
-def _finished(folder: Path) -> list[dict[str, Any]]:
-    """The folds that a run has done before."""
-    path = folder / SUMMARY
-    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["folds"] if path.is_file() else []
-    return found
+def _finished(folder: Path) -> tuple[list[dict[str, Any]], Judge | None]:
+    """The folds that a run has done before, and what they are judged by."""
+    from vit.training.task import Judge
+
+    if not (folder / SUMMARY).is_file():
+        return [], None
+    found = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    return found["folds"], Judge(**found["judge"])
 
 
 def _write(path: Path, done: list[dict[str, Any]], judge: Judge) -> None:
-    summary = {"metric": judge.metric, "folds": done} | {
+    summary = {"judge": asdict(judge), "folds": done} | {
         name: {"mean": mean, "std": spread} for name, (mean, spread) in _summarised(done).items()
     }
     with atomic_write(path) as temporary:

@@ -35,8 +35,8 @@ def train_classifier(
     overwrite: bool,
     resume: bool,
     fold: tuple[int, int] | None = None,
-) -> FitResult:
-    """One run of classification, into its folder; tells how it went.
+) -> tuple[FitResult, Judge]:
+    """One run of classification, into its folder; tells how it went. Returns that, and what it is judged by.
 
     Args:
         config: all options as YAML, for the run folder.
@@ -59,7 +59,7 @@ def train_classifier(
         )
     result = run_task(task, module, folder, optim, trainer, device=device, resume=resume, about=about, profile=profile)
     tell_result(result, task.judge, folder)
-    return result
+    return result, task.judge
 
 
 def classification_task(

@@ -14,7 +14,7 @@ from vit.foundation import RECIPE, UserError, nearest
 from vit.training.resume import FREE_TO_CHANGE, flat
 
 # What a run is judged by: the first of these that it has. Only a loss is to be low.
-JUDGES = {"val_top1": "top-1", "val_map": "mAP", "val_loss": "loss"}
+JUDGES = {"val_top1": "top-1", "val_map": "mAP", "val_exact": "exact match", "val_loss": "loss"}
 
 
 @dataclass(frozen=True)
