@@ -146,18 +146,34 @@ def test_tokens_equal_transformers(randomise, tmp_path, name, way):
         assert_close(model(x), output.pooler_output)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
-def test_a_model_folder_keeps_the_rotation(reference, tmp_path):
-    model = load(reference("vit_small_patch16_rope_224")).eval()
+def test_a_model_folder_is_timms_and_transformers_too(reference, randomise, tmp_path, name):
+    model = randomise(load(reference(name)), std=0.3).eval()  # biases of keys, too, as training makes them
+    model.labels = tuple("abcde")
     write_folder(model, tmp_path)
     x = torch.randn(2, 3, 21, 21)
     again, report = load_with_report(tmp_path)
     torch.testing.assert_close(again.eval()(x), model(x), rtol=0, atol=0)
     assert report.assumed == []
-    assert "vitscope alone loads it" in (tmp_path / "README.md").read_text()
-    for target in ("timm", "transformers", "torchvision"):
+    theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    torch.testing.assert_close(theirs(x), model(x), rtol=1e-4, atol=1e-5)
+    wrapped = transformers.AutoModelForImageClassification.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(wrapped(x).logits, model(x), rtol=1e-4, atol=1e-5)
+    for target in ("transformers", "torchvision"):
         with pytest.raises(UserError, match="rotary positions"):
             export(model, target, tmp_path / target)
+
+
+@torch.no_grad()
+def test_a_head_on_the_class_token_and_the_mean_is_ours_alone(reference, tmp_path):
+    model = load(reference("vit_small_patch16_dinov3", num_classes=0), pool="class+mean").eval()
+    with pytest.raises(UserError, match=r"a head that reads class\+mean beside rotary positions"):
+        export(model, "timm", tmp_path / "timm")
+    write_folder(model, tmp_path)
+    x = torch.randn(2, 3, 21, 21)
+    torch.testing.assert_close(load(tmp_path).eval()(x), model(x), rtol=0, atol=0)
 
 
 @torch.no_grad()

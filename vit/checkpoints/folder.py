@@ -81,8 +81,10 @@ def described(ours: Mapping[str, Any]) -> Facts:
         size = ours["architecture"][name]
         if not (isinstance(size, list | tuple) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)):
             raise TypeError(f"{name} is {size!r}")
+    # Other models with rotary positions have the channels of their heads in another order.
+    order = {"rotary_order": ""} if ours["architecture"].get("rotary") else {}
     return Facts(
-        encoder=with_tuples(ours["architecture"]),
+        encoder=with_tuples(ours["architecture"]) | order,
         pool=ours["pool"],
         pool_blocks=ours["pool_blocks"],
         multilabel=ours["multilabel"],

@@ -93,7 +93,7 @@ TIMM_ROTARY = Source(
     tested="timm's own models, every parameter random; other sizes with its dynamic_img_size",
     limits="a bare file is taken for the published model with the same tokens: DINOv3, RoPE-ViT or timm's own; learned "
     "frequencies (rope_mixed) and learned positions beside rotary ones (rope_ape) are refused; the augmentation of "
-    "places in DINOv3's training is not done; no export",
+    "places in DINOv3's training is not done",
     recognises=recognises,
     convert=convert,
     assumes={},

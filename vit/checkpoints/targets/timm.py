@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from vit.checkpoints import canonical
 from vit.checkpoints.sources.source import Tensors
+from vit.checkpoints.targets import timm_rotary
 from vit.checkpoints.targets.target import Target, beyond, mlp_widths, write_json, write_safetensors
 from vit.models.classifier import Classifier
 
@@ -27,7 +28,7 @@ KNOWN = {
         "mlp_ratio",
         "mlp",
     ),
-    *("qkv_bias", "qk_norm", "init_values", "final_norm"),
+    *("qkv_bias", "qk_norm", "init_values", "final_norm", "rotary"),
 }
 
 
@@ -38,6 +39,10 @@ def obstacles(model: Classifier) -> list[str]:
     found = beyond(shape, KNOWN)
     if model.pool_blocks > 1:
         found.append(f"a head that reads {model.pool_blocks} blocks")
+    if has_fc_norm(model) and shape.get("final_norm", True):
+        found.append("norms before and after the pooling")
+    if shape.get("rotary") is not None:
+        return found + timm_rotary.obstacles(model)
     if model.pool not in POOLS:
         found.append(f"a head that reads {model.pool}")
     if shape.get("dist_token") and not distilled:
@@ -54,8 +59,6 @@ def obstacles(model: Classifier) -> list[str]:
         found.append("SwiGLU without layer scale")
     if shape.get("patch_bias", True) == shape.get("embed_norm", False):
         found.append("patches with a bias and a norm, or with neither")
-    if has_fc_norm(model) and shape.get("final_norm", True):
-        found.append("norms before and after the pooling")
     if model.pool == "attention" and has_fc_norm(model):
         found.append("a norm behind attention pooling")
     return found
@@ -131,6 +134,8 @@ def config(model: Classifier) -> dict[str, Any]:
 def entry_point(model: Classifier) -> str:
     """The model of timm's that has what no keyword in JSON tells; all its sizes are overridden."""
     shape = model.encoder.architecture
+    if shape.get("rotary") is not None:
+        return timm_rotary.ENTRY_POINTS[shape["norm_eps"]]
     if model.pool == "class+dist":
         return "deit_base_distilled_patch16_224"
     if shape.get("mlp") == "swiglu":
@@ -142,6 +147,8 @@ def model_args(model: Classifier) -> dict[str, Any]:
     """The keywords of timm's VisionTransformer, all of them: no default of an entry point is left to change."""
     shape = model.encoder.architecture
     fc_norm = has_fc_norm(model)
+    if shape.get("rotary") is not None:
+        return timm_rotary.model_args(model, fc_norm=fc_norm)
     arguments = {
         "img_size": list(shape["image_size"]),
         "patch_size": list(shape["patch_size"]),
@@ -175,7 +182,8 @@ def _mlp_ratio(model: Classifier) -> float:
 
 def tensors(model: Classifier) -> Tensors:
     """The weights under timm's names, on the CPU."""
-    return canonical.from_ours({name: value.cpu() for name, value in model.state_dict().items()}, model.pool)
+    named = canonical.from_ours({name: value.cpu() for name, value in model.state_dict().items()}, model.pool)
+    return named if model.encoder.rotary is None else timm_rotary.tensors(named)
 
 
 def write(model: Classifier, folder: Path) -> None:
@@ -218,7 +226,7 @@ TIMM = Target(
     "photograph",
     limits="norm_eps 1e-6, 1e-5, or so small that 1e-6 is measured to change no probability by 1e-5; no head that "
     "reads the class token beside the mean of the patches; a distillation token with its own head alone; SwiGLU with "
-    "layer scale alone; no norm behind a residual sum",
+    "layer scale alone; no norm behind a residual sum; rotary positions with norm_eps 1e-6 or 1e-5 and GELU or SwiGLU",
     obstacles=obstacles,
     write=write,
     loading=loading,
