@@ -41,10 +41,11 @@ SETTINGS = {
     "accumulation of 3": ["--data.num_workers", "1", "--trainer.accumulate", "3"],
     "linear probe": ["--data.num_workers", "0", "--optim.trained", "head"],
     "moving average": ["--data.num_workers", "1", "--optim.ema", "0.9"],
+    "low-rank matrices": ["--data.num_workers", "0", "--optim.trained", "lora", "--optim.lora_rank", "2"],
     "mixup and cutmix": ["--data.num_workers", "1", "--optim.mixup", "0.8", "--optim.cutmix", "1"],
     "all at once": [
         "--data.num_workers", "4", "--trainer.accumulate", "2", "--optim.ema", "0.9", "--optim.mixup", "0.8",
-        "--optim.cutmix", "1",
+        "--optim.cutmix", "1", "--optim.trained", "lora",
     ],
 }  # fmt: skip
 TRAIN = [
@@ -142,11 +143,11 @@ class Runs:
         return perf_counter() - began
 
     def killed(self, run: Path, setting: Sequence[str], seconds: float, most: int) -> int:
-        """Does a run, killing it `most` times at most, about five times in its `seconds`; returns how often."""
+        """Does a run, killing it `most` times at most, about ten times in its `seconds`; returns how often."""
         for kills in range(most + 1):
             process, phase = self.start(run, setting)
             if kills < most:
-                self._kill(process, phase, seconds / 5)
+                self._kill(process, phase, seconds / 10)
             process.join()
             if process.exitcode != -9:
                 self._check(run, process)
