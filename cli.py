@@ -136,6 +136,7 @@ def evaluate(
     split: Literal["train", "val", "test"] = "val",
     limit: int | None = None,
     decoding: DecodingOptions = DecodingOptions(),  # noqa: B008 (frozen)
+    tta: Literal["none", "flip", "crops"] = "none",
     seed: int = 0,
     precision: Precision = "fp32",
     device: Device = "auto",
@@ -152,6 +153,7 @@ def evaluate(
         split: which photographs.
         limit: take at most so many of them, for a quick look.
         decoding: how a captioner's sentences are made.
+        tta: probabilities are the mean over the image and its mirror image (flip), or over ten crops (crops).
         seed: of the run that trained the model; it decides the split of a root without val/.
         precision: arithmetic of the forward pass.
         device: auto takes a GPU when there is one.
@@ -165,6 +167,8 @@ def evaluate(
     from vit.training.evaluation import write_evaluation
 
     if is_captioner(model):
+        if tta != "none":
+            raise UserError("--tta is for classifiers; a captioner says one sentence of an image.\nLeave it out.")
         evaluate_captioner(model, data, decoding, out=out, split=split, limit=limit, seed=seed, precision=precision,
                            device=device, overwrite=overwrite)  # fmt: skip
         return
@@ -179,7 +183,7 @@ def evaluate(
     batches = progress(
         module.dataloader(split), "evaluating", len(names) // processes.count(), lambda batch: len(batch["target"])
     )
-    found = run_evaluation(network, batches, names, device=place, precision=precision)
+    found = run_evaluation(network, batches, names, device=place, precision=precision, tta=tta)
     if not is_first_process():
         return
     metrics, written = write_evaluation(found, folder)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import vit.inference
 from vit.foundation import UserError
-from vit.inference import arithmetic, choose_device, choose_precision, predict_batches, write_predictions
+from vit.inference import arithmetic, choose_device, choose_precision, predict_batches, views, write_predictions
 from vit.models.classifier import Classifier
 from vit.models.encoder import image_encoder
 
@@ -139,3 +139,28 @@ def test_predictions_that_stop_half_way_leave_no_table(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         write_predictions(breaking(), ["a", "b", "c"], ["crow", "heron", "robin"], tmp_path / "labels.csv", topk=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_crops_are_those_of_torchvision() -> None:
+    from torchvision.transforms import functional
+
+    images = torch.randn(2, 3, 16, 32)
+    expected = functional.ten_crop(images, [14, 28])  # the five crops, then those of the mirror images
+    found = list(views(images, "crops"))
+    for view, mirrored, crop in zip(found[::2], found[1::2], expected[:5], strict=True):
+        torch.testing.assert_close(view, torch.nn.functional.interpolate(crop, (16, 32), mode="bicubic"))
+        torch.testing.assert_close(mirrored, view.flip(-1))
+
+
+@pytest.mark.parametrize(("tta", "count"), [("none", 1), ("flip", 2), ("crops", 10)])
+def test_probabilities_are_the_mean_over_the_views(tta: str, count: int) -> None:
+    model, images = tiny().eval(), torch.randn(5, 3, 14, 21)
+    seen = list(views(images, tta))
+    assert len(seen) == count
+    torch.testing.assert_close(seen[1 if tta == "flip" else 0], seen[0].flip(-1) if tta == "flip" else seen[0])
+    with torch.inference_mode():
+        expected = torch.stack([model(view).softmax(dim=1) for view in seen]).mean(dim=0)
+    found = torch.cat([scores for _, scores in predict_batches(model, batches(images, 2), device=CPU, tta=tta)])
+    torch.testing.assert_close(found, expected)
+    ((_, nothing),) = predict_batches(model, [{"image": images[:0]}], device=CPU, tta=tta)
+    assert nothing.shape == (0, 3)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from vit import processes
 from vit.foundation import UserError, atomic_write
@@ -66,14 +67,48 @@ def arithmetic(precision: str, device: torch.device) -> AbstractContextManager[A
 
 @torch.inference_mode()
 def predict_batches(
-    model: Classifier, batches: Iterable[dict[str, Any]], *, device: torch.device, precision: str = "fp32"
+    model: Classifier,
+    batches: Iterable[dict[str, Any]],
+    *,
+    device: torch.device,
+    precision: str = "fp32",
+    tta: str = "none",
 ) -> Iterator[tuple[dict[str, Any], Tensor]]:
-    """(batch, probabilities (B, num_classes) float32 on the CPU) for each batch, also for an empty one."""
+    """(batch, probabilities (B, num_classes) float32 on the CPU) for each batch, also for an empty one.
+
+    The probabilities are the mean over the `views` of an image.
+    """
     model = model.to(device).eval()
     for batch in batches:
-        with arithmetic(precision, device):
-            logits = model(batch["image"].to(device, non_blocking=True))
-        yield batch, model.probabilities(logits.float()).cpu()
+        found = []
+        for images in views(batch["image"].to(device, non_blocking=True), tta):
+            with arithmetic(precision, device):
+                logits = model(images)
+            found.append(model.probabilities(logits.float()))
+        yield batch, torch.stack(found).mean(dim=0).cpu() if len(found) > 1 else found[0].cpu()
+
+
+def views(images: Tensor, tta: str) -> Iterator[Tensor]:
+    """The views of test-time augmentation, (B, C, h, w) each.
+
+    Args:
+        tta: "none": the images themselves; "flip": they and their mirror images; "crops": four corners and the
+            centre, 7/8 of each side and resized, with their mirror images (Krizhevsky et al. 2012).
+    """
+    if tta != "crops":
+        yield images
+        if tta == "flip":
+            yield images.flip(-1)
+        return
+    size = images.shape[-2:]
+    height, width = (max(1, round(side * 7 / 8)) for side in size)
+    below, right = size[0] - height, size[1] - width
+    for top, left in ((0, 0), (0, right), (below, 0), (below, right), (below // 2, right // 2)):
+        crop = images[..., top : top + height, left : left + width]
+        # Of no images there is nothing to resize, which interpolate refuses.
+        view = F.interpolate(crop, size, mode="bicubic", align_corners=False) if len(images) else images
+        yield view
+        yield view.flip(-1)
 
 
 def write_predictions(

@@ -98,18 +98,20 @@ def evaluate(
     *,
     device: torch.device,
     precision: str,
+    tta: str = "none",
 ) -> Evaluation:
     """Runs the model over the batches of a split.
 
     Args:
         batches: dicts of image, target, index and skipped.
         names: of the images, by index.
+        tta: see `vit.inference.views`.
 
     Raises:
         UserError: when no image could be read.
     """
     probabilities, targets, places, skipped = [], [], [], {}
-    for batch, probability in predict_batches(model, batches, device=device, precision=precision):
+    for batch, probability in predict_batches(model, batches, device=device, precision=precision, tta=tta):
         skipped.update(batch["skipped"])
         probabilities.append(probability)
         targets.append(batch["target"])
