@@ -37,6 +37,7 @@ bench: setup     ## side by side with peers
 	$(BIN)/python -m benchmarks.explain
 	$(BIN)/python -m benchmarks.loading
 	$(BIN)/python -m benchmarks.checkpoints
+	$(BIN)/python -m benchmarks.trained
 
 audit: setup     ## known vulnerabilities of the exact versions that CI tests; asks PyPI
 	$(PYTHON) -m venv .venv/audit

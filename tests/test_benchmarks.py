@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import checkpoints, encoder, explain, export_memory, loading, map_peers, pretraining, saliency
+from benchmarks import checkpoints, encoder, explain, export_memory, loading, map_peers, pretraining, saliency, trained
 from benchmarks.harness import Spread, Table, measure, ratio, readable, spread
 from benchmarks.memory import ATTRIBUTION, BACKWARD, KEPT_ATTRIBUTION, ROLLOUT, Memory, in_new_process
 from benchmarks.ours import classifier
@@ -66,6 +66,13 @@ def test_ratios_are_taken_within_each_round() -> None:
 )
 def test_readable(value: float, text: str) -> None:
     assert readable(value) == text
+
+
+def test_trained_tells_what_freezing_saves() -> None:
+    (table,) = trained.main([*QUICK, "--variant", "tiny", "--image-size", "32", "--batch", "2"])
+    kept = {row[0]: float(str(row[3])) for row in table.rows}
+    assert kept["all"] > kept["blocks:6"] > kept["blocks:2"] > kept["head"]
+    assert kept["all"] > kept["all, activation checkpointing"]
 
 
 def test_encoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from torch import nn
 
 from vit.models.classifier import Classifier, Preprocessing
 from vit.models.encoder import image_encoder
-from vit.training.estimate import Estimate, _kept, estimate_training
+from vit.training.estimate import Estimate, _loss, estimate_training, kept_activations
 
 
 class OneLayer(nn.Module):
@@ -22,7 +22,8 @@ class OneLayer(nn.Module):
 
 def test_activations_are_what_backward_needs():
     # float32: 7 images of 18 values, 7 x 5 log-probabilities, a scalar of the loss, and int64 targets
-    assert _kept(OneLayer(), torch.rand(7, 3, 2, 3)) == pytest.approx(4 * 7 * (18 + 5) + 8 * 7, abs=16)
+    model, images = OneLayer(), torch.rand(7, 3, 2, 3)
+    assert kept_activations(model, lambda: _loss(model, images)) == pytest.approx(4 * 7 * (18 + 5) + 8 * 7, abs=16)
 
 
 def test_memory_by_hand():

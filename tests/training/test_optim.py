@@ -1,5 +1,8 @@
 """Parameter groups, optimizers and the schedule, against values worked by hand."""
 
+import inspect
+from dataclasses import asdict
+
 import pytest
 import timm.optim
 import torch
@@ -7,6 +10,8 @@ import torch
 from vit.foundation import UserError
 from vit.models.classifier import Classifier
 from vit.models.encoder import image_encoder
+from vit.options import OptimOptions
+from vit.training.classification import ClassificationTask
 from vit.training.optim import (
     choose_trained,
     keep_frozen_still,
@@ -15,6 +20,7 @@ from vit.training.optim import (
     scaled_lr,
     warmup_cosine,
 )
+from vit.training.task import TrainingTask
 
 SIZES = {"image_size": (10, 21), "patch_size": (5, 7), "embed_dim": 22, "depth": 2, "num_heads": 2}
 
@@ -170,3 +176,17 @@ def test_an_unknown_optimizer_is_refused_with_the_nearest(model):
 @pytest.mark.parametrize(("rule", "lr"), [("linear", 0.5), ("sqrt", 0.25)])
 def test_the_rate_follows_the_images_a_step(rule, lr):
     assert scaled_lr(0.125, rule=rule, images=64, base_size=16) == lr
+
+
+def test_every_option_reaches_a_task():
+    options = OptimOptions(lr=1.0, ema=0.5, trained="blocks:2", mixup=0.25)
+    given = {"clip_grad": options.clip_grad, "class_weights": options.class_weights}  # which fit and the wiring take
+    assert given | options.movement() | options.classification() == asdict(options)
+    for taken, kind in ((options.movement(), TrainingTask), (options.classification(), ClassificationTask)):
+        assert taken.keys() <= inspect.signature(kind).parameters.keys()
+
+
+@pytest.mark.parametrize("trained", ["blocks", "blocks:0", "block:2", "heads", "blocks:-1"])
+def test_what_is_no_part_of_a_model_can_not_learn(trained):
+    with pytest.raises(UserError, match=r"allowed are all, head, lora, and blocks:2"):
+        OptimOptions(trained=trained)

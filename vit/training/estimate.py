@@ -1,10 +1,11 @@
 """What a training run will take, from a few steps of it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
@@ -42,7 +43,7 @@ def estimate_training(model: Classifier, batch_size: int, *, device: torch.devic
     model = model.to(device).train()
     count = min(batch_size, _BATCH)
     images = torch.rand(count, 3, *model.preprocessing.image_size, device=device)
-    activations = _kept(model, images)  # warms up, too
+    activations = kept_activations(model, lambda: _loss(model, images))  # warms up, too
     _wait(device)
     began = perf_counter()
     for _ in range(_STEPS):
@@ -62,8 +63,11 @@ def _loss(model: Classifier, images: Tensor) -> Tensor:
     return F.cross_entropy(model(images), targets)
 
 
-def _kept(model: Classifier, images: Tensor) -> int:
-    """Bytes that a forward pass keeps for the backward pass, each storage once, without the weights."""
+def kept_activations(model: nn.Module, loss_of: Callable[[], Tensor]) -> int:
+    """Bytes that a forward pass, up to its loss, keeps for the backward pass: each storage once, without the weights.
+
+    The backward pass is done, too, and leaves its gradients.
+    """
     weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -74,7 +78,7 @@ def _kept(model: Classifier, images: Tensor) -> int:
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = _loss(model, images)
+        loss = loss_of()
     loss.backward()
     return sum(kept.values())
 

@@ -37,7 +37,7 @@ def merged(model: Classifier) -> Classifier:
     plain = deepcopy(model)
     for name, module in list(plain.named_modules()):
         if isinstance(module, LoraLayer):
-            module.merge()  # type: ignore[operator]
+            module.merge()
             parent, _, own = name.rpartition(".")
             base = module.get_base_layer()
             assert isinstance(base, nn.Linear)
