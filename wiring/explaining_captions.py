@@ -140,12 +140,16 @@ def _row(about: list[Any], place: int, word: str, chance: float, path: str, sali
 
 def _finish(folder: Path, rows: list[list[Any]], strips: list[tuple[Any, str]]) -> None:
     """index.csv, a row a word, and the first strips below each other."""
+    import numpy as np
+
     from vit.saliency.render import contact_sheet, save_overlay
 
     with atomic_write(folder / INDEX) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(COLUMNS)
         table.writerows(rows)
-    tile = (max(strip.shape[0] for strip, _ in strips), max(strip.shape[1] for strip, _ in strips))
-    for page in contact_sheet(strips, columns=1, tile=tile, per_page=SHEET_STRIPS):
-        save_overlay(folder / SHEET, page)
+    pages = [next(contact_sheet([pair], columns=1, tile=pair[0].shape[:2], per_page=1)) for pair in strips]
+    width = max(page.shape[1] for page in pages)
+    sides = [((0, 0), (0, width - page.shape[1]), (0, 0)) for page in pages]
+    sheet = [np.pad(page, side, constant_values=255) for page, side in zip(pages, sides, strict=True)]
+    save_overlay(folder / SHEET, np.vstack(sheet))
