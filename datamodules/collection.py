@@ -6,11 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+from datamodules.reading import Photo
 from vit.foundation import UserError
 
 SPLITS = ("train", "val", "test")
+
+
+class Source(Protocol):
+    """A photo that is no file of its own."""
+
+    def photo(self, min_size: tuple[int, int] | None) -> Photo:
+        """As `read_photo` gives it, or UnreadableImage."""
+
+    def state(self) -> bytes:
+        """What tells the photo, as it is now, from all others."""
 
 
 class Record(NamedTuple):
@@ -21,12 +32,14 @@ class Record(NamedTuple):
         labels: one; or any number, in a collection of several labels an image.
         group: images of one group are never in different splits; an empty text for an image by itself.
         weight: in the loss.
+        source: what to read where there is no file of that path, such as a member of an archive.
     """
 
     path: str
     labels: tuple[str, ...]
     group: str = ""
     weight: float = 1.0
+    source: Source | None = None
 
     @property
     def unit(self) -> str:

@@ -18,6 +18,7 @@ import torch
 from datamodules.collection import Collection, Record, deal, straddling
 from datamodules.image_files import find_images, has_image_suffix, is_ignored, refuse_heic
 from datamodules.manifest import collect_manifest, is_manifest
+from datamodules.named import named_collection
 from datamodules.photographs import PhotoDataset, Photographs
 from datamodules.reading import printable
 from datamodules.sampling import Draw, Skipped, evenly, labelled_batch
@@ -86,7 +87,7 @@ class ImageFolder(Photographs):
     ) -> None:
         super().__init__(root, seed=seed, **options)
         self.balanced = balanced
-        found = find_splits(self.root, val_fraction=val_fraction, seed=seed)
+        found = find_splits(Path(root), val_fraction=val_fraction, seed=seed)
         self.labels = tuple(labels) if labels is not None else tuple(sorted(found.labels("train")))
         _check_classes(found, self.labels, trained=labels is not None)
         self.multilabel, self.weighted, self.base = found.multilabel, found.weighted, found.base
@@ -118,7 +119,10 @@ class ImageFolder(Photographs):
         records = self.records[split]
         weights = [record.weight for record in records] if self.weighted else ()
         transform = self.train_transform if augment else self.eval_transform
-        return LabelledImages([record.path for record in records], self._targets(split), transform, self.seed, weights)
+        photos = LabelledImages([one.path for one in records], self._targets(split), transform, self.seed, weights)
+        if any(one.source for one in records):
+            photos.sources = [one.source for one in records]
+        return photos
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Images of each label, for each split; in the order of the labels."""
@@ -152,14 +156,17 @@ class ImageFolder(Photographs):
 
 
 def find_splits(root: Path, *, val_fraction: float, seed: int, notices: list[str] | None = None) -> Collection:
-    """The photos of each split of `root`, an absolute path of a folder or a manifest.
+    """The photos of each split of `root`: a folder, a manifest, or a name as `named_collection` takes them.
 
     Without a val of its own, val is taken out of train. What is passed over is logged, or added to `notices`.
 
     Raises:
         UserError: there is no such root, or it is not laid out as above, or has a group in several splits.
     """
-    found = collect_manifest(root) if is_manifest(root) else _find_folders(root, notices)
+    found = named_collection(str(root))
+    if found is None:
+        root = root.absolute()
+        found = collect_manifest(root) if is_manifest(root) else _find_folders(root, notices)
     refuse_heic(record.path for records in found.splits.values() for record in records)
     if apart := straddling(found.splits):
         group, splits = next(iter(apart.items()))

@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import torch
 from torch.utils.data import Dataset
 
+from datamodules.collection import Source
 from datamodules.photo_cache import PhotoCache
 from datamodules.reading import Photo, UnreadableImage, printable, read_photo
 from datamodules.sampling import Draw, SampleLoader, Skipped, sample_loader
@@ -23,6 +24,7 @@ class PhotoDataset(Dataset):
     """
 
     cache: PhotoCache | None = None
+    sources: Sequence[Source | None] = ()  # of photos that are no files of their own
 
     def __init__(self, paths: Sequence[str], transform: Pipeline, seed: int = 0) -> None:
         self.paths = [Path(path) for path in paths]
@@ -35,27 +37,34 @@ class PhotoDataset(Dataset):
     def __getitem__(self, draw: Draw | int) -> dict[str, Any] | Skipped:
         draw = draw if isinstance(draw, Draw) else Draw(0, draw)
         try:
-            photo = self._settled(self.paths[draw.index])
+            photo = self._settled(draw.index)
         except UnreadableImage as error:
             return Skipped(error.path, error.reason)
         image = self.transform.vary(photo.image, draw.key(self.seed))
         return {"image": image, "index": draw.index, "note": photo.note}
 
-    def _settled(self, path: Path) -> Photo:
+    def _settled(self, index: int) -> Photo:
         """The photo after the fixed part of the transform."""
+        path, source = self.paths[index], self.sources[index] if self.sources else None
 
         def make() -> Photo:
-            photo = read_photo(path, min_size=self.transform.min_size)
+            size = self.transform.min_size
+            photo = source.photo(size) if source else read_photo(path, min_size=size)
             return photo._replace(image=self.transform.settle(photo.image))
 
         if self.cache is None:
             return make()
         try:
-            status = path.stat()
+            state = source.state() if source else file_state(path)
         except OSError:
             return make()  # which says what is wrong
-        source = b"\0".join([os.fsencode(path), b"%d %d" % (status.st_size, status.st_mtime_ns)])
-        return self.cache.photo(source, self.transform.recipe, make)
+        return self.cache.photo(state, self.transform.recipe, make)
+
+
+def file_state(path: str | os.PathLike[str]) -> bytes:
+    """What tells a file, as it is now, from all others."""
+    status = Path(path).stat()
+    return b"\0".join([os.fsencode(path), b"%d %d" % (status.st_size, status.st_mtime_ns)])
 
 
 class Photographs(pl.LightningDataModule):

@@ -23,10 +23,10 @@ import stat
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -101,25 +101,39 @@ def read_photo(
     Raises:
         UnreadableImage: whatever is wrong with the file. Never hangs on a FIFO or a device.
     """
+    return _read(printable(path), lambda: _open(path), max_pixels, min_size)
+
+
+def read_photo_bytes(
+    data: bytes, name: str, *, max_pixels: int = MAX_PIXELS, min_size: tuple[int, int] | None = None
+) -> Photo:
+    """The same of a file's content, such as a member of an archive; `name` tells it in messages."""
+    return _read(name, lambda: _Guarded(io.BytesIO(data), len(data)), max_pixels, min_size)
+
+
+def _read(name: str, opened: Callable[[], "_Guarded"], max_pixels: int, min_size: tuple[int, int] | None) -> Photo:
+    start = b""
     try:
-        _refuse_special(path)
-        with _Guarded(io.FileIO(path)) as file, warnings.catch_warnings():
+        with opened() as file, warnings.catch_warnings():
+            if file.size == 0:
+                raise _Refused("the file is empty")
+            start = file.peek(64)[:64]
             # Pillow warns of sizes and damaged metadata; sizes are judged below, and damage is raised or
             # harmless.
             warnings.simplefilter("ignore")
             photo = _decode(file, max_pixels, min_size)
-            return photo._replace(note=f"{printable(path)} {photo.note}") if photo.note else photo
+            return photo._replace(note=f"{name} {photo.note}") if photo.note else photo
     except _Refused as refusal:
         reason = str(refusal)
     except UnidentifiedImageError:
-        reason = _unidentified(path)
+        reason = _unidentified(start)
     except Image.DecompressionBombError:
         reason = f"more than the {max_pixels:,} pixels allowed"
     except MemoryError:
         reason = "not enough memory to decode it"
     except Exception as error:  # decoders raise SyntaxError, struct.error, zlib.error and what not
         reason = " ".join(f"{_cause(error)}".split())[:200]
-    raise UnreadableImage(printable(path), reason)
+    raise UnreadableImage(name, reason)
 
 
 class _Refused(Exception):
@@ -132,12 +146,16 @@ class _Guarded(io.BufferedReader):
     reads = 0
     left = math.inf  # bytes
 
+    def __init__(self, raw: Any, size: int) -> None:
+        super().__init__(raw)
+        self.size = size
+
     def read(self, size: int | None = -1, /) -> bytes:
         self.reads += 1
         if self.reads > _MAX_READS:
             raise _Refused(f"no image found after {_MAX_READS:,} reads")
         if size is None or size < 0 or size > self.left:
-            rest = os.fstat(self.fileno()).st_size - self.tell()
+            rest = self.size - self.tell()
             if min(rest, math.inf if size is None or size < 0 else size) > self.left:
                 raise _Refused(f"more than {_MAX_METADATA:,} bytes would have to be read before its pixels")
         block = super().read(size)
@@ -145,8 +163,8 @@ class _Guarded(io.BufferedReader):
         return block
 
 
-def _refuse_special(path: str | os.PathLike[str]) -> None:
-    """Raises _Refused for what is not a regular file with something in it, without opening it."""
+def _open(path: str | os.PathLike[str]) -> _Guarded:
+    """The file; raises _Refused for what is not a regular file, without opening it."""
     try:
         status = Path(path).stat()
     except FileNotFoundError:
@@ -155,8 +173,7 @@ def _refuse_special(path: str | os.PathLike[str]) -> None:
         raise _Refused("a folder, not a file")
     if not stat.S_ISREG(status.st_mode):
         raise _Refused("a pipe, socket or device, not a file")
-    if status.st_size == 0:
-        raise _Refused("the file is empty")
+    return _Guarded(io.FileIO(path), status.st_size)
 
 
 def _decode(file: _Guarded, max_pixels: int, min_size: tuple[int, int] | None) -> Photo:
@@ -192,7 +209,7 @@ def _decode(file: _Guarded, max_pixels: int, min_size: tuple[int, int] | None) -
 
 def _turbo(file: _Guarded) -> np.ndarray | None:
     """The pixels (h, w, 3) of an RGB JPEG, or None for one that is damaged, or too large to hold as it is stored."""
-    if os.fstat(file.fileno()).st_size > _MAX_METADATA:
+    if file.size > _MAX_METADATA:
         return None
     place = file.tell()
     file.seek(0)
@@ -330,10 +347,8 @@ def _cause(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _unidentified(path: str | os.PathLike[str]) -> str:
+def _unidentified(start: bytes) -> str:
     """What a file is that no decoder knows, by its first bytes."""
-    with Path(path).open("rb") as file:
-        start = file.read(64)
     if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS:
         return "a HEIC photo; pip install pillow-heif to read it"
     if start.lstrip()[:1] == b"<":

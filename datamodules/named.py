@@ -1,0 +1,30 @@
+"""Data sets that are no folders of photographs: what comes before the colon of a root says which kind.
+
+torchvision:DTD, torchvision:DTD:FOLDER   datamodules.torchvision_sets
+hf:NAME, hf:FOLDER                        datamodules.hf_sets
+webdataset:FOLDER                         datamodules.shards
+"""
+
+from datamodules.collection import Collection
+
+
+def named_collection(root: str) -> Collection | None:
+    """The images of such a data set, or None for a root that does not begin like one.
+
+    Raises:
+        UserError: there is no such data set, or it can't be had.
+    """
+    kind, colon, name = root.partition(":")
+    if colon and kind == "torchvision":
+        from datamodules.torchvision_sets import collect_torchvision
+
+        return collect_torchvision(name)
+    if colon and kind == "hf":
+        from datamodules.hf_sets import collect_hf
+
+        return collect_hf(name)
+    if colon and kind == "webdataset":
+        from datamodules.shards import collect_shards
+
+        return collect_shards(name)
+    return None
