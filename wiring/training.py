@@ -49,9 +49,9 @@ def train_classifier(
     network, report = build_model(model, seed)
     module = data_module(data, network, seed=seed, limit=limit, fold=fold)
     report += fit_head(network, module, data.root)
+    task = classification_task(network, module, optim, trainer, seed=seed)
     folder = open_run(run, config, overwrite=overwrite, resume=resume)
     say(*report)
-    task = classification_task(network, module, optim, trainer, seed=seed)
     about = describe_data(data, module, model.pretrained)
     if optim.trained == "head":
         module, task.skipped = cached_features(

@@ -62,9 +62,21 @@ def new_optimizer(name: str, groups: list[dict[str, Any]], *, beta2: float) -> t
     Raises:
         UserError: for a name that timm does not know, and an optimizer that can't be made here.
     """
+    check_optimizer(name)
     if name == "adamw":
         return torch.optim.AdamW(groups, betas=(0.9, beta2), fused=True)
-    from timm.optim import create_optimizer_v2, list_optimizers
+    from timm.optim import create_optimizer_v2
+
+    try:
+        # The rates of the groups are their own; this one is for groups that have none.
+        return create_optimizer_v2(groups, opt=name, lr=groups[-1]["lr"])
+    except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"--optim.name {name} can't be used here: {error}") from None
+
+
+def check_optimizer(name: str) -> None:
+    """Raises UserError for an optimizer that is not known."""
+    from timm.optim import list_optimizers
 
     names = list_optimizers(exclude_filters=NOT_SERVED)
     if name not in names:
@@ -72,11 +84,6 @@ def new_optimizer(name: str, groups: list[dict[str, Any]], *, beta2: float) -> t
             f"--optim.name is {name}{nearest(name, names)}.\n"
             f"Allowed are adamw and {len(names) - 1} others of timm's, such as sgd, lamb, lion, nadamw and muon."
         )
-    try:
-        # The rates of the groups are their own; this one is for groups that have none.
-        return create_optimizer_v2(groups, opt=name, lr=groups[-1]["lr"])
-    except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"--optim.name {name} can't be used here: {error}") from None
 
 
 def scaled_lr(lr: float, *, rule: str, images: int, base_size: int) -> float:

@@ -21,7 +21,7 @@ from vit.models.captioner import Captioner
 from vit.models.classifier import Classifier
 from vit.models.masked import MaskedImageModel
 from vit.training import running
-from vit.training.optim import new_optimizer, parameter_groups, scaled_lr, warmup_cosine
+from vit.training.optim import check_optimizer, new_optimizer, parameter_groups, scaled_lr, warmup_cosine
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ class TrainingTask(L.LightningModule):
         names: Sequence[str] = (),
     ):
         super().__init__()
+        check_optimizer(name)
         self.model = model
         self.average = ModelEmaV3(model, ema, use_warmup=True).requires_grad_(False) if ema else None
         self.lr = lr
