@@ -66,6 +66,7 @@ from wiring.folds import cross_validate
 from wiring.models import build_model, pair, prepared_for, require_head, require_kind
 from wiring.pretraining import pretrain_encoder
 from wiring.training import train_classifier
+from wiring.tuning import find_settings
 
 DEMO_CHECKPOINT = Path(vit.__file__).parent / "assets" / "birdscenes"
 
@@ -600,6 +601,40 @@ def export(
     say(f"written to {folder}: {', '.join(write_export(network, to, folder))}")
 
 
+def tune(
+    data: TrainingDataOptions,
+    model: ModelOptions,
+    optim: OptimOptions,
+    trainer: TrainerOptions,
+    *,
+    out: str = "tune",
+    find: Literal["all", "lr", "batch_size"] = "all",
+    steps: int = 100,
+    seed: int = 0,
+    device: Device = "auto",
+    overwrite: bool = False,
+) -> None:
+    """A learning rate and a batch size to begin with, from short trials.
+
+    Example: vit tune --config classify/finetune --data.root photos --model.pretrained vit.safetensors
+
+    Args:
+        data: the photographs to learn from.
+        model: the Vision Transformer.
+        optim: how the weights would move; the layers' rates keep their ratio.
+        trainer: the arithmetic of the run.
+        out: folder for lr.png, the loss while the rate rises.
+        find: what to look for.
+        steps: batches that the rate rises over.
+        seed: everything random in the trials follows from it.
+        device: auto takes a GPU when there is one.
+        overwrite: write into a folder that already holds files.
+    """
+    check_range("steps", steps, 10)
+    find_settings(data, model, optim, trainer, find=find, out=Path(out), steps=steps, seed=seed, device=device,
+                  overwrite=overwrite)  # fmt: skip
+
+
 def runs(folders: list[str]) -> None:
     """Runs side by side: recipe, accuracy, speed, and the options in which they differ.
 
@@ -751,6 +786,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "score": score,
     "info": info,
     "export": export,
+    "tune": tune,
     "runs": runs,
     "check": check,
     "demo": demo,

@@ -68,6 +68,20 @@ def draw_curves(metrics_csv: str | os.PathLike[str], out: str | os.PathLike[str]
     return [column for *_, columns in panels for column in columns]
 
 
+def draw_rates(rates: Sequence[float], losses: Sequence[float], chosen: float, out: str | os.PathLike[str]) -> None:
+    """Draws the loss of a learning rate range test against the rate, with the one that is chosen."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(rates, losses)
+    axes.axvline(chosen, color="tab:orange", linestyle="--", label=f"steepest: {chosen:.1e}")
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("training loss, smoothed")
+    axes.legend()
+    with atomic_write(out) as temporary:
+        figure.savefig(temporary, dpi=DPI)
+
+
 def draw_confusion(counts: NDArray[Any], labels: Sequence[str], out: str | os.PathLike[str]) -> None:
     """Draws a confusion matrix, each row divided by its sum: of the images of a class, the share called so.
 

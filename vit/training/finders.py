@@ -1,0 +1,157 @@
+"""Before a run: which learning rate, and which batch size. Nothing of a run is touched; the models tried are dropped.
+
+Lightning's own finders set the same rate for all weights, which undoes layer decay, and look for a batch size by
+running out of memory, which on a processor ends the program.
+"""
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from vit.foundation import UserError
+from vit.inference import arithmetic
+from vit.models.classifier import Classifier
+from vit.training.classification import ClassificationTask
+from vit.training.estimate import estimate_training
+from vit.training.optim import keep_frozen_still, new_optimizer, parameter_groups
+
+LOWEST, HIGHEST = 1e-7, 1.0
+SMOOTHING = 0.9  # of the losses, with the correction of Adam's first steps
+LOST = 2.0  # a loss that is so many times the best one has left the range
+GAIN = 1.05  # a batch size must be so much quicker than a smaller one to be taken
+MEMORY = 0.8  # the share of what is free that a run may take
+
+
+@dataclass(frozen=True)
+class RateRange:
+    """A learning rate range test (Smith 2017).
+
+    Args:
+        rates: that were tried, rising.
+        losses: at each, smoothed.
+    """
+
+    rates: Sequence[float]
+    losses: Sequence[float]
+
+    @property
+    def steepest(self) -> float:
+        """The rate at which the loss falls fastest; the first tenth, where hardly anything is learned yet, is noise."""
+        start = len(self.rates) // 10
+        return self.rates[start + int(np.argmin(np.gradient(self.losses, np.log(self.rates))[start:]))]
+
+
+def find_rate(
+    task: ClassificationTask, batches: Iterable[dict[str, Any]], *, steps: int, device: torch.device, precision: str
+) -> RateRange:
+    """Trains for some steps while the learning rate rises from 1e-7 to 1 in equal factors; ends when the loss is lost.
+
+    The rates of the layers keep their ratio. The model has learned something afterwards: use another one.
+
+    Raises:
+        UserError: when the loss is not finite from the beginning.
+    """
+    model = task.model.to(device).train()
+    keep_frozen_still(model)
+    task.to(device)
+    groups = parameter_groups(model, lr=1.0, **task.groups)
+    shares = [group["lr"] for group in groups]
+    optimizer = new_optimizer(task.optimizer_name, groups, beta2=task.beta2)
+    rates: list[float] = []
+    losses: list[float] = []
+    mean = 0.0
+    for number, batch in enumerate(islice(_filled(batches), steps)):
+        rate = LOWEST * (HIGHEST / LOWEST) ** (number / max(1, steps - 1))
+        for group, share in zip(optimizer.param_groups, shares, strict=True):
+            group["lr"] = rate * share
+        moved = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+        with arithmetic(precision, device):
+            loss, _ = task.loss(moved)
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * float(loss.detach())
+        smooth = mean / (1 - SMOOTHING ** (number + 1))
+        if not math.isfinite(smooth) or (losses and smooth > LOST * min(losses)):
+            break
+        rates.append(rate)
+        losses.append(smooth)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    if len(rates) < 3:
+        raise UserError(
+            "The loss is lost from the first steps on.\nTry --trainer.precision fp32, and look at the data."
+        )
+    return RateRange(rates, losses)
+
+
+def _filled(batches: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Batches again and again, without those of which nothing could be read."""
+    while True:
+        found = False
+        for batch in batches:
+            if len(batch["image"]):
+                found = True
+                yield batch
+        if not found:
+            raise UserError("None of the training images could be read.")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Training steps of one batch size.
+
+    Args:
+        batch_size: images a step.
+        images_per_second: through forward and backward pass.
+        memory: bytes that a run takes, estimated.
+    """
+
+    batch_size: int
+    images_per_second: float
+    memory: int
+
+
+def find_batch_size(model: Classifier, *, largest: int, device: torch.device, precision: str) -> list[Speed]:
+    """Times steps of 1, 2, 4 ... random images, up to the largest or to what fits into free memory."""
+    estimate = estimate_training(model, 1, device=device)
+    free = MEMORY * free_memory(device)
+    found: list[Speed] = []
+    size = 1
+    while size <= largest and (size == 1 or estimate.memory(size) <= free):
+        found.append(Speed(size, _rate(model, size, device, precision), estimate.memory(size)))
+        size *= 2
+    return found
+
+
+def best_batch_size(speeds: Sequence[Speed]) -> Speed:
+    """The smallest that is about as quick as the quickest: a larger batch brings fewer steps."""
+    quickest = max(speed.images_per_second for speed in speeds)
+    return next(speed for speed in speeds if speed.images_per_second * GAIN >= quickest)
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that are free on the device."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def _rate(model: Classifier, size: int, device: torch.device, precision: str) -> float:
+    images = torch.rand(size, 3, *model.preprocessing.image_size, device=device)
+    times = []
+    for _ in range(3):  # the first one warms up
+        began = perf_counter()
+        with arithmetic(precision, device):
+            loss = model(images).float().square().mean()
+        loss.backward()
+        model.zero_grad(set_to_none=True)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(perf_counter() - began)
+    return size / min(times[1:])

@@ -1,0 +1,59 @@
+"""What to try before a run: a learning rate and a batch size, for the options that it would have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from vit.foundation import UserError, claim_folder
+from vit.options import Device, ModelOptions, OptimOptions, TrainerOptions, TrainingDataOptions
+from vit.terminal import print_lines, print_tables, say
+from wiring.data import data_module
+from wiring.models import build_model
+from wiring.training import classification_task, fit_head
+
+LARGEST_BATCH = 1024
+
+
+def find_settings(
+    data: TrainingDataOptions,
+    model: ModelOptions,
+    optim: OptimOptions,
+    trainer: TrainerOptions,
+    *,
+    find: Literal["all", "lr", "batch_size"],
+    out: Path,
+    steps: int,
+    seed: int,
+    device: Device,
+    overwrite: bool,
+) -> None:
+    """Finds what is asked for, and tells it; `out` gets lr.png."""
+    import torch
+
+    from vit.inference import choose_device
+    from vit.training.finders import best_batch_size, find_batch_size, find_rate
+    from vit.training.pictures import draw_rates
+
+    if optim.trained == "head":
+        raise UserError("vit tune is for training on images; probes are so quick that several rates can be tried.")
+    place = choose_device(device)
+    network, _ = build_model(model, seed)
+    module = data_module(data, network, seed=seed)
+    fit_head(network, module, data.root)
+    folder = claim_folder(out, overwrite=overwrite)
+    task = classification_task(network, module, optim, trainer, seed=seed)
+    if find != "lr":
+        largest = min(LARGEST_BATCH, len(module.names("train")))
+        speeds = find_batch_size(network, largest=largest, device=place, precision=trainer.precision)
+        rows = [
+            [str(each.batch_size), f"{each.images_per_second:.1f}", f"{each.memory / 2**30:.2f}"] for each in speeds
+        ]
+        print_tables([("Training steps, reading not counted:", ["batch size", "images/s", "GiB"], rows)])
+        print_lines([f"--data.batch_size {best_batch_size(speeds).batch_size}"])
+    if find != "batch_size":
+        torch.manual_seed(seed)
+        found = find_rate(task, module.train_dataloader(), steps=steps, device=place, precision=trainer.precision)
+        draw_rates(found.rates, found.losses, found.steepest, folder / "lr.png")
+        print_lines([f"--optim.lr {found.steepest:.1e}"])
+        say(f"the loss against the rate: {folder / 'lr.png'}; take less where it is about to rise")
