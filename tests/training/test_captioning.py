@@ -185,3 +185,11 @@ def test_the_running_state_of_an_epoch_is_kept_in_checkpoints() -> None:
     second.train_loss.update(4.0, weight=1)
     assert second.train_loss.compute().item() == pytest.approx((2 * 3 + 4) / 4)
     assert (second.skipped, second.bad_steps, second.bad_in_a_row) == ({"1.png": "the file is empty"}, 4, 2)
+
+
+def test_a_process_without_images_has_a_loss_without_a_gradient() -> None:
+    learner = task()
+    loss, count = learner._nothing({"image": torch.empty(0, 3, 14, 14), "ids": [], "skipped": []})
+    loss.backward()
+    assert (loss.item(), count) == (0, 0)
+    assert all(weight.grad is not None and not weight.grad.any() for weight in learner.parameters())

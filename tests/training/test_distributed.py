@@ -136,3 +136,13 @@ def test_a_run_of_two_that_was_stopped_goes_on_to_the_bit(
     assert (tmp_path / "run" / "metrics.csv").read_bytes() == (folders[1] / "metrics.csv").read_bytes()
     for name, value in weights(folders[1]).items():
         assert torch.equal(weights(tmp_path / "run")[name], value), name
+
+
+def test_a_process_without_images_has_a_loss_without_a_gradient() -> None:
+    task = noise_task()
+    empty = {"image": torch.empty(0, 3, 8, 8), "target": torch.empty(0, dtype=torch.int64), "weight": torch.empty(0)}
+    loss, count = task._nothing(empty)
+    loss.backward()
+    assert (loss.item(), count) == (0, 0)
+    assert all(weight.grad is not None and not weight.grad.any() for weight in task.parameters())
+    assert not task.train_top1.update_called

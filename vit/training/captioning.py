@@ -40,6 +40,9 @@ class CaptioningTask(TrainingTask):
         ids = pad_texts(batch["ids"], self.model.pad).to(batch["image"].device)
         return self.model.loss(batch["image"], ids, label_smoothing=self.label_smoothing), _targets(batch["ids"])
 
+    def stand_in(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return super().stand_in(batch) | {"ids": [[self.model.start, self.model.end]]}
+
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self.skipped.update(batch["skipped"])
         images = batch["image"]

@@ -152,14 +152,17 @@ class TrainingTask(L.LightningModule):
     def _nothing(self, batch: dict[str, Any]) -> tuple[Tensor, int]:
         """A loss without a gradient, for a process that has no images where others have some: all of them must go
         through the model."""
-        stand_in = {
+        before = running.states(self.running_metrics())
+        loss, _ = self.loss(self.stand_in(batch))
+        running.restore(self.running_metrics(), before)
+        return loss * 0, 0
+
+    def stand_in(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch of one blank image, of the kinds that a batch without any has."""
+        return {
             name: value.new_zeros(1, *value.shape[1:]) if isinstance(value, Tensor) else value
             for name, value in batch.items()
         }
-        before = running.states(self.running_metrics())
-        loss, _ = self.loss(stand_in)
-        running.restore(self.running_metrics(), before)
-        return loss * 0, 0
 
     def update_val_loss(self, loss: Tensor, count: int) -> None:
         """Counts the loss of a validation batch in, the mean of so many.
