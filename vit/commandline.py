@@ -363,7 +363,8 @@ def _typed(option: Option, value: Any, where: str) -> Any:
         with suppress(ArgumentError):
             return parser.parse_object({"value": value}, env=False).value
     got = _shown("null" if value is None else str(value))
-    raise UsageError(f"{where} takes {_type_name(option.type)}; got {got}")
+    choices = [choice for choice in get_args(option.type) if isinstance(choice, str)]
+    raise UsageError(f"{where} takes {_type_name(option.type)}; got {got}{nearest(str(value), choices)}")
 
 
 def _type_name(hint: Any) -> str:

@@ -30,7 +30,7 @@ from vit.saliency.export import (
     uncropped,
 )
 from vit.saliency.export_log import LOG, ExportLog, fingerprint, remove_torn
-from vit.saliency.render import upsample
+from vit.saliency.render import overlay, upsample
 from vit.saliency.targets import Target
 
 CPU = torch.device("cpu")
@@ -146,7 +146,14 @@ def test_each_class_of_a_target_gets_a_map_of_its_own(
         chosen = logits.argmax(1) if target is None else target  # the map tells its class
         return Explanation(chosen.float()[:, None, None] + torch.arange(6.0).view(1, 2, 3), logits)
 
+    headings: list[str] = []
+
+    def draw(*pictures: np.ndarray, label: str, **options: Any) -> np.ndarray:
+        headings.append(label)
+        return overlay(*pictures, label=label, **options)
+
     monkeypatch.setattr(export, "explain_batch", explain)
+    monkeypatch.setattr(export, "overlay", draw)
     monkeypatch.setattr(Classifier, "forward", lambda model, images: logits)
     model = tiny()
     list(steps(tmp_path, [batch([0, 1])], 2, model=model, method="legrad", target=target))
@@ -156,6 +163,8 @@ def test_each_class_of_a_target_gets_a_map_of_its_own(
     for row in rows:
         assert np.load(tmp_path / row["map"])[0, 0] == model.labels.index(row["target"])
         assert (tmp_path / row["map"]).with_suffix(".png").is_file()
+    told = [(row["target"], row["predicted"]) for row in rows]
+    assert sorted(headings) == sorted(p if t == p else f"map of {t}; predicted {p}" for t, p in told)
 
 
 def test_classes_without_labels_are_called_by_their_number_and_no_head_by_nothing(tmp_path: Path) -> None:

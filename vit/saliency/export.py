@@ -304,7 +304,7 @@ def write_one(job: Job, out: Path, options: ExportOptions, prepared: Preprocessi
         save_map(out / map_path(job.stem, options.form, full=True), full, options.form, limits=limits)
     shown = job.grid_map if whole else uncropped(job.grid_map, job.photo.shape[:2], prepared)
     picture = overlay(
-        job.photo, shown, label=job.predicted or None, probability=job.probability, colormap=options.colormap,
+        job.photo, shown, label=_heading(job), probability=job.probability, colormap=options.colormap,
         opacity=options.opacity, layout=options.layout,
     )  # fmt: skip
     save_overlay(out / _overlay_path(job.stem), picture)
@@ -315,6 +315,12 @@ def write_one(job: Job, out: Path, options: ExportOptions, prepared: Preprocessi
     name = os.fsencode(path).decode("utf-8", "backslashreplace")
     row = [job.name, *job.size, job.truth, job.predicted, probability, job.target, options.method, name]
     return [*row, *job.grid_map.shape, *ends, map_flag(job.grid_map)], picture
+
+
+def _heading(job: Job) -> str | None:
+    """What an overlay says above the photo: the prediction, and the class of the map where it is another."""
+    other = job.target not in ("", job.predicted)
+    return f"map of {job.target}; predicted {job.predicted}" if other else job.predicted or None
 
 
 def _overlay_path(stem: Path) -> Path:
