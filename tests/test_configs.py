@@ -39,7 +39,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    encoder = image_encoder(image_size=(16, 16), patch_size=(8, 8), embed_dim=16, depth=2, num_heads=2)
+    encoder = image_encoder(image_size=(16, 16), patch_size=(8, 8), embed_dim=16, depth=4, num_heads=2)
     folder = tmp_path_factory.mktemp("pretrained") / "model"
     write_folder(Classifier(encoder, 3, labels=["a", "b", "c"]), folder)
     return folder
