@@ -36,6 +36,7 @@ bench: setup     ## side by side with peers
 	$(BIN)/python -m benchmarks.saliency
 	$(BIN)/python -m benchmarks.explain
 	$(BIN)/python -m benchmarks.loading
+	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.checkpoints
 	$(BIN)/python -m benchmarks.trained
 

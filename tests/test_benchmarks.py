@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import checkpoints, encoder, explain, export_memory, loading, map_peers, pretraining, saliency, trained
+from benchmarks import (
+    checkpoints,
+    encoder,
+    explain,
+    export_memory,
+    loading,
+    map_peers,
+    pretraining,
+    saliency,
+    trained,
+    training,
+)
 from benchmarks.harness import Spread, Table, measure, ratio, readable, spread
 from benchmarks.memory import ATTRIBUTION, BACKWARD, KEPT_ATTRIBUTION, ROLLOUT, Memory, in_new_process
 from benchmarks.ours import classifier
@@ -234,3 +245,7 @@ def test_pretraining_hides_nothing_where_it_says_so(tmp_path: Path) -> None:
     (table,) = pretraining.main([*QUICK, "--image-size", "16", "--patch-size", "4", "--batch", "2"])
     assert [row[0] for row in table.rows] == ["MAE", "nothing hidden", "SimMIM", "classifier"]
     assert len(spreads(table)) == 8
+
+
+def test_the_pace_is_of_steps_between_the_first_and_the_last() -> None:
+    assert training.pace([0, 5, 6, 8, 10, 12, 13]) == 2
