@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import cv2
-import lightning.pytorch as pl
 from torch.utils.data import Dataset
 
 from datamodules.sampling import Draw, SampleLoader, evenly, labelled_batch, sample_loader
 from datamodules.scenes import DEMO_SPECIES, MIN_SIZE, PRETRAIN_SPECIES, draw_scene
+from datamodules.splits import SplitLoaders
 from datamodules.transforms import EraseMode, Interpolation, Pipeline, eval_transform, train_transform
 from vit.foundation import UserError, atomic_write, nearest
 
@@ -69,8 +69,8 @@ class SceneImages(Dataset):
         return item | {"image": image, "mask": mask}
 
 
-class BirdScenes(pl.LightningDataModule):
-    """Generated scenes, for training and evaluation.
+class BirdScenes(SplitLoaders):
+    """Generated scenes, for training and evaluation; a batch for evaluation has `mask` bool (B, h, w).
 
     Args:
         which: `demo` or `pretrain`: two sets of species that share none.
@@ -163,21 +163,6 @@ class BirdScenes(pl.LightningDataModule):
     def names(self, split: str) -> list[str]:
         """What the scenes of a split are called, by index."""
         return [f"{split} scene {index}" for index in range(self.lengths[split])]
-
-    def dataloader(self, split: str) -> SampleLoader:
-        """Batches of a split in order, with the transform of evaluation; a batch has `mask` bool (B, h,
-        w)."""
-        return self._loader(split)
-
-    def train_dataloader(self) -> SampleLoader:
-        """Augmented batches in random order."""
-        return self._loader("train", augment=True)
-
-    def val_dataloader(self) -> SampleLoader:
-        return self._loader("val")
-
-    def test_dataloader(self) -> SampleLoader:
-        return self._loader("test")
 
     def _loader(self, split: str, *, augment: bool = False) -> SampleLoader:
         return sample_loader(

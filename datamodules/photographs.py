@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from torch.utils.data import Dataset
 
@@ -13,6 +12,7 @@ from datamodules.collection import Source
 from datamodules.photo_cache import PhotoCache
 from datamodules.reading import Photo, UnreadableImage, printable, read_photo
 from datamodules.sampling import Draw, SampleLoader, Skipped, sample_loader
+from datamodules.splits import SplitLoaders
 from datamodules.transforms import EraseMode, Interpolation, Pipeline, ResizeMode, eval_transform, train_transform
 
 
@@ -67,7 +67,7 @@ def file_state(path: str | os.PathLike[str]) -> bytes:
     return b"\0".join([os.fsencode(path), b"%d %d" % (status.st_size, status.st_mtime_ns)])
 
 
-class Photographs(pl.LightningDataModule):
+class Photographs(SplitLoaders):
     """Photographs below a root, in splits; what is a photo of which split, and what is known of it, `dataset` says.
 
     `base` is the folder that names of photographs are below.
@@ -136,20 +136,6 @@ class Photographs(pl.LightningDataModule):
     def names(self, split: str) -> list[str]:
         """The photos of a split below the root, by index."""
         return [printable(os.path.relpath(path, self.base)) for path in self.dataset(split).paths]
-
-    def dataloader(self, split: str) -> SampleLoader:
-        """Batches of a split in order, with the transform of evaluation."""
-        return self._loader(split)
-
-    def train_dataloader(self) -> SampleLoader:
-        """Augmented batches in random order."""
-        return self._loader("train", augment=True)
-
-    def val_dataloader(self) -> SampleLoader:
-        return self._loader("val")
-
-    def test_dataloader(self) -> SampleLoader:
-        return self._loader("test")
 
     def sampled_classes(self) -> list[int] | None:
         """The class of each training image, for balanced sampling, or None."""
