@@ -276,12 +276,14 @@ def test_norms_behind_the_branches_are_not_taken_for_norms_before(tmp_path, rand
 
 
 @torch.no_grad()
-def test_positions_that_fit_two_grids_are_told_by_the_image_size_alone(timm_vit, file):
+def test_positions_that_fit_two_grids_are_told_apart_by_the_image_size_or_an_assumption_that_is_told(timm_vit, file):
     reference = timm_vit(reg_tokens=4).double()  # 1 + 4 prefix tokens and 2 x 2 patches: 9 positions, as of 3 x 3
     path = file(reference.float())
-    assert "9 positions, which may be grids of 2 x 2 or 3 x 3" in refusal(path, num_heads=2)
     x = images(14, 14)
     assert_close(load(path, num_heads=2, image_size=(14, 14)).double().eval()(x), reference.double()(x))
+    model, report = load_with_report(path, num_heads=2)
+    assert model.encoder.grid == (3, 3)
+    assert any("positions of 3 x 3 patches, and none of the registers" in line for line in report.lines())
 
 
 # What a bare file of timm's published models leaves to be assumed otherwise than it is: names, and what.

@@ -150,8 +150,9 @@ def architecture(
     embed_dim = patch.shape[0]
     patch_size = (patch.shape[2], patch.shape[3])
     if "pos_embed" in tensors:
-        grid = _grid(tensors, known.get("image_size"), patch_size, image_size)
+        grid, guessed = _grid(tensors, known.get("image_size"), patch_size, image_size)
     else:
+        guessed = False
         height, width = known.get("image_size") or image_size or (USUAL_SIZE, USUAL_SIZE)
         grid = (max(1, height // patch_size[0]), max(1, width // patch_size[1]))
     hidden, fc2_in = tensors["blocks.0.mlp.fc1.weight"].shape[0], tensors["blocks.0.mlp.fc2.weight"].shape[1]
@@ -185,6 +186,8 @@ def architecture(
             "Give the number: vit train takes --model.num_heads; vit export --num_heads, and its folder says it all."
         )
     told = [f"{name}={value}" for name, value in assumed.items() if name not in known]
+    if guessed:
+        told.append(f"positions of {grid[0]} x {grid[1]} patches, and none of the registers")
     if "pos_embed" not in tensors:
         told = [each for each in told if not each.startswith("pos_interpolation")]  # nothing is resized
         told += [] if known.get("image_size") or image_size else [f"image_size={found['image_size']}"]
@@ -218,25 +221,25 @@ def _grid(
     known: tuple[int, int] | None,
     patch_size: tuple[int, int],
     wanted: tuple[int, int] | None,
-) -> tuple[int, int]:
-    """The grid that the positions were learned for; without places for the prefix tokens, or with, registers or not.
+) -> tuple[tuple[int, int], bool]:
+    """The grid that the positions were learned for, and whether it was chosen of two that fit.
 
     That of the `known` image size, or the square one, or that of the `wanted` image size, if it has as many patches.
+    Of two square ones it is that in which registers have no positions, as in all published models with registers.
     """
     length = tensors["pos_embed"].shape[1]
     counts = [count for count in (length - places for places in _prefix_places(tensors)) if count > 0]
-    squares = [(side, side) for side in sorted({isqrt(count) for count in counts}) if side * side in counts]
+    squares = list(dict.fromkeys((isqrt(count),) * 2 for count in counts if isqrt(count) ** 2 == count))
     given = [size and (size[0] // patch_size[0], size[1] // patch_size[1]) for size in (known, wanted)]
     fitting = [grid for grid in given if grid is not None and grid[0] * grid[1] in counts]
     if known is not None and given[0] in fitting:
-        return fitting[0]
-    if len(squares) == 1:
-        return squares[0]
-    if fitting:
-        return fitting[0]
-    what = f"may be grids of {' or '.join(f'{h} x {w}' for h, w in squares)}" if squares else "is no square grid"
+        return fitting[0], False
+    if len(squares) != 1 and fitting:
+        return fitting[0], False
+    if squares:
+        return squares[0], len(squares) > 1
     raise UserError(
-        f"The checkpoint has {length} positions, which {what}, and it does not say which grid it is.\n"
+        f"The checkpoint has {length} positions, which is no square grid, and it does not say which grid it is.\n"
         "Give the size that it was trained at: vit train takes --model.image_size [height, width]; vit export takes\n"
         "--image_size, and its folder says it all."
     )
