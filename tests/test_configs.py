@@ -104,6 +104,7 @@ def test_the_commands_of_a_recipe_run_as_they_are_written(
 ) -> None:
     """But for the names that stand for the user's own files, and on less."""
     own = {"photos": photos, "vit.safetensors": checkpoint, "CHECKPOINT": checkpoint}
+    own["vit/assets/birdscenes"] = cli.DEMO_CHECKPOINT
     monkeypatch.chdir(tmp_path)
     for words in commands(recipe):
         assert cli.main([*(str(own.get(word, word)) for word in words), *SMALL]) == 0

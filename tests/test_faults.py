@@ -194,6 +194,7 @@ class Trainer:
     """What a CheckpointWriter needs of a trainer, with as many weights as take a while to write."""
 
     step = 0
+    is_global_zero = True
 
     def save_checkpoint(self, path: Path) -> None:
         self.step += 1

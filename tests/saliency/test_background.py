@@ -15,7 +15,14 @@ IMAGE = torch.full((1, 3, 4, 4), 2.0)
 IMAGE[:, :, :2, :2] = 1.0
 
 
-class Reads(nn.Module):
+class Model(nn.Module):
+    """What the score asks of a classifier besides its logits."""
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.softmax(dim=1)
+
+
+class Reads(Model):
     """Class 0 for certain when each of the places (rows, columns) has its colour; else any of four classes."""
 
     def __init__(self, *wanted: tuple[slice, float]) -> None:
@@ -53,7 +60,7 @@ def test_hand_worked(model: nn.Module, of_object: float, of_background: float) -
 def test_the_hole_has_the_colour_of_its_own_background() -> None:
     shown: list[Tensor] = []
 
-    class Looks(nn.Module):
+    class Looks(Model):
         def forward(self, images: Tensor) -> Tensor:
             shown.append(images)
             return images.mean(dim=(2, 3))

@@ -25,6 +25,9 @@ class Made(nn.Module):
         sure = torch.where(self.lit(images[:, 0]), 50.0, -50.0)
         return torch.stack([sure, torch.zeros_like(sure)], dim=1)
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.softmax(dim=1)
+
 
 WHITE = torch.ones(1, 1, 4, 5)  # 20 pixels: each step takes one
 
