@@ -24,6 +24,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import cv2
@@ -365,10 +366,18 @@ def worker_failure(error: BaseException) -> UserError | None:
 
 
 def _start_worker(number: int) -> None:
-    # One thread a worker: their number is the parallelism. An interrupt is for the main process to handle.
+    # One thread a worker: their number is the parallelism.
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+    # What asks the whole group of processes to end is for the main one to handle, which needs its batches until it
+    # has saved. A worker that nobody ends then ends itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_later)
+
+
+def _end_later(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.alarm(round(WORKER_TIMEOUT))
 
 
 def _kill_workers(batches: Any) -> None:

@@ -173,19 +173,20 @@ def test_out_of_memory_is_told(photos: Path, model: Path, tmp_path: Path) -> Non
     assert "batch" in text
 
 
+@pytest.mark.parametrize("send", [os.kill, os.killpg])  # a terminal and `timeout` ask the reading processes, too
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_process_that_is_asked_to_end_saves_and_says_so_by_its_code(
-    photos: Path, tmp_path: Path, number: signal.Signals, code: int
+    photos: Path, tmp_path: Path, number: signal.Signals, code: int, send: Callable[[int, int], None]
 ) -> None:
     process = subprocess.Popen(
         [*VIT.split(), "train", "--data.root", str(photos), "--data.batch_size", "2", "--data.num_workers", "1",
          "--model.variant", "pico", "--model.patch_size", "16", "--model.image_size", "32", "--device", "cpu",
          "--trainer.max_epochs", "1000", "--run", str(tmp_path / "run")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     metrics = tmp_path / "run" / "metrics.csv"
     wait_for(lambda: metrics.is_file() and len(metrics.read_text().splitlines()) > 2, process)
-    process.send_signal(number)
+    send(process.pid, number)
     assert process.wait(60) == code
     assert last_checkpoint(tmp_path / "run").name == "last.ckpt"
 
