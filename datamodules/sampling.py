@@ -249,8 +249,9 @@ class SampleLoader(DataLoader):
                 yield self._checked(self.collate_fn([]))
         except Exception as error:
             self._iterator = None
+            died = any(not worker.is_alive() for worker in getattr(batches, "_workers", ()))
             _kill_workers(batches)
-            raise worker_failure(error) or error from None
+            raise worker_failure(error, died=died) or error from None
 
     def check_worker_number_rationality(self) -> None:
         """Says nothing: more workers than cores make no wrong batches, and are asked for knowingly."""
@@ -345,14 +346,16 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def worker_failure(error: BaseException) -> UserError | None:
+def worker_failure(error: BaseException, *, died: bool = False) -> UserError | None:
     """What to tell the user when `error` means that a reading process died or hangs; None when it does not.
 
     PyTorch raises the death of a worker in whatever line the main process happens to be, not only in the
-    loader.
+    loader. One that `died` while its batch was being fetched is first seen as a connection that ends.
     """
     text = str(error)
-    if not isinstance(error, RuntimeError) or not text.startswith("DataLoader"):
+    if died and isinstance(error, ConnectionError | EOFError):
+        text = "DataLoader worker exited unexpectedly"
+    elif not isinstance(error, RuntimeError) or not text.startswith("DataLoader"):
         return None
     if "timed out" in text:
         what = f"No images came in time ({text}): a reading process hangs, or the disk does."

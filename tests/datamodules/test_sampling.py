@@ -216,6 +216,8 @@ def test_our_own_mistakes_are_not_disguised():
             list(loader)
     assert worker_failure(RuntimeError("CUDA error")) is None
     assert worker_failure(ValueError("DataLoader worker was killed by signal")) is None
+    assert worker_failure(ConnectionResetError("a dataset's own")) is None
+    assert "was killed" in str(worker_failure(ConnectionResetError("while a batch was fetched"), died=True))
     full = "DataLoader worker (pid 3) is killed by signal: Bus error. It is possible that"
     assert "/dev/shm" in str(worker_failure(RuntimeError(full)))
 
