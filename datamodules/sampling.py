@@ -21,10 +21,10 @@ import os
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import cv2
@@ -373,14 +373,18 @@ def _start_worker(number: int) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     # What asks the whole group of processes to end is for the main one to handle, which needs its batches until it
-    # has saved. A worker that nobody ends then ends itself.
+    # has saved.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _end_later)
+    if hasattr(signal, "sigwaitinfo"):  # else a worker ends at once
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_the_parent_asks, daemon=True).start()
 
 
-def _end_later(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.alarm(round(WORKER_TIMEOUT))
+def _end_when_the_parent_asks() -> None:
+    """Ends this process when the one that started it sends SIGTERM; anyone else's is left unheard."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _kill_workers(batches: Any) -> None:
