@@ -1,4 +1,7 @@
-"""Starts a function in several processes that work together, as torchrun would, but without importing all anew."""
+"""Starts a function in several processes that work together, as torchrun would, but imports what is slow just once.
+
+They are forked from a server that has imported it: torch's autograd, once used, can't be forked.
+"""
 
 import multiprocessing
 import os
@@ -10,11 +13,13 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
+import torch
+
 GRACE = 10.0  # seconds that the others have when one has failed
 
 
 def launch(function: Callable[..., Any], *arguments: Any, log: Path, count: int = 2, timeout: float = 120) -> list[int]:
-    """Calls function(*arguments) in forked processes, whose output goes to log.0, log.1 ...; returns their exit codes,
+    """Calls function(*arguments) in processes, whose output goes to log.0, log.1 ...; returns their exit codes,
     which a function may return.
 
     When one fails the others are ended a little later, as torchrun does.
@@ -22,7 +27,8 @@ def launch(function: Callable[..., Any], *arguments: Any, log: Path, count: int 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["cli", "vit.training.fit", "datamodules.image_folder"])
     processes = [
         context.Process(target=_run, args=(rank, count, port, log, function, arguments)) for rank in range(count)
     ]
@@ -49,6 +55,7 @@ def _run(rank: int, count: int, port: int, log: Path, function: Callable[..., An
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1, closefd=False)
+    torch.set_num_threads(1)  # as in the tests' own process: their number changes the last digits
     try:
         code = function(*arguments)
     except SystemExit as exit_:

@@ -22,13 +22,14 @@ from vit.training.fit import fit
 # 41 and 11 samples: with 8 a step the last step has one sample, and one process has none; 11 leave 3 for two.
 TRAIN, VAL, BATCH = 41, 11, 8
 EPOCHS = 2
+Signals = Mapping[int, tuple[int, signal.Signals]]  # process -> (in which batch, what)
 
 
 class Watched(ClassificationTask):
     """Writes down which images each process validates; a process gets a signal where the test says so."""
 
     seen: Path
-    signals: ClassVar[dict[int, tuple[int, signal.Signals]]] = {}  # process -> (in which batch, what)
+    signals: ClassVar[Signals] = MappingProxyType({})
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         number = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
@@ -43,8 +44,11 @@ class Watched(ClassificationTask):
         super().validation_step(batch, batch_idx)
 
 
-def run(folder: Path, count: int, options: Mapping[str, Any] = MappingProxyType({})) -> None:
+def run(
+    folder: Path, count: int, options: Mapping[str, Any] = MappingProxyType({}), signals: Signals = MappingProxyType({})
+) -> None:
     """One run of `count` processes, in each of them."""
+    Watched.signals = signals
     fit_module.draw_curves = lambda *paths: None  # type: ignore[assignment]
     fit_module.STEPS_A_ROW = 1
     checkpoints.verify = lambda path: None
@@ -115,11 +119,9 @@ def same_run(found: Path, expected: Path) -> None:
 
 def signalled(what: signal.Signals, *, process: int, batch: int, folder: Path) -> list[int]:
     """The exit codes of a run of two that is saved at every step, one of whose processes gets a signal."""
-    Watched.signals = {process: (batch, what)}
-    try:
-        return launch(run, folder, 2, {"checkpoint_minutes": 0.0}, log=folder.parent / "stopped", timeout=60)
-    finally:
-        Watched.signals = {}
+    options = {"checkpoint_minutes": 0.0}
+    log = folder.parent / "stopped"
+    return launch(run, folder, 2, options, {process: (batch, what)}, log=log, timeout=60)
 
 
 @pytest.mark.parametrize(("what", "process"), [("SIGKILL", 1), ("SIGTERM", 1)])
