@@ -94,7 +94,6 @@ def _predict(model: torch.nn.Module, batches: Any) -> np.ndarray:
 def run_ours(chosen: argparse.Namespace) -> dict[str, Any]:
     """Trains by `vit train` with the recipe; what each photograph of val was taken for after the last epoch."""
     import cli
-    from vit.checkpoints.load import load_with_report  # noqa: F401  (imported before the clock starts)
 
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder, "run")
@@ -119,7 +118,7 @@ def run_ours(chosen: argparse.Namespace) -> dict[str, Any]:
             curve = [float(row["val_top1"]) for row in csv.DictReader(file) if row.get("val_top1")]
     names = [Path(row["image"]).name for row in rows]
     return {
-        "names": names, "right": [[row["label"] == row["true_label"] for row in rows]], "curve": curve,
+        "names": names, "right": [[row["correct"] == "1" for row in rows]], "curve": curve,
         "seconds": seconds,
     }  # fmt: skip
 
