@@ -292,6 +292,7 @@ def explain(
     scores: str | None = None,
     crop: bool = False,
     image_size: int | list[int] | None = None,
+    pos_interpolation: PosInterpolation | None = None,
     limit: int | None = None,
     batch_size: int = 16,
     num_workers: int = -1,
@@ -328,6 +329,7 @@ def explain(
         scores: the scores.csv of vit score, for the gallery.
         crop: crop as the checkpoint was trained, where it says so; otherwise the whole photo is resized.
         image_size: pixels that the model sees, one number or [height, width]; default: the checkpoint's.
+        pos_interpolation: how positions are resized to another grid, when the checkpoint does not say.
         limit: take at most so many images, spread evenly over all, for a quick look.
         batch_size: images a forward pass.
         num_workers: processes that read images; -1 picks the number of cores less one, at most 8.
@@ -368,7 +370,7 @@ def explain(
         raise UserError("--scores are for the gallery.\nGive --gallery, too.")
     processes.join()
     place = choose_device(device)
-    network = load(model, image_size=pair(image_size))
+    network = load(model, image_size=pair(image_size), pos_interpolation=pos_interpolation)
     check_method(method, network, model, start_block, rollout)
     options = ExportOptions(
         method=method,
@@ -437,6 +439,7 @@ def score(
     metrics: Literal["all", "localization", "faithfulness"] = "all",
     fill: Literal["paper", "zero", "mean", "blur"] = "paper",
     image_size: int | list[int] | None = None,
+    pos_interpolation: PosInterpolation | None = None,
     limit: int | None = None,
     batch_size: int = 16,
     num_workers: int = -1,
@@ -460,6 +463,7 @@ def score(
         metrics: localization needs masks; faithfulness a head and some 60 forward passes a map; all takes what it can.
         fill: what takes the place of removed pixels; paper takes what each metric's paper has.
         image_size: pixels that the model sees, one number or [height, width]; default: the checkpoint's.
+        pos_interpolation: how positions are resized to another grid, when the checkpoint does not say.
         limit: take at most so many images, spread evenly over all, for a quick look.
         batch_size: images a forward pass.
         num_workers: processes that read images; -1 picks the number of cores less one, at most 8.
@@ -481,7 +485,7 @@ def score(
     check_range("seed", seed, 0)
     asked = chosen_methods(methods)
     place = choose_device(device)
-    network = load(model, image_size=pair(image_size))
+    network = load(model, image_size=pair(image_size), pos_interpolation=pos_interpolation)
     for method in asked:
         check_serves(method, network, model)
     if metrics == "localization" and masks is None:

@@ -226,6 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Table]:
                 bad += [f"{title}: {what}" for what in differences(found, expected)]
                 shutil.rmtree(found)
             rows.append((title, kills, count, "no" if any(each.startswith(title) for each in bad) else "equal"))
+            print(*rows[-1], f"{perf_counter() - began:.0f} s", sep="   ", file=sys.stderr, flush=True)
     told = [
         Table("killed runs against the run left alone", ("setting", "kills", "runs", "to the bit"), rows),
         Table("killed while", PHASES, [tuple(runs.killed_while[phase] for phase in PHASES)]),

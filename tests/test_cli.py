@@ -17,8 +17,10 @@ from safetensors.torch import load_file
 
 import cli
 from vit.checkpoints.folder import write_folder
-from vit.models.classifier import Classifier, Preprocessing
+from vit.checkpoints.load import load
+from vit.models.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, Preprocessing
 from vit.models.encoder import image_encoder
+from vit.saliency.explain import explain_batch
 
 BRIGHT, DARK = 230, 25
 TINY = "--model.variant pico --model.patch_size 8 --model.image_size 16 --data.batch_size 4 --data.num_workers 0"
@@ -694,6 +696,21 @@ def test_any_checkpoint_can_be_explained(vit: Vit, weights: Sequence[Path], trai
         assert ran.code == 0, ran.err
         np.testing.assert_array_equal(np.load(out / "x.npy"), np.load(tmp_path / "maps.safetensors" / "x.npy"))
         assert rows(out / "index.csv")[0]["predicted"] in {"class 0", "class 1", "bright", "dark"}
+
+
+def test_positions_are_resized_as_is_told(vit: Vit, weights: Sequence[Path], tmp_path: Path) -> None:
+    photo(tmp_path / "photos" / "x.png", (32, 32), (16, 24, 24, 32))
+    found = {}
+    for way in ("bicubic", "bilinear_corners"):
+        line = f"{weights[0]} {tmp_path}/photos --image_size 32 --pos_interpolation {way} --num_workers 0"
+        assert vit(f"explain {line} --method rollout --out {tmp_path}/{way}").code == 0
+        found[way] = np.load(tmp_path / way / "x.npy")
+        model = load(weights[0], image_size=(32, 32), pos_interpolation=way)
+        pixels = np.asarray(Image.open(tmp_path / "photos" / "x.png"), np.float32) / 255
+        image = torch.from_numpy((pixels - IMAGENET_MEAN) / IMAGENET_STD).float().permute(2, 0, 1)[None]
+        expected = explain_batch(model, image, method="rollout").maps[0]
+        np.testing.assert_allclose(found[way], expected, rtol=1e-5)
+    assert np.abs(found["bicubic"] / found["bilinear_corners"] - 1).max() > 1e-4  # ten times what is allowed above
 
 
 def test_info_tells_the_architecture_the_keys_and_what_was_assumed(

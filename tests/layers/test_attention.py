@@ -8,7 +8,8 @@ import timm.layers
 import torch
 from torch import nn
 
-from vit.layers.attention import Attention, KeyValues, attention_weights, causal_mask
+from vit.layers import attention
+from vit.layers.attention import Attention, KeyValues, attend, attention_weights, causal_mask
 
 B, N, M, D, H = 3, 7, 5, 22, 2
 
@@ -88,6 +89,36 @@ def test_single_precision_equals_torch():
     ours, reference = pair_with_torch()
     x = tokens(N).float()
     torch.testing.assert_close(ours.float()(x), reference.float()(x, x, x)[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("masked", ["no", "mask", "causal"])
+def test_training_in_half_precision_has_the_gradients_of_the_textbook(masked, monkeypatch):
+    exact = [torch.randn(2, H, N, 16).bfloat16().double().requires_grad_() for _ in "qkv"]
+    mask = torch.rand(2, 1, N, N) < 0.7
+    mask[..., 0] = True  # each query sees a key
+    chosen = {"mask": {"mask": mask}, "causal": {"is_causal": True}, "no": {}}[masked]
+    upstream = torch.randn(2, H, N, 16, dtype=torch.float64)
+    textbook = {"mask": mask, "causal": causal_mask(N, N), "no": None}[masked]
+    expected = attention_weights(exact[0], exact[1], textbook) @ exact[2]
+    expected.backward(upstream)
+
+    def forbidden(*_, **__):
+        raise AssertionError("the fused kernel")
+
+    halves = [each.detach().bfloat16().requires_grad_() for each in exact]
+    with monkeypatch.context() as patch:
+        patch.setattr(attention.F, "scaled_dot_product_attention", forbidden)
+        found = attend(*halves, **chosen, training=True)
+        with pytest.raises(AssertionError, match="the fused kernel"):
+            attend(*halves, **chosen)
+        with pytest.raises(AssertionError, match="the fused kernel"):
+            attend(*(each.float() for each in halves), **chosen, training=True)
+        patch.setattr(attention, "MATRIX_TOKENS", N - 1)
+        with pytest.raises(AssertionError, match="the fused kernel"):
+            attend(*halves, **chosen, training=True)
+    found.backward(upstream.bfloat16())
+    for half, single in zip([found, *(x.grad for x in halves)], [expected, *(x.grad for x in exact)], strict=True):
+        assert (half.double() - single).norm() < 0.01 * single.norm()
 
 
 def test_cross_attention_to_oneself_is_self_attention():
