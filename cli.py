@@ -596,11 +596,13 @@ def export(
         pos_interpolation: how positions are resized to another grid, when the checkpoint does not say.
         overwrite: write into a folder that already holds files.
     """
+    from vit.checkpoints.export import check_target
     from vit.checkpoints.export import export as write_export
     from vit.checkpoints.load import load
 
     unsaid = {"num_heads": num_heads, "act": act, "norm_eps": norm_eps, "pos_interpolation": pos_interpolation}
     network = load(model, image_size=pair(image_size), **unsaid)
+    check_target(network, to)  # before there is a folder
     folder = claim_folder(out, overwrite=overwrite)
     say(f"written to {folder}: {', '.join(write_export(network, to, folder))}")
 

@@ -742,6 +742,16 @@ def test_export_writes_what_a_library_reads(vit: Vit, trained: Path, tmp_path: P
     assert "already holds files" in again.err
 
 
+def test_a_refused_export_leaves_nothing(vit: Vit, tmp_path: Path) -> None:
+    shape = {"embed_dim": 16, "depth": 2, "num_heads": 2, "act": "quick_gelu"}
+    encoder = image_encoder(image_size=(16, 16), patch_size=(8, 8), **shape)
+    write_folder(Classifier(encoder, 2, labels=("a", "b")), tmp_path / "model")
+    ran = vit(f"export {tmp_path}/model --to torchvision --out {tmp_path}/out")
+    assert ran.code == 1
+    assert "torchvision has no place for all of this model" in ran.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_model_card_of_a_run(trained: Path, classes: Path) -> None:
     card = (trained / "model" / "README.md").read_text(encoding="utf-8")
     assert f"`{classes.name}`: images " in card

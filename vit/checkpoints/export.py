@@ -4,7 +4,7 @@ from pathlib import Path
 
 from vit.checkpoints.card import model_card
 from vit.checkpoints.targets import TARGETS
-from vit.checkpoints.targets.target import sha256
+from vit.checkpoints.targets.target import Target, sha256
 from vit.foundation import UserError, atomic_write, nearest
 from vit.models.classifier import Classifier
 
@@ -22,7 +22,22 @@ def export(model: Classifier, target: str, folder: Path) -> list[str]:
         The names of the files.
 
     Raises:
-        UserError: when the library has no place for something that the model has; all of it is named.
+        UserError: as `check_target`.
+    """
+    found = check_target(model, target)
+    found.write(model, folder)
+    digests = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.suffix in WEIGHTS}
+    card = model_card(model, digests, {target: found.loading(model)})
+    with atomic_write(folder / "README.md") as temporary:
+        temporary.write_text(card, encoding="utf-8")
+    return sorted(path.name for path in folder.iterdir())
+
+
+def check_target(model: Classifier, target: str) -> Target:
+    """The target of this name.
+
+    Raises:
+        UserError: when there is none, or the library has no place for something that the model has; all is named.
     """
     found = next((each for each in TARGETS if each.name == target), None)
     if found is None:
@@ -34,9 +49,4 @@ def export(model: Classifier, target: str, folder: Path) -> list[str]:
             f"{target} has no place for all of this model: {'; '.join(obstacles)}.\n"
             + (f"It can be exported to {' or '.join(fitting)}." if fitting else "Only its model folder holds it all.")
         )
-    found.write(model, folder)
-    digests = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.suffix in WEIGHTS}
-    card = model_card(model, digests, {target: found.loading(model)})
-    with atomic_write(folder / "README.md") as temporary:
-        temporary.write_text(card, encoding="utf-8")
-    return sorted(path.name for path in folder.iterdir())
+    return found
