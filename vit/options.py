@@ -116,6 +116,8 @@ class ModelOptions:
         pool: what the head reads: class token, mean of the patches, or both.
         pool_blocks: of how many of the last blocks the head reads that; default: the checkpoint's, or the last alone.
         drop_path: rate of stochastic depth in the last block, rising from 0 in the first.
+        crop_pct: share of the shorter side that evaluation keeps, around the centre, such as 0.875: random crops make
+            objects look larger in training, and so does this. Default: the checkpoint's way, or the whole photo.
         num_heads: attention heads, when the checkpoint does not say.
         act: activation of the MLPs, when the checkpoint does not say.
         norm_eps: epsilon of the norms, when the checkpoint does not say.
@@ -129,6 +131,7 @@ class ModelOptions:
     pool: Literal["class", "mean", "class+mean"] | None = None
     pool_blocks: int | None = None
     drop_path: float = 0.0
+    crop_pct: float | None = None
     num_heads: int | None = None
     act: Activation | None = None
     norm_eps: float | None = None
@@ -136,6 +139,8 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         check_range("model.patch_size", self.patch_size, 1)
+        if self.crop_pct is not None:
+            check_range("model.crop_pct", self.crop_pct, 0.1, 1)
 
 
 @dataclass(frozen=True)

@@ -16,29 +16,43 @@ def build_model(options: ModelOptions, seed: int) -> tuple[Classifier, list[str]
     """The model that the options describe, a checkpoint's or a new one, and what to tell of it."""
     import torch
 
+    torch.manual_seed(seed)
+    model, report = _loaded(options) if options.pretrained else (_new(options), [])
+    if options.crop_pct is not None:
+        model.preprocessing = replace(model.preprocessing, resize_mode="crop", crop_pct=options.crop_pct)
+    return model, report
+
+
+def _loaded(options: ModelOptions) -> tuple[Classifier, list[str]]:
     from vit.checkpoints.load import load_with_report
+
+    assert options.pretrained is not None
+    model, report = load_with_report(
+        options.pretrained, image_size=pair(options.image_size), pool=options.pool, pool_blocks=options.pool_blocks,
+        drop_path=options.drop_path, **_unsaid(options),
+    )  # fmt: skip
+    return model, report.lines()
+
+
+def _new(options: ModelOptions) -> Classifier:
     from vit.models.classifier import Classifier
     from vit.models.encoder import image_encoder
     from vit.models.variants import variant
 
-    torch.manual_seed(seed)
-    size = pair(options.image_size)
-    known = {name: getattr(options, name) for name in ("num_heads", "act", "norm_eps", "pos_interpolation")}
-    if options.pretrained:
-        model, report = load_with_report(
-            options.pretrained, image_size=size, pool=options.pool, pool_blocks=options.pool_blocks,
-            drop_path=options.drop_path, **known,
-        )  # fmt: skip
-        return model, report.lines()
-    keywords = variant(options.variant) | {name: value for name, value in known.items() if value is not None}
-    size = size or (224, 224)
+    keywords = variant(options.variant) | {name: value for name, value in _unsaid(options).items() if value is not None}
     encoder = image_encoder(
-        image_size=size, patch_size=(options.patch_size,) * 2, drop_path=options.drop_path, **keywords
-    )
+        image_size=pair(options.image_size) or (224, 224), patch_size=(options.patch_size,) * 2,
+        drop_path=options.drop_path, **keywords,
+    )  # fmt: skip
     try:
-        return Classifier(encoder, 0, pool=options.pool or "class", pool_blocks=options.pool_blocks or 1), []
+        return Classifier(encoder, 0, pool=options.pool or "class", pool_blocks=options.pool_blocks or 1)
     except ValueError as error:
         raise UserError(f"There is no such model: {error}.") from None
+
+
+def _unsaid(options: ModelOptions) -> dict[str, Any]:
+    """What a checkpoint may leave unsaid."""
+    return {name: getattr(options, name) for name in ("num_heads", "act", "norm_eps", "pos_interpolation")}
 
 
 def pair(size: int | list[int] | None) -> tuple[int, int] | None:

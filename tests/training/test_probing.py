@@ -10,7 +10,7 @@ from PIL import Image
 
 import cli
 import vit
-from datamodules.image_folder import ImageFolder
+from datamodules.image_folder import ImageFolder, find_splits
 from vit.checkpoints.export import export
 from vit.checkpoints.folder import write_folder
 from vit.foundation import UserError
@@ -83,6 +83,19 @@ def test_the_model_folder_gives_what_the_probe_was_judged_by(folder, probe):
         tops = [float(row["val_top1"]) for row in csv.DictReader(file) if row["val_top1"]]
     assert float(right.float().mean()) == pytest.approx(max(tops))
     assert max(tops) == 1
+
+
+def test_the_share_of_a_photo_that_evaluation_keeps(folder):
+    assert cli.main(options(folder, "cropped", "--model.crop_pct", "0.5", "--trainer.max_epochs", "1")) == 0
+    model = vit.load(folder / "cropped" / "model").eval()
+    assert (model.preprocessing.resize_mode, model.preprocessing.crop_pct) == ("crop", 0.5)
+    kept = probing._kept(folder / "cropped" / "features.safetensors")["val"]
+    photo = Image.open(find_splits(folder / "photos", val_fraction=0.2, seed=0).splits["val"][0].path)
+    assert photo.size == (24, 20)
+    whole = photo.resize((38, 32), Image.Resampling.BICUBIC)  # its shorter side as long as 16 px / 0.5
+    pixels = np.asarray(whole.crop((11, 8, 27, 24)), np.float32) / 255
+    image = torch.from_numpy((pixels - IMAGENET_MEAN) / IMAGENET_STD).float().permute(2, 0, 1)[None]
+    torch.testing.assert_close(model.features(image)[0], kept["image"][0], rtol=1e-3, atol=1e-3)
 
 
 def test_unreadable_images_are_told(probe):
