@@ -220,6 +220,8 @@ class OptimOptions:
         mixup: alpha of mixup, such as 0.8; 0 for none.
         cutmix: alpha of cutmix, such as 1; with mixup, each is done as often; 0 for none.
         mix_prob: share of the batches that are mixed.
+        head_init: what a new head begins as: random weights, or a linear probe of the features as they are, for which
+            each training image is read once more.
         trained: what learns: all; head (a linear probe: each image is read once); blocks:K (the last K blocks and the
             head); or lora (the head, and low-rank matrices beside those of all blocks).
         lora_rank: rank of these.
@@ -243,6 +245,7 @@ class OptimOptions:
     mixup: float = 0.0
     cutmix: float = 0.0
     mix_prob: float = 1.0
+    head_init: Literal["random", "probe"] = "random"
     trained: str = "all"
     lora_rank: int = 8
     lora_alpha: float = 16.0

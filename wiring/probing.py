@@ -1,4 +1,4 @@
-"""A linear probe: the frozen encoder sees each image once, and the head learns from what came out."""
+"""Linear probes: the encoder as it is sees each image once, and the head learns from what came out."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from datamodules.features import CachedFeatures, Columns
     from vit.models.classifier import Classifier
+    from vit.training.classification import ClassificationTask
 
 FILE = "features.safetensors"  # in the run folder: a run that is resumed computes nothing again
 
@@ -41,6 +42,15 @@ def cached_features(
         _keep(kept, folder / FILE)
     classes = module.sampled_classes() if hasattr(module, "sampled_classes") else None
     return CachedFeatures(kept, batch_size=module.batch_size, classes=classes, seed=module.seed), skipped
+
+
+def start_from_probe(task: ClassificationTask, module: Any, *, device: Device, precision: Precision) -> None:
+    """Makes the task's head a linear probe of the features of all training images, as evaluation sees them."""
+    from vit.training.probe import fit_probe
+
+    columns, _ = _computed(module, "train", task.model, device, precision)
+    fit_probe(task, columns["image"], columns["target"], columns.get("weight"))
+    task.train()
 
 
 def _computed(

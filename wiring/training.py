@@ -42,16 +42,18 @@ def train_classifier(
         config: all options as YAML, for the run folder.
         fold: validates this one of so many parts of the images, rather than the data's own val.
     """
-    from wiring.probing import cached_features
+    from wiring.probing import cached_features, start_from_probe
 
     check_run(run, config, device=device, resume=resume)
     refuse_unfit_probe(optim, trainer)
     network, report = build_model(model, seed)
     module = data_module(data, network, seed=seed, limit=limit, fold=fold)
-    report += fit_head(network, module, data.root)
+    new_head = fit_head(network, module, data.root)
     task = classification_task(network, module, optim, trainer, seed=seed)
     folder = open_run(run, config, overwrite=overwrite, resume=resume)
-    say(*report)
+    say(*report, *new_head)
+    if optim.head_init == "probe" and new_head and not resume:
+        start_from_probe(task, module, device=device, precision=trainer.precision)
     about = describe_data(data, module, model.pretrained)
     if optim.trained == "head":
         module, task.skipped = cached_features(
@@ -90,8 +92,11 @@ def classification_task(
 
 def refuse_unfit_probe(optim: OptimOptions, trainer: TrainerOptions) -> None:
     """Raises UserError where images are to be mixed that are read only once, or read by several processes."""
-    if optim.trained == "head" and trainer.devices * trainer.num_nodes > 1:
+    several = trainer.devices * trainer.num_nodes > 1
+    if optim.trained == "head" and several:
         raise UserError("--optim.trained head takes one process: what it learns from is small.\nLeave out the others.")
+    if optim.head_init == "probe" and several:
+        raise UserError("--optim.head_init probe takes one process.\nGive --optim.head_init random.")
     if optim.trained == "head" and (optim.mixup or optim.cutmix):
         raise UserError(
             "--optim.trained head reads each image once, as it is; there is nothing to mix.\n"
@@ -148,9 +153,10 @@ def fit_head(network: Classifier, module: Any, root: str) -> list[str]:
 
 def refuse_classification(optim: OptimOptions, *, takes: str = "") -> None:
     """Raises UserError for options that only classification has a use for, and, it may be, the one that is taken."""
-    usual = OptimOptions().classification()
-    for name, value in optim.classification().items():
-        if value != usual[name] and name != takes:
+    usual = OptimOptions()
+    for name in (*usual.classification(), "head_init"):
+        value = getattr(optim, name)
+        if value != getattr(usual, name) and name != takes:
             raise UserError(f"--optim.{name} is {value!r}, but there are no classes in this task.\nLeave it out.")
 
 
