@@ -17,7 +17,7 @@ from typing import Any
 import albumentations as A
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vit.foundation import UserError
 
@@ -40,6 +40,7 @@ class AutoAugment(A.ImageOnlyTransform):
     def __init__(self, policy: str, image_size: tuple[int, int], mean: Sequence[float]) -> None:
         super().__init__(p=1)
         self.policy = _policy(policy, image_size, tuple(min(255, round(255 * one)) for one in mean))
+        _keep_a_bit(self.policy)
 
     def get_params(self) -> dict[str, Any]:
         return {"seed": self.py_random.getrandbits(32)}
@@ -47,6 +48,20 @@ class AutoAugment(A.ImageOnlyTransform):
     def apply(self, img: np.ndarray, seed: int, **params: Any) -> np.ndarray:
         with global_seed(seed):
             return np.asarray(self.policy(Image.fromarray(img)))
+
+
+def _keep_a_bit(policy: Any) -> None:
+    """Makes timm's operations leave an image one bit where they would leave none, which new Pillows refuse."""
+    from timm.data import auto_augment as timm_policies
+
+    groups = policy.policy if hasattr(policy, "policy") else [getattr(policy, "ops", ())]  # torchvision's has none
+    for operation in (each for group in groups for each in group):
+        if operation.aug_fn is timm_policies.posterize:
+            operation.aug_fn = _posterize
+
+
+def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    return ImageOps.posterize(image, min(8, max(1, bits)))
 
 
 @contextmanager

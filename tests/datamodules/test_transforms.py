@@ -200,6 +200,14 @@ def test_policies_are_functions_of_the_seed_and_leave_the_generators_alone():
     assert not any(torch.equal(first[0], one) for one in first[1:])
 
 
+@pytest.mark.parametrize("policy", ["rand-m1-n8", "rand-m10-n8-inc1", "augmix-m1-w1-d8", "3a-mstd9"])
+def test_the_strongest_policies_leave_something_of_each_image(policy):
+    photo = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    transform = train_transform((16, 16), MEAN, STD, auto_augment=policy)
+    for seed in range(100):  # posterising to no bit is an error in Pillow
+        transform(photo, (0, 0, seed))
+
+
 @pytest.mark.parametrize("policy", ["rnd-m9", "rand-x9", "rand-mnine", "v7", "original-q3", "trivial-m9", "augmix-z1"])
 def test_policies_that_there_are_not(policy):
     with pytest.raises(UserError, match="Allowed are rand-m9-n2") as caught:
