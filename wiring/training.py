@@ -52,13 +52,13 @@ def train_classifier(
     task = classification_task(network, module, optim, trainer, seed=seed)
     folder = open_run(run, config, overwrite=overwrite, resume=resume)
     say(*report, *new_head)
-    if optim.head_init == "probe" and new_head and not resume:
-        start_from_probe(task, module, device=device, precision=trainer.precision)
     about = describe_data(data, module, model.pretrained)
     if optim.trained == "head":
         module, task.skipped = cached_features(
             module, network, folder, device=device, precision=trainer.precision, resume=resume
         )
+    if optim.head_init == "probe" and new_head and not resume:
+        start_from_probe(task, module, device=device, precision=trainer.precision)
     result = run_task(task, module, folder, optim, trainer, device=device, resume=resume, about=about, profile=profile)
     tell_result(result, task.judge, folder)
     return result, task.judge

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from vit.training.classification import ClassificationTask
 from vit.training.losses import smoothed
 
-DECAY = 0.1  # of the weights for features of standard deviation 1
+DECAY = 0.01  # of the weights for features of standard deviation 1
 ITERATIONS = 100
 
 
