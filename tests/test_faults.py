@@ -102,6 +102,20 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before(photos: Path, tmp_path
         load(tmp_path / "run" / "model")
 
 
+def test_a_model_that_may_not_be_so_large_is_told(photos: Path, tmp_path: Path) -> None:
+    """The writer of its weights is not Python's, and has an error of its own."""
+    ended = shell(
+        f"ulimit -f 300; {VIT} train --data.root {photos} --data.batch_size 4 --data.num_workers 0"
+        f" --model.variant pico --model.patch_size 16 --model.image_size 32 --trainer.max_epochs 1"
+        f" --device cpu --run {tmp_path}/run",
+        mounts=False,
+    )
+    text = complaint(ended, "train")
+    assert "the system refused" in text
+    assert "model.safetensors: File too large" in text
+    assert not list((tmp_path / "run").rglob("*.safetensors"))
+
+
 @own_mounts
 @pytest.mark.parametrize(
     ("command", "out"),

@@ -1,6 +1,7 @@
 """What every module may import: the error that users read, and the writer that leaves whole files or none."""
 
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -65,6 +66,11 @@ def atomic_write(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator
                 os.fsync(file.fileno())
         temporary.chmod(rights)  # a library may have put a private file of its own in its place
         temporary.replace(path)
+    except Exception as error:
+        # Libraries in Rust, safetensors among them, have errors of their own for a full disk.
+        if not isinstance(error, OSError) and (refusal := re.search(r"\(os error (\d+)\)", str(error))):
+            raise OSError(int(refusal[1]), os.strerror(int(refusal[1])), str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
