@@ -13,8 +13,8 @@ from typing import Any
 
 from datamodules.collection import Collection, Record
 from datamodules.reading import Photo, UnreadableImage, printable, read_photo, read_photo_bytes
-from datamodules.remote import refuse_without_network
 from vit.foundation import UserError
+from vit.network import refuse_without_network
 
 _SPLITS = {"train": ("train",), "val": ("validation", "val", "valid"), "test": ("test",)}
 _LABELS = ("label", "labels", "fine_label", "class", "target")

@@ -14,8 +14,8 @@ import numpy as np
 
 from datamodules.collection import SPLITS, Collection, Record
 from datamodules.reading import Photo, printable
-from datamodules.remote import refuse_without_network
 from vit.foundation import UserError, nearest
+from vit.network import refuse_without_network
 
 _TRAIN_TEST: dict[str, dict[str, Any]] = {"train": {"split": "train"}, "test": {"split": "test"}}
 _TRAIN_VAL_TEST = {**_TRAIN_TEST, "val": {"split": "val"}}

@@ -22,16 +22,17 @@ ROOMS = {
     "vit.commandline": {"vit.foundation", "vit.options"},
     "vit.terminal": {"vit.foundation"},
     "vit.processes": set(),
+    "vit.network": {"vit.foundation"},
     "vit.layers": set(),
     "vit.models": {"vit.foundation", "vit.layers"},
     "vit.inference": {"vit.foundation", "vit.processes", "vit.layers", "vit.models"},
-    "vit.checkpoints": {"vit.foundation", "vit.layers", "vit.models"},
+    "vit.checkpoints": {"vit.foundation", "vit.network", "vit.layers", "vit.models"},
     "vit.saliency": {"vit.foundation", "vit.processes", "vit.layers", "vit.models", "vit.inference"},
     "vit.training": {
         *("vit.foundation", "vit.processes", "vit.layers", "vit.models", "vit.inference", "vit.checkpoints"),
         "vit.saliency",
     },
-    "datamodules": {"vit.foundation"},
+    "datamodules": {"vit.foundation", "vit.network"},
 }
 ROOMS["wiring"] = set(ROOMS)
 ROOMS["cli"] = set(ROOMS)

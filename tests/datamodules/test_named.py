@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 from torchvision import datasets as torchvision_datasets
 
-from datamodules import remote, torchvision_sets
+from datamodules import torchvision_sets
 from datamodules.image_folder import ImageFolder
 from datamodules.sampling import Skipped
+from vit import network
 from vit.foundation import UserError
 
 OPTIONS = {"image_size": (16, 16), "mean": (0.0,) * 3, "std": (1.0,) * 3, "num_workers": 0}
@@ -54,7 +55,7 @@ def no_network(monkeypatch):
     def refuse(address, *_, **__):
         raise OSError("Network is unreachable")
 
-    monkeypatch.setattr(remote.socket, "create_connection", refuse)
+    monkeypatch.setattr(network.socket, "create_connection", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 

@@ -1,15 +1,13 @@
 """Weights by name from the Hugging Face hub: its cache first, then the network, or a quick refusal."""
 
 import json
-import socket
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from vit.foundation import UserError, nearest
+from vit.network import refuse_without_network
 
-SECONDS_TO_CONNECT = 1.0
 MODULES = ("vision_transformer", "deit", "eva")  # of timm, whose models may fit
 CONFIG = "config.json"
 # What stands beside the config, if it does: how images are prepared, of older and newer transformers.
@@ -75,7 +73,7 @@ def fetch_repository(repository: str) -> Path:
         cached = try_to_load_from_cache(repository, CONFIG)
     except HFValidationError as error:
         raise UserError(
-            f"{name} is no repository of {_address()[0]}: {str(error).splitlines()[0]:.200}\nGive hf:OWNER/NAME."
+            f"{name} is no repository of {_host()}: {str(error).splitlines()[0]:.200}\nGive hf:OWNER/NAME."
         ) from None
     if isinstance(cached, str):
         weights = weights_in(Path(cached).parent)
@@ -119,27 +117,17 @@ def _shards(index: Path) -> list[str]:
     return sorted(name for name in names if Path(name).name == name)
 
 
-def _address() -> tuple[str, int]:
-    """Host and port that requests to the hub go to first."""
+def _host() -> str:
     from huggingface_hub import constants
 
-    place = urlsplit(getproxies().get("https") or constants.ENDPOINT)
-    return place.hostname or "huggingface.co", place.port or 443
+    return urlsplit(constants.ENDPOINT).hostname or "the hub"
 
 
 def _refuse_without_network(name: str) -> None:
     from huggingface_hub import constants
 
-    host, port = _address()
-    try:
-        if constants.HF_HUB_OFFLINE:
-            raise OSError("HF_HUB_OFFLINE is set")
-        socket.create_connection((host, port), timeout=SECONDS_TO_CONNECT).close()
-    except OSError as error:
-        raise UserError(
-            f"{name} is not in the cache, and {host} can't be reached ({error}).\n"
-            "Connect to a network once, or give a weight file that you have."
-        ) from None
+    offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
+    refuse_without_network(name, constants.ENDPOINT, "give a weight file that you have", offline=offline)
 
 
 def _download(repository: str, file: str, name: str) -> Path | None:
@@ -154,9 +142,7 @@ def _download(repository: str, file: str, name: str) -> Path | None:
     except EntryNotFoundError:
         return None
     except RepositoryNotFoundError:
-        raise UserError(
-            f"{name} is not on {_address()[0]}, or is not for everybody.\nLook its name up there."
-        ) from None
+        raise UserError(f"{name} is not on {_host()}, or is not for everybody.\nLook its name up there.") from None
     except Exception as error:  # whatever a network makes a client raise
         _not_downloaded(name, error)
 
