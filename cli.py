@@ -65,6 +65,7 @@ from wiring.explaining_text import TEXT_OPTIONS, explain_texts
 from wiring.folds import cross_validate
 from wiring.models import build_model, pair, prepared_for, require_head, require_kind
 from wiring.pretraining import pretrain_encoder
+from wiring.runs import RunOptions
 from wiring.training import train_classifier
 from wiring.tuning import find_settings
 
@@ -111,8 +112,10 @@ def train(
         overwrite: write into a run folder that already holds files.
         resume: go on from the run folder's last checkpoint.
     """
-    options: dict[str, Any] = {"run": Path(run), "config": current_config() or "", "seed": seed, "limit": limit,
-               "profile": profile, "device": device, "overwrite": overwrite, "resume": resume}  # fmt: skip
+    options = RunOptions(
+        run=Path(run), config=current_config() or "", seed=seed, limit=limit, profile=profile, device=device,
+        overwrite=overwrite, resume=resume,
+    )  # fmt: skip
     if task != "caption" and decoder != DecoderOptions():
         raise UserError("The settings --decoder.* are for --task caption.")
     if task != "pretrain" and pretrain != PretrainOptions():
@@ -120,13 +123,13 @@ def train(
     if folds is not None:
         if task != "classify":
             raise UserError(f"--folds are for --task classify, not for {task}.")
-        cross_validate(data, model, optim, trainer, folds=folds, **options)
+        cross_validate(data, model, optim, trainer, options, folds=folds)
     elif task == "pretrain":
-        pretrain_encoder(data, model, optim, trainer, pretrain, **options)
+        pretrain_encoder(data, model, optim, trainer, pretrain, options)
     elif task == "caption":
-        train_captioner(data, model, optim, trainer, decoder, **options)
+        train_captioner(data, model, optim, trainer, decoder, options)
     else:
-        train_classifier(data, model, optim, trainer, **options)
+        train_classifier(data, model, optim, trainer, options)
 
 
 def evaluate(

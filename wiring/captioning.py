@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit.foundation import UserError, check_range
 from vit.options import (
     DataOptions,
     DecoderOptions,
-    Device,
     ModelOptions,
     OptimOptions,
     TrainerOptions,
@@ -19,7 +17,7 @@ from vit.options import (
 from vit.terminal import say
 from wiring.data import describe_data
 from wiring.models import build_model, pair
-from wiring.training import check_run, open_run, refuse_classification, run_task, tell_result
+from wiring.runs import RunOptions, check_run, open_run, refuse_classification, run_task
 
 if TYPE_CHECKING:
     from datamodules.vocabulary import Vocabulary
@@ -36,42 +34,28 @@ def train_captioner(
     optim: OptimOptions,
     trainer: TrainerOptions,
     decoder: DecoderOptions,
-    *,
-    run: Path,
-    config: str,
-    seed: int,
-    limit: int | None,
-    profile: bool,
-    device: Device,
-    overwrite: bool,
-    resume: bool,
+    options: RunOptions,
 ) -> FitResult:
-    """One run of captioning, into its folder; tells how it went.
-
-    Args:
-        config: all options as YAML, for the run folder.
-    """
+    """One run of captioning, into its folder; tells how it went."""
     from vit.training.captioning import CaptioningTask
 
     refuse_classification(optim, takes="label_smoothing")
-    check_run(run, config, device=device, resume=resume)
-    network, module, report = build_captioner(data, model, decoder, seed, limit)
+    check_run(options)
+    network, module, report = build_captioner(data, model, decoder, options.seed, options.limit)
     if not module.names("val"):
         raise UserError(f"{data.root} has one image, and none is left for validation.\nGive two or more.")
-    folder = open_run(run, config, overwrite=overwrite, resume=resume)
+    open_run(options)
     say(*report)
     task = CaptioningTask(
         network,
-        seed=seed,
+        seed=options.seed,
         names=module.names("train"),
         skip_bad_steps=trainer.skip_bad_steps,
         label_smoothing=optim.label_smoothing,
         **optim.movement(),
     )
     about = describe_data(data, module, model.pretrained)
-    result = run_task(task, module, folder, optim, trainer, device=device, resume=resume, about=about, profile=profile)
-    tell_result(result, task.judge, folder)
-    return result
+    return run_task(task, module, options, optim, trainer, about)
 
 
 def build_captioner(
@@ -88,8 +72,8 @@ def build_captioner(
 
     words = None if decoder.vocabulary is None else Vocabulary.read(decoder.vocabulary)
     if model.pretrained and is_captioner(model.pretrained):
-        if words is not None or pair(model.image_size) is not None:
-            raise UserError(f"{model.pretrained} is a captioner: it keeps its own vocabulary and image size.")
+        if words is not None or pair(model.image_size) is not None or model.crop_pct is not None:
+            raise UserError(f"{model.pretrained} is a captioner: it keeps its own vocabulary, image size and crop.")
         known = load_captioner(model.pretrained)
         module = caption_data(data, known.preprocessing, Vocabulary.from_json(known.tokenizer), seed=seed, limit=limit)
         return known, module, [f"{model.pretrained}: a captioner of {len(module.vocabulary)} words"]

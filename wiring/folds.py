@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from vit.foundation import UserError, atomic_write, is_first_process
 from vit.options import ModelOptions, OptimOptions, TrainerOptions, TrainingDataOptions
 from vit.terminal import print_tables, say
-from wiring.training import open_run, train_classifier
+from wiring.runs import RunOptions, open_run
+from wiring.training import train_classifier
 
 if TYPE_CHECKING:
     from vit.training.task import Judge
@@ -25,35 +26,25 @@ def cross_validate(
     model: ModelOptions,
     optim: OptimOptions,
     trainer: TrainerOptions,
+    options: RunOptions,
     *,
     folds: int,
-    run: Path,
-    config: str,
-    overwrite: bool,
-    resume: bool,
-    **options: Any,
 ) -> None:
     """Trains as often as there are folds, each time validating another part of the images, in the folders fold_1 ...
-    of `run`; leaves folds.json there, and prints its table.
-
-    Args:
-        options: the rest, as `train_classifier` takes them.
-    """
+    of the run; leaves folds.json there, and prints its table."""
     from vit.training.resume import refuse_changes
 
     check_folds(folds, data, trainer)
-    if resume:
-        refuse_changes(run / "config.yaml", config)
-    folder = open_run(run, config, overwrite=overwrite, resume=resume)
-    done, judge = _finished(folder) if resume else ([], None)
+    if options.resume:
+        refuse_changes(options.run / "config.yaml", options.config)
+    folder = open_run(options)
+    done, judge = _finished(folder) if options.resume else ([], None)
     for number in range(len(done) + 1, folds + 1):
         home = folder / f"fold_{number}"
         say("", f"fold {number} of {folds}")
-        begun = resume and (home / "checkpoints" / "last.ckpt").is_file()
-        result, judge = train_classifier(
-            data, model, optim, trainer, run=home, config=config, fold=(number, folds), resume=begun,
-            overwrite=overwrite or resume, **options,
-        )  # fmt: skip
+        begun = options.resume and (home / "checkpoints" / "last.ckpt").is_file()
+        of_fold = replace(options, run=home, resume=begun, overwrite=options.overwrite or options.resume)
+        result, judge = train_classifier(data, model, optim, trainer, of_fold, fold=(number, folds))
         done.append({"fold": number, "best": result.best, "best_epoch": result.best_epoch, "last": result.last,
                      "epochs": result.epochs})  # fmt: skip
         if is_first_process():

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit.foundation import UserError, is_first_process
-from vit.options import Device, ModelOptions, OptimOptions, PretrainOptions, TrainerOptions, TrainingDataOptions
+from vit.options import ModelOptions, OptimOptions, PretrainOptions, TrainerOptions, TrainingDataOptions
 from vit.terminal import say
 from wiring.data import data_module, describe_data
 from wiring.models import build_model
-from wiring.training import check_run, open_run, refuse_classification, run_task, tell_result
+from wiring.runs import RunOptions, check_run, open_run, refuse_classification, run_task
 
 if TYPE_CHECKING:
     from vit.models.encoder import Encoder
@@ -25,46 +24,34 @@ def pretrain_encoder(
     model: ModelOptions,
     optim: OptimOptions,
     trainer: TrainerOptions,
-    options: PretrainOptions,
-    *,
-    run: Path,
-    config: str,
-    seed: int,
-    limit: int | None,
-    profile: bool,
-    device: Device,
-    overwrite: bool,
-    resume: bool,
+    pretrain: PretrainOptions,
+    options: RunOptions,
 ) -> FitResult:
-    """One run of masked pretraining, into its folder; tells how it went.
-
-    Args:
-        config: all options as YAML, for the run folder.
-    """
+    """One run of masked pretraining, into its folder; tells how it went."""
     from vit.training.pretraining import PretrainingTask
 
     refuse_classification(optim)
-    check_run(run, config, device=device, resume=resume)
-    network, report = build_model(model, seed)
-    guesser = masked_model(options, network.encoder)
-    module = data_module(data, network, seed=seed, labelled=False, limit=limit)
-    folder = open_run(run, config, overwrite=overwrite, resume=resume)
+    check_run(options)
+    network, report = build_model(model, options.seed)
+    guesser = masked_model(pretrain, network.encoder)
+    module = data_module(data, network, seed=options.seed, labelled=False, limit=options.limit)
+    open_run(options)
+    pictures = options.run / PICTURES
     say(*report)
     task = PretrainingTask(
         guesser,
         pool=network.pool,
         preprocessing=network.preprocessing,
-        pictures=folder / PICTURES if is_first_process() else None,
-        every=options.pictures_every,
-        seed=seed,
+        pictures=pictures if is_first_process() else None,
+        every=pretrain.pictures_every,
+        seed=options.seed,
         names=module.names("train"),
         skip_bad_steps=trainer.skip_bad_steps,
         **optim.movement(),
     )
     about = describe_data(data, module, model.pretrained)
-    result = run_task(task, module, folder, optim, trainer, device=device, resume=resume, about=about, profile=profile)
-    tell_result(result, task.judge, folder)
-    say(f"what it guesses: {folder / PICTURES}")
+    result = run_task(task, module, options, optim, trainer, about)
+    say(f"what it guesses: {pictures}")
     return result
 
 

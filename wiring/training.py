@@ -1,23 +1,21 @@
-"""A training run, put together from its options: the model, the data, the task, the run folder."""
+"""A run of classification, put together from its options: the model, its head, the data, the task."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vit.foundation import UserError, atomic_write, claim_folder, is_first_process
-from vit.options import Device, ModelOptions, OptimOptions, TrainerOptions, TrainingDataOptions, seconds
-from vit.terminal import print_tables, say, tell_skipped
+from vit.foundation import UserError
+from vit.options import ModelOptions, OptimOptions, TrainerOptions, TrainingDataOptions
+from vit.terminal import say
 from wiring.data import data_module, describe_data
 from wiring.models import build_model
+from wiring.runs import RunOptions, check_run, open_run, run_task
 
 if TYPE_CHECKING:
-    from vit.checkpoints.card import Training
     from vit.models.classifier import Classifier
     from vit.training.classification import ClassificationTask
     from vit.training.fit import FitResult
-    from vit.training.task import Judge, TrainingTask
+    from vit.training.task import Judge
 
 
 def train_classifier(
@@ -25,43 +23,46 @@ def train_classifier(
     model: ModelOptions,
     optim: OptimOptions,
     trainer: TrainerOptions,
+    options: RunOptions,
     *,
-    run: Path,
-    config: str,
-    seed: int,
-    limit: int | None,
-    profile: bool,
-    device: Device,
-    overwrite: bool,
-    resume: bool,
     fold: tuple[int, int] | None = None,
 ) -> tuple[FitResult, Judge]:
     """One run of classification, into its folder; tells how it went. Returns that, and what it is judged by.
 
     Args:
-        config: all options as YAML, for the run folder.
         fold: validates this one of so many parts of the images, rather than the data's own val.
     """
-    from wiring.probing import cached_features, start_from_probe
-
-    check_run(run, config, device=device, resume=resume)
+    check_run(options)
     refuse_unfit_probe(optim, trainer)
-    network, report = build_model(model, seed)
-    module = data_module(data, network, seed=seed, limit=limit, fold=fold)
+    network, report = build_model(model, options.seed)
+    module = data_module(data, network, seed=options.seed, limit=options.limit, fold=fold)
     new_head = fit_head(network, module, data.root)
-    task = classification_task(network, module, optim, trainer, seed=seed)
-    folder = open_run(run, config, overwrite=overwrite, resume=resume)
+    task = classification_task(network, module, optim, trainer, seed=options.seed)
+    open_run(options)
     say(*report, *new_head)
     about = describe_data(data, module, model.pretrained)
+    module = probed(task, module, optim, trainer, options, new_head=bool(new_head))
+    return run_task(task, module, options, optim, trainer, about), task.judge
+
+
+def probed(
+    task: ClassificationTask,
+    module: Any,
+    optim: OptimOptions,
+    trainer: TrainerOptions,
+    options: RunOptions,
+    *,
+    new_head: bool,
+) -> Any:
+    """Makes the probe that is asked for; returns the data to learn from: of a frozen encoder, its features."""
+    from wiring.probing import cached_features, start_from_probe
+
+    arithmetic: dict[str, Any] = {"device": options.device, "precision": trainer.precision}
     if optim.trained == "head":
-        module, task.skipped = cached_features(
-            module, network, folder, device=device, precision=trainer.precision, resume=resume
-        )
-    if optim.head_init == "probe" and new_head and not resume:
-        start_from_probe(task, module, device=device, precision=trainer.precision)
-    result = run_task(task, module, folder, optim, trainer, device=device, resume=resume, about=about, profile=profile)
-    tell_result(result, task.judge, folder)
-    return result, task.judge
+        module, task.skipped = cached_features(module, task.model, options.run, resume=options.resume, **arithmetic)
+    if optim.head_init == "probe" and new_head and not options.resume:
+        start_from_probe(task, module, **arithmetic)
+    return module
 
 
 def classification_task(
@@ -104,41 +105,6 @@ def refuse_unfit_probe(optim: OptimOptions, trainer: TrainerOptions) -> None:
         )
 
 
-def run_task(
-    task: TrainingTask,
-    module: Any,
-    folder: Path,
-    optim: OptimOptions,
-    trainer: TrainerOptions,
-    *,
-    device: Device,
-    resume: bool,
-    about: Training,
-    profile: bool,
-) -> FitResult:
-    """Trains the task on the data, as the options say, into the run folder."""
-    from vit.training.fit import fit
-
-    length = asdict(trainer)
-    del length["skip_bad_steps"]  # the task's own
-    length["max_time"] = seconds(trainer.max_time) if trainer.max_time else None
-    return fit(
-        task, module, folder, clip_grad=optim.clip_grad, device=device, resume=resume, about=about, profile=profile,
-        **length,
-    )  # fmt: skip
-
-
-def check_run(run: Path, config: str, *, device: Device, resume: bool) -> None:
-    """Raises UserError for a device that is not there, or a run that can't be resumed with these options."""
-    from vit.inference import choose_device
-    from vit.training.resume import last_checkpoint, refuse_changes
-
-    choose_device(device)
-    if resume:
-        last_checkpoint(run)
-        refuse_changes(run / "config.yaml", config)
-
-
 def fit_head(network: Classifier, module: Any, root: str) -> list[str]:
     """Gives the model a head for the data's labels, where it has another; returns what to tell of it."""
     if not module.names("val"):
@@ -149,33 +115,3 @@ def fit_head(network: Classifier, module: Any, root: str) -> list[str]:
     network.reset_head(module.labels, multilabel=multilabel)
     several = ", of which an image shows any number" if multilabel else ""
     return [f"new head for {len(module.labels)} classes{several}"]
-
-
-def refuse_classification(optim: OptimOptions, *, takes: str = "") -> None:
-    """Raises UserError for options that only classification has a use for, and, it may be, the one that is taken."""
-    usual = OptimOptions()
-    for name in (*usual.classification(), "head_init"):
-        value = getattr(optim, name)
-        if value != getattr(usual, name) and name != takes:
-            raise UserError(f"--optim.{name} is {value!r}, but there are no classes in this task.\nLeave it out.")
-
-
-def open_run(run: Path, config: str, *, overwrite: bool, resume: bool) -> Path:
-    """Makes the run folder, with the options in it as config.yaml."""
-    folder = claim_folder(run, overwrite=overwrite, resume=resume)
-    if is_first_process():
-        with atomic_write(folder / "config.yaml") as temporary:
-            temporary.write_text(config, encoding="utf-8")
-    return folder
-
-
-def tell_result(result: FitResult, judge: Judge, folder: Path) -> None:
-    """What a run came to, and where it lies."""
-    tell_skipped(result.skipped, folder)
-    if result.bad_steps:
-        say(f"{result.bad_steps} steps were left out: their loss or gradient was not finite")
-    best, last = judge.text(result.best), judge.text(result.last)
-    say(f"best {judge.name} {best} in epoch {result.best_epoch}, last {last} in epoch {result.epochs}")
-    if result.profile:
-        print_tables([result.profile])
-    say(f"model: {folder / 'model'}   curves: {folder / 'curves.png'}")

@@ -1,0 +1,99 @@
+"""Training runs of any task: what their options have in common, their folder, and what is told of them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vit.foundation import UserError, atomic_write, claim_folder, is_first_process
+from vit.options import Device, OptimOptions, TrainerOptions, seconds
+from vit.terminal import print_tables, say, tell_skipped
+
+if TYPE_CHECKING:
+    from vit.checkpoints.card import Training
+    from vit.training.fit import FitResult
+    from vit.training.task import Judge, TrainingTask
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """A run's folder, and how it is begun.
+
+    Args:
+        run: the folder.
+        config: all options as YAML, for the folder.
+        seed: everything random in the run follows from it.
+        limit: most images of a split.
+        profile: measures where the time goes.
+        device: "auto" takes a GPU when there is one.
+        overwrite: writes into a folder that already holds files.
+        resume: goes on from the folder's last checkpoint.
+    """
+
+    run: Path
+    config: str
+    seed: int = 0
+    limit: int | None = None
+    profile: bool = False
+    device: Device = "auto"
+    overwrite: bool = False
+    resume: bool = False
+
+
+def check_run(options: RunOptions) -> None:
+    """Raises UserError for a device that is not there, or a run that can't be resumed with these options."""
+    from vit.inference import choose_device
+    from vit.training.resume import last_checkpoint, refuse_changes
+
+    choose_device(options.device)
+    if options.resume:
+        last_checkpoint(options.run)
+        refuse_changes(options.run / "config.yaml", options.config)
+
+
+def open_run(options: RunOptions) -> Path:
+    """Makes the run folder, with the options in it as config.yaml."""
+    folder = claim_folder(options.run, overwrite=options.overwrite, resume=options.resume)
+    if is_first_process():
+        with atomic_write(folder / "config.yaml") as temporary:
+            temporary.write_text(options.config, encoding="utf-8")
+    return folder
+
+
+def run_task(
+    task: TrainingTask, module: Any, options: RunOptions, optim: OptimOptions, trainer: TrainerOptions, about: Training
+) -> FitResult:
+    """Trains the task on the data, as the options say, into the run folder, and tells how it went."""
+    from vit.training.fit import fit
+
+    length = asdict(trainer)
+    del length["skip_bad_steps"]  # the task's own
+    length["max_time"] = seconds(trainer.max_time) if trainer.max_time else None
+    result = fit(
+        task, module, options.run, clip_grad=optim.clip_grad, device=options.device, resume=options.resume, about=about,
+        profile=options.profile, **length,
+    )  # fmt: skip
+    _tell_result(result, task.judge, options.run)
+    return result
+
+
+def refuse_classification(optim: OptimOptions, *, takes: str = "") -> None:
+    """Raises UserError for options that only classification has a use for, and, it may be, the one that is taken."""
+    usual = OptimOptions()
+    for name in (*usual.classification(), "head_init"):
+        value = getattr(optim, name)
+        if value != getattr(usual, name) and name != takes:
+            raise UserError(f"--optim.{name} is {value!r}, but there are no classes in this task.\nLeave it out.")
+
+
+def _tell_result(result: FitResult, judge: Judge, folder: Path) -> None:
+    """What a run came to, and where it lies."""
+    tell_skipped(result.skipped, folder)
+    if result.bad_steps:
+        say(f"{result.bad_steps} steps were left out: their loss or gradient was not finite")
+    best, last = judge.text(result.best), judge.text(result.last)
+    say(f"best {judge.name} {best} in epoch {result.best_epoch}, last {last} in epoch {result.epochs}")
+    if result.profile:
+        print_tables([result.profile])
+    say(f"model: {folder / 'model'}   curves: {folder / 'curves.png'}")
