@@ -66,6 +66,8 @@ def test_groups_are_those_of_the_images_that_were_scored(scores: Scores) -> None
     assert (grouped.low, grouped.high) == pytest.approx((0.2, 0.8))
     titles = [table.title for table in score_tables(summary)]
     assert "localisation: means over 2 groups, 95% intervals below" in titles
+    alone = summarise(scores, groups=[f"image {number}" for number in range(8)])
+    assert not any("groups" in title for title, *_ in score_tables(alone))  # they would say the same once more
     assert "faithfulness: wrong predictions, means over 2 images, 95% intervals below" in titles
 
 

@@ -137,7 +137,7 @@ def score_tables(summary: Summary) -> Iterator[Table]:
     for part, estimates in summary.estimates.items():
         of = {"all": "", "correct": "correct predictions, ", "wrong": "wrong predictions, "}[part]
         yield from _tables(estimates, f"{of}means over {summary.images[part]} images", grouped=False)
-        if part == "all" and summary.groups is not None:
+        if part == "all" and summary.groups is not None and summary.groups < summary.images[part]:
             yield from _tables(estimates, f"means over {summary.groups} groups", grouped=True)
 
 
