@@ -78,9 +78,11 @@ def timm_parts(chosen: argparse.Namespace) -> tuple[torch.nn.Module, Any, dict[f
     import timm
     from timm.data import create_dataset, create_loader, resolve_data_config
 
-    data = {split: create_dataset("", root=str(chosen.data), split=split) for split in ("train", "val")}
+    def data(split: str) -> Any:  # a new one each time: a loader sets the transform of its data set
+        return create_dataset("", root=str(chosen.data), split=split)
+
     shape = {
-        "num_classes": len(data["train"].reader.class_to_idx), "img_size": chosen.image_size,
+        "num_classes": len(data("train").reader.class_to_idx), "img_size": chosen.image_size,
         "drop_path_rate": chosen.drop_path,
     }  # fmt: skip
     if chosen.scratch:
@@ -93,11 +95,11 @@ def timm_parts(chosen: argparse.Namespace) -> tuple[torch.nn.Module, Any, dict[f
         "batch_size": chosen.batch, "use_prefetcher": False, "num_workers": 1, "persistent_workers": True,
     }  # fmt: skip
     train = create_loader(
-        data["train"], is_training=True, scale=(chosen.crop_scale, 1.0), color_jitter=chosen.jitter,
+        data("train"), is_training=True, scale=(chosen.crop_scale, 1.0), color_jitter=chosen.jitter,
         interpolation="random", auto_augment=chosen.auto_augment, re_prob=chosen.erase, **common,
     )  # fmt: skip
     val = {
-        crop: create_loader(data["val"], is_training=False, interpolation="bicubic", crop_pct=crop, **common)
+        crop: create_loader(data("val"), is_training=False, interpolation="bicubic", crop_pct=crop, **common)
         for crop in CROPS
     }
     return model, train, val

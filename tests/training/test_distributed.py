@@ -94,7 +94,11 @@ def test_two_processes_have_the_losses_of_one_with_the_doubled_batch(folders: tu
 def test_and_the_weights(folders: tuple[Path, Path]) -> None:
     one, two = map(weights, folders)
     for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-5)
+        found = two[name]
+        if name.endswith("qkv.bias"):
+            # The bias of the keys changes no attention: its gradient is rounding alone, which AdamW makes steps of.
+            value, found = (torch.cat([each[:10], each[20:]]) for each in (value, found))
+        torch.testing.assert_close(found, value, rtol=0, atol=1e-5)
 
 
 def test_every_sample_is_validated_once(folders: tuple[Path, Path]) -> None:

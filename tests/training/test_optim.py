@@ -1,5 +1,6 @@
 """Parameter groups, optimizers and the schedule, against values worked by hand."""
 
+import csv
 import inspect
 from dataclasses import asdict
 
@@ -7,11 +8,13 @@ import pytest
 import timm.optim
 import torch
 
+from tests.training.noise import Noise, noise_task
 from vit.foundation import UserError
 from vit.models.classifier import Classifier
 from vit.models.encoder import image_encoder
 from vit.options import OptimOptions
 from vit.training.classification import ClassificationTask
+from vit.training.fit import fit
 from vit.training.optim import (
     choose_trained,
     keep_frozen_still,
@@ -180,7 +183,8 @@ def test_the_rate_follows_the_images_a_step(rule, lr):
 
 def test_every_option_reaches_a_task():
     options = OptimOptions(lr=1.0, ema=0.5, trained="blocks:2", mixup=0.25)
-    given = {"clip_grad": options.clip_grad, "class_weights": options.class_weights}  # which fit and the wiring take
+    wired = ("clip_grad", "class_weights", "head_init")  # which fit and the wiring take
+    given = {name: getattr(options, name) for name in wired}
     assert given | options.movement() | options.classification() == asdict(options)
     for taken, kind in ((options.movement(), TrainingTask), (options.classification(), ClassificationTask)):
         assert taken.keys() <= inspect.signature(kind).parameters.keys()
@@ -190,3 +194,22 @@ def test_every_option_reaches_a_task():
 def test_what_is_no_part_of_a_model_can_not_learn(trained):
     with pytest.raises(UserError, match=r"allowed are all, head, lora, and blocks:2"):
         OptimOptions(trained=trained)
+
+
+def test_each_image_counts_the_same_in_a_smaller_batch_too(tmp_path):
+    """6 images in batches of 4: the gradient of the second, of 2, is half that of its mean loss."""
+    seen = []
+
+    class Watching(ClassificationTask):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            mean = torch.nn.functional.cross_entropy(self.model(batch["image"]), batch["target"])
+            seen.append((len(batch["image"]), loss.item() / mean.item()))
+            return loss
+
+    fit(noise_task(Watching), Noise(train=6), tmp_path, max_epochs=1, precision="fp32", device="cpu")
+    assert [count for count, _ in seen] == [4, 2]
+    assert [share for _, share in seen] == pytest.approx([1, 0.5])
+    with (tmp_path / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        told = [row["train_loss_epoch"] for row in csv.DictReader(file) if row["train_loss_epoch"]]
+    assert float(told[0]) > 0.3  # the mean of the images, not of what was made smaller

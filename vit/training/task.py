@@ -133,18 +133,20 @@ class TrainingTask(L.LightningModule):
         loss, count = self.loss(batch) if len(batch["image"]) else self._nothing(batch)
         if self.names:
             self._step_names += [self.names[index] for index in batch["index"].tolist()]
-        whole = loss.detach()
+        whole, images = loss.detach(), float(len(batch["image"]))
         if not alone:
-            summed, total = processes.total(float(whole) * count, count)
+            summed, total, images = processes.total(float(whole) * count, count, images)
             if not total:
                 return None
             whole = torch.tensor(summed / total)
             # The gradients of the processes are averaged; it is the mean over all samples that is wanted.
             loss = loss * (count * processes.count() / total)
+        # Each image counts the same, also in the small batch at the end of an epoch, whose mean is mostly noise.
+        loss = loss * (images / (self._batch_images * processes.count()))
         if not whole.isfinite():
             self._bad_step("loss", whole)
             return loss  # its gradient is left out, too
-        self.train_loss.update(loss.detach() if alone else whole, weight=count)
+        self.train_loss.update(whole, weight=count)
         self.log("train_loss_step", whole, batch_size=1)
         self.log("lr", self.trainer.optimizers[0].param_groups[-1]["lr"], batch_size=1)
         return loss
@@ -270,7 +272,12 @@ class TrainingTask(L.LightningModule):
 
         return factor
 
+    @property
+    def _batch_images(self) -> int:
+        """How many images a process's full batch has."""
+        batch_size: int = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        return batch_size
+
     def _step_images(self) -> int:
         """How many images a full step learns from."""
-        batch_size: int = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
-        return batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        return self._batch_images * self.trainer.accumulate_grad_batches * self.trainer.world_size
