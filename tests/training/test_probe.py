@@ -1,17 +1,11 @@
-"""A head that begins as a linear probe: against scikit-learn's logistic regression, and from end to end."""
-
-import csv
-from pathlib import Path
+"""The head of a linear probe, against scikit-learn's logistic regression; test_probing.py has it from end to end."""
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-import cli
-from vit.checkpoints.folder import write_folder
 from vit.models.classifier import Classifier
 from vit.models.encoder import image_encoder
 from vit.training import probe
@@ -55,58 +49,3 @@ def test_several_labels_weights_and_smoothing_count_as_in_the_loss_of_training()
     assert (logits[::2, 0] > 0).all()
     assert (logits[1::2, 0] < 0).all()
     assert logits[::2, 0].mean() > -logits[1::2, 0].mean()  # it heeds three times as much
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photos of two classes by brightness, and an encoder."""
-    folder = tmp_path_factory.mktemp("probe")
-    for label, brightness in (("bright", 160), ("dark", 90)):
-        (folder / "photos" / label).mkdir(parents=True)
-        for number in range(10):
-            random = np.random.default_rng([brightness, number])
-            pixels = random.integers(brightness - 60, brightness + 60, (20, 24, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / "photos" / label / f"{number}.png")
-    torch.manual_seed(0)
-    write_folder(Classifier(image_encoder(**SIZES), 0), folder / "pretrained")
-    return folder
-
-
-def options(folder: Path, run: str, *more: str) -> list[str]:
-    return [
-        "train", "--data.root", str(folder / "photos"), "--data.batch_size", "4", "--data.num_workers", "0",
-        "--model.pretrained", str(folder / "pretrained"), "--optim.head_init", "probe", "--optim.lr", "1e-9",
-        "--trainer.max_epochs", "1", "--trainer.precision", "fp32", "--device", "cpu", "--run", str(folder / run),
-        *more,
-    ]  # fmt: skip
-
-
-def test_fine_tuning_begins_where_the_probe_is(folder: Path) -> None:
-    assert cli.main(options(folder, "run")) == 0
-    with (folder / "run" / "metrics.csv").open(newline="") as file:
-        tops = [float(row["val_top1"]) for row in csv.DictReader(file) if row["val_top1"]]
-    assert tops == [1]  # after steps that moved next to nothing
-    assert cli.main(options(folder, "chance", "--optim.head_init", "random")) == 0
-    with (folder / "chance" / "metrics.csv").open(newline="") as file:
-        assert [float(row["val_top1"]) for row in csv.DictReader(file) if row["val_top1"]] != [1]
-
-
-def test_a_head_that_fits_is_kept(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def forbidden(*_: object) -> None:
-        raise AssertionError("a probe")
-
-    monkeypatch.setattr(probe, "fit_probe", forbidden)
-    keep = ["--model.pretrained", str(folder / "run" / "model")]
-    assert cli.main(options(folder, "more", *keep)) == 0
-    assert cli.main(options(folder, "new")) == 1
-    assert "AssertionError: a probe" in capsys.readouterr().err
-
-
-def test_refusals(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(options(folder, "two", "--trainer.devices", "2")) == 1
-    assert "--optim.head_init probe takes one process" in capsys.readouterr().err
-    words = ["train", "--task", "pretrain", "--data.root", str(folder / "photos"), "--optim.head_init", "probe"]
-    assert cli.main([*words, "--run", str(folder / "pretrain")]) == 1
-    assert "--optim.head_init is 'probe', but there are no classes in this task" in capsys.readouterr().err

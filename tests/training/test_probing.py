@@ -17,6 +17,7 @@ from vit.foundation import UserError
 from vit.models.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
 from vit.models.encoder import image_encoder
 from vit.saliency.methods import METHODS, check_serves
+from vit.training import probe as fit_probe_module
 from wiring import probing
 
 SIZES = {"image_size": (16, 16), "patch_size": (8, 8), "embed_dim": 16, "depth": 3, "num_heads": 2}
@@ -45,6 +46,12 @@ def options(folder: Path, run: str, *more: str) -> list[str]:
         "--model.pool_blocks", "2", "--optim.trained", "head", "--optim.lr", "1e-2", "--trainer.max_epochs", "5",
         "--trainer.precision", "fp32", "--device", "cpu", "--run", str(folder / run), *more,
     ]  # fmt: skip
+
+
+def told(run: Path, name: str = "val_top1") -> list[float]:
+    """A column of a run's metrics, of the epochs."""
+    with (run / "metrics.csv").open(newline="") as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row[name]]
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +86,8 @@ def test_the_model_folder_gives_what_the_probe_was_judged_by(folder, probe):
     assert (model.pool, model.pool_blocks, model.head.in_features) == ("class+mean", 2, 2 * 2 * 16)
     (batch,) = photos(folder, "val")
     right = model(batch["image"]).argmax(dim=1) == batch["target"]
-    with (probe / "metrics.csv").open(newline="") as file:
-        tops = [float(row["val_top1"]) for row in csv.DictReader(file) if row["val_top1"]]
-    assert float(right.float().mean()) == pytest.approx(max(tops))
-    assert max(tops) == 1
+    assert float(right.float().mean()) == pytest.approx(max(told(probe)))
+    assert max(told(probe)) == 1
 
 
 def test_the_share_of_a_photo_that_evaluation_keeps(folder):
@@ -141,3 +146,38 @@ def test_such_a_model_is_explained_by_all_methods_but_one(probe, method):
             check_serves(method, model)
     else:
         assert vit.explain(model, torch.rand(2, 3, 24, 24), method=method).isfinite().all()
+
+
+# Fine-tuning, its head begun as a probe
+
+BEGUN = ["--optim.trained", "all", "--optim.head_init", "probe", "--optim.lr", "1e-9", "--trainer.max_epochs", "1"]
+
+
+@pytest.fixture(scope="module")
+def begun(folder: Path) -> Path:
+    assert cli.main(options(folder, "begun", *BEGUN)) == 0
+    return folder / "begun"
+
+
+def test_fine_tuning_begins_where_the_probe_is(folder, begun):
+    assert told(begun) == [1]  # after steps that moved next to nothing
+    assert cli.main(options(folder, "chance", *BEGUN, "--optim.head_init", "random")) == 0
+    assert told(begun, "val_loss")[0] < 0.6 * told(folder / "chance", "val_loss")[0]
+
+
+def test_a_head_that_fits_is_kept(folder, begun, monkeypatch, capsys):
+    def forbidden(*_):
+        raise AssertionError("a probe")
+
+    monkeypatch.setattr(fit_probe_module, "fit_probe", forbidden)
+    assert cli.main(options(folder, "more", *BEGUN, "--model.pretrained", str(begun / "model"))) == 0
+    assert cli.main(options(folder, "new", *BEGUN)) == 1
+    assert "AssertionError: a probe" in capsys.readouterr().err
+
+
+def test_a_begun_head_takes_one_process_and_classes(folder, capsys):
+    assert cli.main(options(folder, "two", *BEGUN, "--trainer.devices", "2")) == 1
+    assert "--optim.head_init probe takes one process" in capsys.readouterr().err
+    words = ["train", "--task", "pretrain", "--data.root", str(folder / "photos"), "--optim.head_init", "probe"]
+    assert cli.main([*words, "--run", str(folder / "pretrain")]) == 1
+    assert "--optim.head_init is 'probe', but there are no classes in this task" in capsys.readouterr().err

@@ -41,9 +41,9 @@ def attend(
 ) -> Tensor:
     """(B, H, N, Dh) queries, (B, H, M, Dh) keys and values -> (B, H, N, Dh), each query's mix of the values.
 
-    By the fused kernel, in memory linear in the number of tokens. In training in bfloat16 on a CPU, torch's kernel for
-    the gradient takes four times as long for 65 tokens, and half as long again for 577, as the textbook's products do;
-    so there, up to MATRIX_TOKENS, these are taken, with their scores rounded to bfloat16.
+    By the fused kernel, in memory linear in the number of tokens. In training in bfloat16 on a CPU, torch's kernel took
+    four times as long as the textbook's products for 65 tokens, and twice as long for 577, the gradient included (AMD
+    Zen 4, benchmarks/results); so there, up to MATRIX_TOKENS, these are taken, with their scores rounded to bfloat16.
     """
     if training and q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[2] <= MATRIX_TOKENS:
         mask = causal_mask(q.shape[2], k.shape[2], q.device) if is_causal else mask
