@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from datamodules.sampling import Draw, SampleLoader, evenly, labelled_batch, sample_loader
 from datamodules.scenes import DEMO_SPECIES, MIN_SIZE, PRETRAIN_SPECIES, draw_scene
 from datamodules.splits import SplitLoaders
-from datamodules.transforms import EraseMode, Interpolation, Pipeline, eval_transform, train_transform
+from datamodules.transforms import EraseMode, Interpolation, Pipeline, ResizeMode, eval_transform, train_transform
 from vit.foundation import UserError, atomic_write, nearest
 
 FIRST = {"train": 0, "val": 2**40, "test": 2**41}  # scene of a split
@@ -79,8 +79,8 @@ class BirdScenes(SplitLoaders):
         train_scenes: scenes an epoch.
         val_scenes: scenes in val, and as many in test.
         confound: share of the training scenes whose background is tied to the species; none in val and test.
-        batch_size, num_workers, crop_scale, hflip, color_jitter, auto_augment, erase, erase_mode, interpolation: as of
-            `ImageFolder`.
+        batch_size, num_workers, crop_scale, hflip, color_jitter, auto_augment, erase, erase_mode, interpolation,
+            resize_mode, crop_pct: as of `ImageFolder`.
         labels: a checkpoint's labels in its order. Targets then index these, by name.
         seed: what the scenes, their order and the augmentations follow from.
 
@@ -107,6 +107,8 @@ class BirdScenes(SplitLoaders):
         erase: float = 0.0,
         erase_mode: EraseMode = "mean",
         interpolation: Interpolation = "bicubic",
+        resize_mode: ResizeMode = "squash",
+        crop_pct: float = 1.0,
         labels: Sequence[str] | None = None,
         seed: int = 0,
     ) -> None:
@@ -133,7 +135,9 @@ class BirdScenes(SplitLoaders):
             image_size, mean, std, crop_scale=crop_scale, hflip=hflip, color_jitter=color_jitter,
             auto_augment=auto_augment, erase=erase, erase_mode=erase_mode, interpolation=interpolation,
         )  # fmt: skip
-        self.eval_transform = eval_transform(image_size, mean, std, interpolation=interpolation)
+        self.eval_transform = eval_transform(
+            image_size, mean, std, crop_pct=crop_pct, resize_mode=resize_mode, interpolation=interpolation
+        )
 
     def limit(self, count: int) -> None:
         """Draws at most so many scenes of each split."""

@@ -31,6 +31,8 @@ PRETRAIN_SPECIES: tuple[str, ...] = tuple(species.name for species in PRETRAIN)
 
 # Width of the thinnest parts of a bird (legs, bill) as a fraction of the frame: over one pixel of 64.
 _THINNEST = 0.021
+# How large a thing is drawn where nothing else stands about, at the least: two patches of 8 of 64 pixels.
+_LEGIBLE = (0.26, 0.38)
 
 
 class Stream(IntEnum):
@@ -114,7 +116,7 @@ def plan_scene(
     behind, thing = _things(stream_rng(seed, index, Stream.THINGS), birds, background, clutter)
     front = Drawing()
     rng = stream_rng(seed, index, Stream.FRONT)
-    if rng.random() < 0.22:
+    if clutter and rng.random() < 0.22:
         front = foreground(rng, background, first.center[0])
     words = _caption(stream_rng(seed, index, Stream.WORDS), birds, thing, background)
     return ScenePlan(seed, index, label, background, words, birds, thing, behind, front)
@@ -221,7 +223,7 @@ def _things(
     named = None
     if len(birds) == 1 and rng.random() < 0.75:
         # Last, so that no clutter hides what the caption speaks of.
-        named, drawing = _named_thing(rng, str(kinds[0]), birds[0])
+        named, drawing = _named_thing(rng, str(kinds[0]), birds[0], legible=not clutter)
         behind.extend(drawing)
     return behind, named
 
@@ -242,26 +244,31 @@ def _support(rng: np.random.Generator, bird: PlannedBird, background: str) -> Dr
     return drawing
 
 
-def _thing(rng: np.random.Generator, kind: str) -> tuple[str, Drawing, float, float]:
-    """A thing of the kind around (0, 0), with the name of its colour and its half width and half height."""
+def _thing(
+    rng: np.random.Generator, kind: str, at_least: tuple[float, float] = (0.0, 0.0)
+) -> tuple[str, Drawing, float, float]:
+    """A thing of the kind around (0, 0), with the name of its colour and its half width and half height; `at_least`
+    bounds the kind's smallest and largest size from below."""
     made = KINDS[kind]
     colour = made.colours[int(rng.integers(len(made.colours)))]
     red, green, blue = COLOURS[colour]
     gains = rng.uniform(0.85, 1.1, 3)
     drawing = made.draw(rng, (red * gains[0], green * gains[1], blue * gains[2]))
     x0, y0, x1, y1 = drawing.bounds()
-    scale = rng.uniform(made.smallest, made.largest)
+    scale = rng.uniform(max(made.smallest, at_least[0]), max(made.largest, at_least[1]))
     middle = np.array([x0 + x1, y0 + y1]) / 2
     moved = drawing.moved(np.eye(2) * scale, -scale * middle)
     return colour, moved, scale * (x1 - x0) / 2, scale * (y1 - y0) / 2
 
 
-def _named_thing(rng: np.random.Generator, kind: str, bird: PlannedBird) -> tuple[PlannedThing | None, Drawing]:
+def _named_thing(
+    rng: np.random.Generator, kind: str, bird: PlannedBird, *, legible: bool
+) -> tuple[PlannedThing | None, Drawing]:
     """A thing clear of the bird, to one side of it, above or below; nothing if no free place turns up."""
-    colour, drawing, half_width, half_height = _thing(rng, kind)
+    colour, drawing, half_width, half_height = _thing(rng, kind, _LEGIBLE if legible else (0.0, 0.0))
     x0, y0, x1, y1 = bird.bounds
     relation = ""
-    for x, y in rng.random((14, 2)):
+    for x, y in rng.random((40 if legible else 14, 2)):  # a larger thing finds a place less often
         x = 0.8 * half_width + x * (1 - 1.6 * half_width)
         top = max(0.8 * half_height, 0.42 if KINDS[kind].grounded else 0.0)
         y = top + y * (1 - 0.8 * half_height - top)

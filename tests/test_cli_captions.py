@@ -168,6 +168,7 @@ PREDICT = ["predict", "MODEL", "IMAGE", "--out", "RUN/x.csv"]
         ([*EXPLAIN, "--method", "rollout"], "words are explained by attribution"),
         ([*EXPLAIN, "--target", "3"], "--target means nothing to a captioner"),
         ([*EXPLAIN, "--start_block", "9"], "has blocks 0 to 5"),
+        ([*CAPTION, "--data.root", "birdscenes:demo", "--model.crop_pct", "0.9"], "crop_pct is for photographs"),
         ([*PREDICT, "--decoding.max_tokens", "99"], "this model can say up to"),
         ([*PREDICT, "--decoding.beams", "2", "--decoding.temperature", "1"], "beams are searched, not drawn"),
         (["score", "MODEL", "IMAGE", "--masks", "IMAGE", "--out", "RUN"], "holds a captioner"),

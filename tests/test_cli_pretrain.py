@@ -69,6 +69,7 @@ def test_the_model_is_the_encoder_and_nothing_else(whole: Path) -> None:
     card = (whole / "model" / "README.md").read_text()
     assert "pretrained" in card
     assert "classes below" not in card
+    assert "| loss of the hidden patches | 0." in card or "| loss of the hidden patches | 1." in card
 
 
 def test_the_model_is_fine_tuned(whole: Path, photos: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from vit.foundation import UserError, check_range
@@ -78,6 +78,10 @@ def build_captioner(
         module = caption_data(data, known.preprocessing, Vocabulary.from_json(known.tokenizer), seed=seed, limit=limit)
         return known, module, [f"{model.pretrained}: a captioner of {len(module.vocabulary)} words"]
     network, report = build_model(model, seed)
+    if data.root.startswith("birdscenes:"):  # what a caption names must not be cropped away
+        if model.crop_pct is not None:
+            raise UserError("--model.crop_pct is for photographs: captions of generated scenes name all of a scene.")
+        network.preprocessing = replace(network.preprocessing, resize_mode="squash", crop_pct=1.0)
     module = caption_data(data, network.preprocessing, words, seed=seed, max_words=decoder.max_words, limit=limit)
     words = module.vocabulary
     torch.manual_seed(seed)

@@ -57,6 +57,9 @@ def whole_data_module(
         "image_size": prepared.image_size,
         "mean": prepared.mean,
         "std": prepared.std,
+        "interpolation": prepared.interpolation,
+        "resize_mode": prepared.resize_mode,
+        "crop_pct": prepared.crop_pct,
         "seed": seed,
     }
     root = keywords.pop("root")
@@ -65,11 +68,6 @@ def whole_data_module(
         for unused in ("val_fraction", "strict", "balanced", "cache", "cache_gb"):
             keywords.pop(unused, None)
         return BirdScenes(root.removeprefix("birdscenes:"), **scenes, labels=labels, **keywords)
-    keywords |= {
-        "interpolation": prepared.interpolation,
-        "resize_mode": prepared.resize_mode,
-        "crop_pct": prepared.crop_pct,
-    }
     if labelled:
         return ImageFolder(root, labels=labels, **keywords)
     keywords.pop("balanced", None)

@@ -33,7 +33,8 @@ def model(randomise):
 
 @pytest.fixture
 def folder(model, tmp_path):
-    write_captioner(model, tmp_path / "model", Training("scenes", {"train": 7}, metrics={"exact match": 0.25}, epoch=3))
+    about = Training("scenes", {"train": 7}, metrics={"exact match": "25.0%"}, epoch=3)
+    write_captioner(model, tmp_path / "model", about)
     return tmp_path / "model"
 
 

@@ -135,7 +135,7 @@ def test_the_model_card_tells_the_run(tmp_path, build):
         images={"train": 1200, "val": 300},
         classes={"crow": 700, "鳥": 500},
         start="vit_small.safetensors",
-        metrics={"top-1": 0.876},
+        metrics={"top-1": "87.6%"},
         epoch=7,
     )
     write_folder(build(), tmp_path, training)

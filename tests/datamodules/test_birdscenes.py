@@ -34,6 +34,17 @@ def test_evaluation_batches_have_the_scenes_and_their_masks():
     assert torch.equal(batch["mask"][0], torch.from_numpy(scene.mask))
 
 
+def test_evaluation_keeps_the_middle_when_a_model_says_so():
+    square = OPTIONS | {"image_size": (48, 48), "val_scenes": 3, "seed": 3}
+    whole, middle = (BirdScenes("demo", **square, resize_mode="crop", crop_pct=share).dataset("val")[1]
+                     for share in (1.0, 0.5))  # fmt: skip
+    # The middle is twice as large: every second pixel is one of the whole scene, but for the filter.
+    assert (middle["image"][:, ::2, ::2] - whole["image"][:, 12:36, 12:36]).abs().mean() < 0.15
+    assert (middle["image"][:, ::2, ::2] - whole["image"][:, ::2, ::2]).abs().mean() > 0.3
+    assert torch.equal(middle["mask"][::2, ::2], whole["mask"][12:36, 12:36])
+    assert not torch.equal(middle["mask"], whole["mask"])
+
+
 def test_each_epoch_brings_new_scenes_and_the_same_ones_again():
     train = BirdScenes("demo", train_scenes=4, val_scenes=4, **OPTIONS).dataset("train")
     scenes = {Draw(epoch, index): train[Draw(epoch, index)] for epoch in range(3) for index in range(4)}

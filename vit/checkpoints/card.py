@@ -16,7 +16,7 @@ class Training:
         images: how many of each split.
         classes: training images of each class, where they are known.
         start: the checkpoint that it began with, no path; empty for random weights.
-        metrics: on the validation images: name -> share.
+        metrics: on the validation images: name -> value as people read it.
         epoch: that the weights are of, counted from 1.
     """
 
@@ -24,7 +24,7 @@ class Training:
     images: Mapping[str, int] = field(default_factory=dict)
     classes: Mapping[str, int] = field(default_factory=dict)
     start: str = ""
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, str] = field(default_factory=dict)
     epoch: int | None = None
 
 
@@ -138,7 +138,7 @@ def _data(training: Training | None) -> str:
 def _metrics(training: Training | None) -> str:
     if training is None or not training.metrics:
         return "## Metrics\n\n*Not stated: fill this in.*"
-    rows = "\n".join(f"| {name} | {value:.1%} |" for name, value in training.metrics.items())
+    rows = "\n".join(f"| {name} | {value} |" for name, value in training.metrics.items())
     of = "" if training.epoch is None else f", epoch {training.epoch} the best"
     return (
         f"## Metrics\n\nOn the validation images, by which the epoch was chosen{of}; expect less on new ones.\n\n"

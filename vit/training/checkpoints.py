@@ -103,7 +103,10 @@ class CheckpointWriter(L.Callback):
 
     def _told(self, trainer: L.Trainer, task: TrainingTask) -> Training | None:
         """What the model card of this epoch tells."""
-        metrics = {name: float(trainer.callback_metrics[key]) for name, key in task.told.items()}
+        metrics = {}
+        for name, key in task.told.items():
+            value = float(trainer.callback_metrics[key])
+            metrics[name] = f"{value:.4f}" if key == "val_loss" else f"{value:.1%}"
         return self.about and replace(self.about, metrics=metrics, epoch=trainer.current_epoch + 1)
 
     def _save_if_due(self, trainer: L.Trainer) -> None:

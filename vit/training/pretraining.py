@@ -1,7 +1,7 @@
 """Masked pretraining as a LightningModule: which patches are hidden, the loss of the guess, and pictures of it."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ class PretrainingTask(TrainingTask):
     """
 
     model: MaskedImageModel
+    told: ClassVar = {"loss of the hidden patches": "val_loss"}
 
     def __init__(
         self,
