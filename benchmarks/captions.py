@@ -3,9 +3,12 @@ exact mask of the bird.
 
 A captioner is trained by `vit train --config caption/birdscenes`, or given (`--model`). On scenes of the test split it
 says a caption each; of the words that it said, those that name a species and those that name a background are
-explained. The species' map should lie on the bird (pointing game, share of its energy on the bird), the background's
-off it: less of its energy on the bird than the bird's share of the picture's area. Beside them stand a centred
-Gaussian and noise on the same scenes. What the words say may be right or wrong; both count.
+explained, as `vit explain` does and by plain attribution. The species' map should lie on the bird (pointing game, share
+of its energy on the bird), the background's off it: less of its energy on the bird than the bird's share of the
+picture's area. A background is named by a phrase ("over rippling water"), of which some words follow from those before
+them: of the phrase that word counts which the image mattered to most, by the sum of its plain attribution; its last
+word is told, too. Beside them stand a centred Gaussian and noise on the same scenes. What the words say may be right or
+wrong; both count.
 """
 
 import argparse
@@ -21,18 +24,17 @@ import torch
 import cli
 from benchmarks.harness import Table, begin, options, report
 from datamodules.captioned_scenes import BirdSceneCaptions
+from datamodules.captions import PHRASES
 from datamodules.scene_plans import SPECIES
 from datamodules.vocabulary import Vocabulary
 from vit.checkpoints.captioner import load_captioner
 from vit.models.captioner import Captioner
 from vit.models.generation import GenerationOptions
 from vit.saliency.baselines import centre_gaussian, random_map
-from vit.saliency.captions import explain_captions
+from vit.saliency.captions import beyond_the_caption, explain_captions
 from vit.saliency.intervals import bootstrap
 from vit.saliency.localization import energy_inside, evaluate_maps
 from vit.training.caption_evaluation import evaluate_captions
-
-BACKGROUND_WORDS = {"water", "lake", "forest", "woods", "trees", "field", "meadow", "ground", "sky"}
 
 
 def train(run: Path, chosen: argparse.Namespace) -> Path:
@@ -56,23 +58,34 @@ def localise(
     model: Captioner, words: Vocabulary, data: BirdSceneCaptions, start_block: int
 ) -> dict[str, dict[str, list[float]]]:
     """Of each kind of map, its scores: a list over the scenes in which it is."""
-    kinds = ("species", "background", "every word", "centre", "random")
-    found: dict[str, dict[str, list[float]]] = {kind: {} for kind in kinds}
+    found: dict[str, dict[str, list[float]]] = {}
     for batch in data.dataloader("test"):
-        maps = explain_captions(model, batch["image"], start_block=start_block)
+        plain = explain_captions(model, batch["image"], start_block=start_block)
+        drawn = beyond_the_caption(plain.maps, plain.mask)
+        grid = drawn.shape[2:]
         for n, index in enumerate(batch["index"].tolist()):
-            said = words.words(maps.ids[n][maps.mask[n]].tolist())
-            places = {
-                "species": [place for place, word in enumerate(said) if word in SPECIES][:1],
-                "background": [place for place, word in enumerate(said) if word in BACKGROUND_WORDS][-1:],
-            }
-            chosen = {kind: maps.maps[n, place[0]] for kind, place in places.items() if place}
-            grid = maps.maps.shape[2:]
-            chosen |= {"every word": maps.maps[n][maps.mask[n]].mean(dim=0), "centre": centre_gaussian(*grid)}
-            chosen["random"] = random_map(*grid, seed=index)
+            said = words.words(plain.ids[n][plain.mask[n]].tolist())
+            chosen = {}
+            for kind, place in places(said, plain.maps[n].sum(dim=(1, 2))).items():
+                chosen |= {kind: drawn[n, place], f"{kind}, plain": plain.maps[n, place]}
+            chosen |= {"centre": centre_gaussian(*grid), "random": random_map(*grid, seed=index)}
             for kind, saliency in chosen.items():
                 for name, value in scores(saliency, batch["mask"][n]).items():
-                    found[kind].setdefault(name, []).append(value)
+                    found.setdefault(kind, {}).setdefault(name, []).append(value)
+    return found
+
+
+def places(said: list[str], mattered: torch.Tensor) -> dict[str, int]:
+    """Where in a caption the species and the background are named, as far as they are."""
+    found = {}
+    named = [place for place, word in enumerate(said) if word in SPECIES]
+    if named:
+        found["species"] = named[0]
+    phrases = [phrase.split() for phrases in PHRASES.values() for phrase in phrases]
+    said_last = [len(phrase) for phrase in phrases if said[-len(phrase) :] == phrase]
+    if said_last:
+        first, last = len(said) - max(said_last), len(said) - 1
+        found |= {"background": first + int(mattered[first : last + 1].argmax()), "background's last word": last}
     return found
 
 
@@ -94,9 +107,6 @@ def tables(metrics: dict[str, float], found: dict[str, dict[str, list[float]]], 
     maps = Table("maps of words, mean (95% interval)", ("map of", "maps", *columns))
     for kind, measured in found.items():
         cells = []
-        if not measured:  # the model never said such a word
-            maps.rows.append((kind, "0", *[""] * len(columns)))
-            continue
         for name in columns:
             interval = bootstrap(np.array(measured[name])[:, None])[0].plain
             cells.append(f"{interval.mean:.3f} ({interval.low:.3f}..{interval.high:.3f})")

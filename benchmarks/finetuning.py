@@ -2,7 +2,9 @@
 
     python -m benchmarks.finetuning run ours --seed 0 --out results/ours_0.json
     python -m benchmarks.finetuning run timm --seed 0 --out results/timm_0.json
-    python -m benchmarks.finetuning compare results/*.json
+    python -m benchmarks.finetuning compare results/ours_*.json results/timm_*.json
+
+The first side's runs come first. Ours may run under another name (--as), to compare two ways of ours.
 
 Same weights, image size and epochs. From scratch (--scratch) it is the same model, ViT-Ti with patches of 8, in the
 same time: ours has --minutes, timm's as many --epochs as fit into them, for its schedule counts epochs.
@@ -161,6 +163,8 @@ def compare(paths: list[Path], resamples: int = 10_000) -> list[Table]:
     table = Table(
         "top-1 on val after the last epoch", ("side", "of a photo", "seeds", "mean", "each", "processor minutes a run")
     )
+    if len(runs) != 2:
+        raise SystemExit(f"These are runs of {', '.join(runs)}; two sides can be compared.")
     best: dict[str, np.ndarray] = {}
     for side, seeds in runs.items():
         minutes = " ".join(f"{found['processor_seconds'] / 60:.1f}" for found in seeds.values())
@@ -170,9 +174,10 @@ def compare(paths: list[Path], resamples: int = 10_000) -> list[Table]:
             table.rows.append((side, crop, str(sorted(seeds)), f"{right.mean():.1%}", each, minutes))
             if side not in best or right.mean() > best[side].mean():
                 best[side] = right
-    gain = Table("ours less the better of timm's, points", ("difference", "95% interval"))
-    low, high = np.quantile(_differences(best["ours"], best["timm"], resamples), [0.025, 0.975])
-    difference = best["ours"].mean() - best["timm"].mean()
+    first, second = runs
+    gain = Table(f"{first} less {second}, the better share of a photo each, points", ("difference", "95% interval"))
+    low, high = np.quantile(_differences(best[first], best[second], resamples), [0.025, 0.975])
+    difference = best[first].mean() - best[second].mean()
     gain.rows.append((f"{100 * difference:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"))
     return [table, gain]
 
@@ -222,6 +227,7 @@ def main() -> None:
     run.add_argument("--erase", type=float, default=0.0)
     run.add_argument("--recipe", help="of our side")
     run.add_argument("--minutes", type=int, help="of our side, in place of epochs")
+    run.add_argument("--as", dest="name", help="what compare calls our side (default ours)")
     run.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="of our side, as vit train takes them")
     compared = verbs.add_parser("compare")
     compared.add_argument("results", nargs="+", type=Path)
@@ -235,7 +241,7 @@ def main() -> None:
         found = (run_timm if chosen.side == "timm" else run_ours)(chosen)
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     found |= {
-        "side": chosen.side, "seed": chosen.seed, "command": sys.argv[1:],
+        "side": chosen.name or chosen.side, "seed": chosen.seed, "command": sys.argv[1:],
         "processor_seconds": sum(one.ru_utime + one.ru_stime for one in used),
     }  # fmt: skip
     with atomic_write(chosen.out) as temporary:

@@ -1,5 +1,6 @@
 """The benchmarks run, and their numbers mean what they say: tiny sizes, one round."""
 
+import json
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,10 +9,12 @@ import pytest
 import torch
 
 from benchmarks import (
+    captions,
     checkpoints,
     encoder,
     explain,
     export_memory,
+    finetuning,
     loading,
     map_peers,
     pretraining,
@@ -249,3 +252,32 @@ def test_pretraining_hides_nothing_where_it_says_so(tmp_path: Path) -> None:
 
 def test_the_pace_is_of_steps_between_the_first_and_the_last() -> None:
     assert training.pace([0, 5, 6, 8, 10, 12, 13]) == 2
+
+
+def test_two_sides_are_compared_photo_by_photo(tmp_path: Path) -> None:
+    def ran(side: str, seed: int, right: dict[str, list[int]]) -> Path:
+        path = tmp_path / f"{side}{seed}.json"
+        # Each run names its photos in an order of its own.
+        names = ["a", "b", "c", "d"][:: -1 if seed else 1]
+        found = {"side": side, "seed": seed, "names": names, "right": right, "processor_seconds": 90.0}
+        path.write_text(json.dumps(found))
+        return path
+
+    first = [ran("new", 0, {"its own": [1, 1, 1, 0]}), ran("new", 1, {"its own": [0, 1, 1, 1]})]
+    second = [ran("old", 0, {"1.0": [0, 0, 1, 0], "0.875": [1, 0, 1, 0]})]
+    each, gain = finetuning.compare([*first, *second], resamples=200)
+    assert each.rows[0] == ("new", "its own", "[0, 1]", "75.0%", "75.0% 75.0%", "1.5 1.5")
+    assert [row[3] for row in each.rows[1:]] == ["25.0%", "50.0%"]
+    assert gain.title.startswith("new less old")
+    assert gain.rows[0][0] == "25.0"  # b alone sets them apart, in every seed
+    assert gain.rows[0][1] == "0.0 to 75.0"
+    with pytest.raises(SystemExit, match="runs of new; two sides"):
+        finetuning.compare(first)
+
+
+def test_where_a_caption_names_species_and_background() -> None:
+    said = ["a", "flying", "blue", "owl", "left", "of", "a", "kite", ",", "in", "front", "of", "the", "sky"]
+    mattered = torch.zeros(len(said))
+    mattered[[2, 11]] = torch.tensor([5.0, 3.0])
+    assert captions.places(said, mattered) == {"species": 3, "background": 11, "background's last word": 13}
+    assert captions.places(["a", "blue", "thing"], torch.ones(3)) == {}

@@ -61,7 +61,10 @@ def explain_captioner(
     check_range("batch_size", batch_size, 1)
     check_range("opacity", opacity, 0, 1)
     if method not in ("default", "attribution"):
-        raise UserError(f"--method is {method!r}; words are explained by attribution, which is their default.")
+        raise UserError(
+            f"--method is {method!r}; words are explained by attribution, or by default:\n"
+            "attribution less what all words of the caption share."
+        )
     place = choose_device(device)
     network = load_captioner(model).to(place).eval()
     last_block = len(network.encoder.blocks) - 1
@@ -74,7 +77,8 @@ def explain_captioner(
     loader = image_files(files, network.preprocessing, photo_side=PHOTO_SIDE).loader(
         batch_size, num_workers, strict=strict
     )
-    steps = _explained(network, loader, files, vocabulary, options, folder, start_block, colormap, opacity)
+    plain = method == "attribution"
+    steps = _explained(network, loader, files, vocabulary, options, folder, start_block, plain, colormap, opacity)
     skipped: dict[str, str] = {}
     rows: list[list[Any]] = []
     strips: list[tuple[Any, str]] = []
@@ -97,12 +101,13 @@ def _explained(
     options: GenerationOptions,
     folder: Path,
     start_block: int,
+    plain: bool,
     colormap: Colormap,
     opacity: float,
 ) -> Iterator[tuple[list[list[Any]], list[tuple[Any, str]], dict[str, str]]]:
     """Of each batch the rows of the index, the strips with the photographs' names, and the unread."""
     from datamodules.reading import printable
-    from vit.saliency.captions import explain_captions
+    from vit.saliency.captions import beyond_the_caption, explain_captions
     from vit.saliency.map_files import save_map
     from vit.saliency.render import save_overlay, word_strip
 
@@ -112,7 +117,8 @@ def _explained(
         strips: list[tuple[Any, str]] = []
         if len(batch["image"]):
             found = explain_captions(network, batch["image"].to(device), options=options, start_block=start_block)
-            maps, chances = found.maps.cpu().numpy(), found.log_probs.exp().tolist()
+            maps = (found.maps if plain else beyond_the_caption(found.maps, found.mask)).cpu().numpy()
+            chances = found.log_probs.exp().tolist()
             for n, index in enumerate(batch["index"].tolist()):
                 ids = [each for each in found.ids[n].tolist() if each not in (network.pad, network.end)]
                 name, words = printable(files[index].relative), vocabulary.words(ids)

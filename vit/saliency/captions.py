@@ -1,7 +1,7 @@
 """Where each word of a caption looked: generic attention attribution of an encoder and a decoder (Chefer, Gur & Wolf
 2021, ICCV, section 3), by the same record and walk as of an encoder alone.
 
-    C = mean over heads of relu(A * dA), dA the gradient of the word's own logit            (equation 5)
+    C = mean over heads of relu(A * dA), dA the gradient of the word's log-probability      (equation 5)
     encoder block             Rii <- Rii + C Rii                                            (6)
     decoder self-attention    Rtt <- Rtt + C Rtt,   Rti <- Rti + C Rti                      (6, 7)
     decoder cross-attention   Rti <- Rti + norm(Rtt)ᵀ C norm(Rii)                           (10)
@@ -9,6 +9,9 @@
 
 i the image's tokens, t the text's. The map of a word is the row of Rti of the token that said it, the one before it.
 Of the image no N x N matrix is made: that row is walked, and the row sums are one more walk, of a column of ones.
+
+The paper differentiates a class's logit, which also rises where all others do; the log-probability rises by what speaks
+for this word and not another, and hardly at all where the words before it leave no choice.
 
     B batch, T tokens of text, N image tokens
 """
@@ -74,18 +77,33 @@ def explain_captions(
         shown = torch.cat([torch.full_like(ids[:, :1], model.start), ids[:, :-1]], dim=1)
         with record(model, gradients=True) as trace:
             logits = model(images, shown)
-        log_probs = logits.detach().float().log_softmax(dim=-1).gather(2, ids[..., None])[..., 0]
+        with torch.enable_grad():
+            log_probs = logits.log_softmax(dim=-1).gather(2, ids[..., None])[..., 0]
         relevance = []
         for place in range(ids.shape[1]):
-            with torch.enable_grad():
-                said = logits[:, place].gather(1, ids[:, place, None])
-            gradients = trace.gradients(said, keep=place + 1 < ids.shape[1])
+            gradients = trace.gradients(log_probs[:, place, None], keep=place + 1 < ids.shape[1])
             pairs = zip(trace.blocks, gradients, strict=True)
             blocks = [recorded._replace(gradient=gradient) for recorded, gradient in pairs]
             relevance.append(word_relevance(model, blocks, place, start_block=start_block))
     prefix, grid = model.encoder.num_prefix_tokens, model.encoder.grid_of(images)
     maps = torch.stack(relevance, dim=1)[..., prefix:].unflatten(-1, grid)
-    return CaptionMaps(ids, (ids != model.pad), maps, log_probs)
+    return CaptionMaps(ids, (ids != model.pad), maps, log_probs.detach().float())
+
+
+def beyond_the_caption(maps: Tensor, mask: Tensor) -> Tensor:
+    """Where each word looked more than the words of its caption do on average: what all of them share (as a rule the
+    most striking object) says little of any one.
+
+    Each map's share of its own sum, less the mean of these over the caption; what is below 0 is 0.
+
+    Args:
+        maps: (B, T, grid_h, grid_w), none below 0.
+        mask: (B, T), see `CaptionMaps`; the maps of padding become 0.
+    """
+    real = mask[..., None, None].float()
+    shares = _over(maps, maps.sum(dim=(2, 3), keepdim=True)) * real
+    common = shares.sum(dim=1, keepdim=True) / real.sum(dim=1, keepdim=True)
+    return (shares - common).clamp(min=0) * real
 
 
 @torch.no_grad()
