@@ -329,6 +329,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "LoRA with a moving average": {"trained": "lora", "lora_rank": 2, "ema": 0.9},
     "the last block": {"trained": "blocks:1"},
     "another optimizer": {"name": "cadamw", "scale_lr": "sqrt", "lr_base_size": 4},
+    "Muon, as the recipes have it": {"name": "nmuon"},
 }
 
 
