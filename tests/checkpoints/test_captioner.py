@@ -22,8 +22,8 @@ WORDS = Vocabulary.train(["a robin over water", "an owl, in a forest"])
 
 @pytest.fixture
 def model(randomise):
-    encoder = image_encoder(image_size=(10, 14), patch_size=(5, 7), embed_dim=22, depth=2, num_heads=2, num_registers=3)
-    decoder = Decoder(len(WORDS), 8, 14, 2, 2, context_dim=22, post_norm=True)
+    encoder = image_encoder(image_size=(10, 14), patch_size=(5, 7), embed_dim=24, depth=2, num_heads=2, num_registers=3)
+    decoder = Decoder(len(WORDS), 8, 14, 2, 2, context_dim=24, post_norm=True)
     prepared = Preprocessing((10, 14), mean=(0.1, 0.2, 0.3), interpolation="bilinear")
     captioner = Captioner(
         encoder, decoder, start=WORDS.start, end=WORDS.end, pad=WORDS.pad, tokenizer=WORDS.json, preprocessing=prepared
@@ -48,6 +48,16 @@ def test_it_comes_back_to_the_bit(model, folder, load):
     assert found.preprocessing == model.preprocessing
     assert found.tokenizer == WORDS.json
     assert all(parameter.requires_grad for parameter in found.parameters())
+
+
+def test_folders_of_before_decoders_were_told_places_mean_what_they_did(model, folder):
+    config = json.loads((folder / CONFIG).read_text())
+    for name in ("context_positions", "config_sha256"):
+        del config[OURS][name]
+    config[OURS]["config_sha256"] = digest_of(config)
+    (folder / CONFIG).write_text(json.dumps(config))
+    found, images = load_captioner(folder).eval(), torch.randn(2, 3, 10, 14)
+    assert torch.equal(found.context(images), model.encoder(images))
 
 
 def test_it_is_told_from_a_classifier(folder, tmp_path):

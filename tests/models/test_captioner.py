@@ -1,5 +1,7 @@
 """The captioner: its loss against the definition, what padding does to it, and that it learns to name what it sees."""
 
+import math
+
 import pytest
 import torch
 
@@ -13,8 +15,8 @@ V, T = 9, 5
 IDS = torch.tensor([[START, 4, 5, 6, END], [START, 7, END, PAD, PAD], [START, 3, 8, END, PAD]])
 
 
-def captioner(dim=14, context_dim=22, **options):
-    encoder = image_encoder(image_size=(10, 14), patch_size=(5, 7), embed_dim=22, depth=2, num_heads=2)
+def captioner(dim=14, context_dim=24, **options):
+    encoder = image_encoder(image_size=(10, 14), patch_size=(5, 7), embed_dim=24, depth=2, num_heads=2)
     decoder = Decoder(V, 8, dim, 2, 2, context_dim=context_dim)
     return Captioner(encoder, decoder, **{"start": START, "end": END, "pad": PAD, **options})
 
@@ -30,7 +32,7 @@ def images():
 
 
 def test_loss_is_the_mean_of_each_real_tokens_own(model, images):
-    log_probs = model.decoder(IDS[:, :-1], model.encoder(images)).log_softmax(dim=-1)
+    log_probs = model.decoder(IDS[:, :-1], model.context(images)).log_softmax(dim=-1)
     each = [
         -log_probs[row, place, IDS[row, place + 1]]
         for row in range(3)
@@ -40,6 +42,18 @@ def test_loss_is_the_mean_of_each_real_tokens_own(model, images):
     assert len(each) == 4 + 2 + 3
     expected = sum(each) / len(each)
     assert model.loss(images, IDS).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_the_decoder_is_told_where_each_patch_is(model, images):
+    places = model.context(images) - model.encoder(images)
+    assert not places[:, 0].any()  # of the class token
+    # 2 x 2 patches in rows; of 24 numbers 6 sines and 6 cosines of the column, then of the row, the first of 1 radian.
+    sine, cosine = math.sin(1), math.cos(1)
+    first = places[0, 1:][:, [0, 6, 12, 18]].tolist()
+    expected = [[0, 1, 0, 1], [sine, cosine, 0, 1], [0, 1, sine, cosine], [sine, cosine, sine, cosine]]
+    assert [pytest.approx(row, abs=1e-6) for row in expected] == first
+    untold = captioner(context_positions=False).double()
+    assert torch.equal(untold.context(images), untold.encoder(images))
 
 
 def test_label_smoothing_spreads_the_target(model, images):
@@ -63,9 +77,9 @@ def test_loss_of_a_caption_looks_at_its_own_image(model, images):
     torch.testing.assert_close(model.loss(images, IDS[:1].expand(3, -1)), alone.mean())
 
 
-@pytest.mark.parametrize("context_dim", [22, None])
+@pytest.mark.parametrize("context_dim", [24, None])
 def test_gradient_reaches_every_parameter(images, context_dim):
-    model = captioner(dim=14 if context_dim else 22, context_dim=context_dim)
+    model = captioner(dim=14 if context_dim else 24, context_dim=context_dim)
     model.loss(images.float(), IDS.clamp(0, V - 1)).backward()
     missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert missing == []
@@ -110,7 +124,7 @@ def test_generating_needs_no_gradient(model, images):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"context_dim": None}, "tokens are 22 wide, but the decoder's context is 14"),
+        ({"context_dim": None}, "tokens are 24 wide, but the decoder's context is 14"),
         ({"end": PAD}, "must be three of the ids 0 to 8"),
         ({"end": V}, "must be three of the ids 0 to 8"),
         ({"start": -1}, "must be three of the ids 0 to 8"),

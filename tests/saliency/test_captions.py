@@ -18,8 +18,8 @@ IDS = torch.tensor([[4, 5, 6, END], [7, END, PAD, PAD], [3, 8, END, PAD]])
 
 @pytest.fixture(params=[False, True], ids=["pre-norm", "post-norm"])
 def model(randomise, request):
-    encoder = image_encoder(image_size=(10, 14), patch_size=(5, 7), embed_dim=22, depth=DEPTH, num_heads=2)
-    decoder = Decoder(9, 8, 14, BLOCKS, 2, context_dim=22, post_norm=request.param)
+    encoder = image_encoder(image_size=(10, 14), patch_size=(5, 7), embed_dim=24, depth=DEPTH, num_heads=2)
+    decoder = Decoder(9, 8, 14, BLOCKS, 2, context_dim=24, post_norm=request.param)
     return randomise(Captioner(encoder, decoder, start=START, end=END, pad=PAD).double(), std=0.3)
 
 

@@ -43,6 +43,7 @@ def write_captioner(model: Captioner, folder: Path, training: Training | None = 
         "kind": KIND,
         "architecture": model.encoder.architecture,
         "decoder": model.decoder.architecture,
+        "context_positions": model.context_positions,
         "tokens": {"start": model.start, "end": model.end, "pad": model.pad},
         "preprocessing": asdict(model.preprocessing),
         "weights_sha256": digest,
@@ -111,6 +112,7 @@ def _build(ours: Mapping[str, Any], tokenizer: str, name: str) -> Captioner:
                 image_encoder(**with_tuples(ours["architecture"])),
                 Decoder(**ours["decoder"]),
                 **ours["tokens"],
+                context_positions=ours.get("context_positions", False),  # older folders have none
                 tokenizer=tokenizer,
                 preprocessing=Preprocessing(**with_tuples(ours["preprocessing"])),
             )

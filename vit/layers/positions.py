@@ -107,3 +107,18 @@ def rotate(tokens: Tensor, turned: Rotation, num_prefix: int) -> Tensor:
     first, second = patches.chunk(2, dim=-1)
     patches = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
     return torch.cat([prefix, patches.to(prefix.dtype)], dim=2)
+
+
+def sincos_positions(grid: tuple[int, int], embed_dim: int) -> Tensor:
+    """(1, grid_h · grid_w, D): sines and cosines of the column and the row, in D / 4 wavelengths each (He et al. 2022,
+    appendix A.1, after Vaswani et al. 2017, section 3.5).
+
+    Raises:
+        ValueError: when D is not a multiple of 4.
+    """
+    if embed_dim % 4:
+        raise ValueError(f"positions of sines and cosines need a width that is a multiple of 4, not {embed_dim}")
+    frequencies = 10_000.0 ** -(torch.arange(embed_dim // 4, dtype=torch.float64) / (embed_dim // 4))
+    rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
+    angles = [place.flatten().outer(frequencies) for place in (columns, rows)]
+    return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)[None].float()

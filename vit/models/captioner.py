@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vit.layers.positions import sincos_positions
 from vit.models.classifier import Preprocessing
 from vit.models.decoder import Decoder
 from vit.models.encoder import Encoder
@@ -22,9 +23,11 @@ class Captioner(nn.Module):
         start, end, pad: ids of the tokens that stand before a text, after it, and for nothing.
         tokenizer: the vocabulary, as JSON of the tokenizers library; kept to be written beside the weights.
         preprocessing: what the images went through before they come here.
+        context_positions: whether the decoder is told where each patch is, see `context`.
 
     Raises:
-        ValueError: when the decoder asks for another width, or the three ids are not three of its vocabulary.
+        ValueError: when the decoder asks for another width, or the three ids are not three of its vocabulary; see
+            `sincos_positions`.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class Captioner(nn.Module):
         pad: int,
         tokenizer: str = "",
         preprocessing: Preprocessing | None = None,
+        context_positions: bool = True,
     ):
         super().__init__()
         vocab_size, width = decoder.head.out_features, decoder.context_dim
@@ -49,6 +53,9 @@ class Captioner(nn.Module):
         self.start, self.end, self.pad = start, end, pad
         self.tokenizer = tokenizer
         self.preprocessing = preprocessing or Preprocessing(encoder.architecture["image_size"])
+        self.context_positions = context_positions
+        if context_positions:
+            sincos_positions(encoder.grid, encoder.embed_dim)  # a width that has none is refused now
 
     def forward(self, images: Tensor, ids: Tensor) -> Tensor:
         """Logits (B, T, V) of the token after each token; the decoder is shown the right ones ("teacher forcing").
@@ -57,7 +64,20 @@ class Captioner(nn.Module):
             images: (B, in_chans, img_h, img_w).
             ids: (B, T), each text with its start token, then padding. No token of a text sees padding behind it.
         """
-        return self.decoder(ids, self.encoder(images))
+        return self.decoder(ids, self.context(images))
+
+    def context(self, images: Tensor) -> Tensor:
+        """What the decoder attends to, (B, N, D): the encoder's tokens, those of patches with sines and cosines of
+        their places added (as in DETR, Carion et al. 2020, section 3.2).
+
+        An encoder that has learned to name what it sees, mirrored or not, keeps little of where that is in its tokens;
+        without it, "left of" can't be said.
+        """
+        tokens = self.encoder(images)
+        if not self.context_positions:
+            return tokens
+        places = sincos_positions(self.encoder.grid_of(images), self.encoder.embed_dim)
+        return tokens + F.pad(places, (0, 0, self.encoder.num_prefix_tokens, 0)).to(tokens)
 
     def loss(self, images: Tensor, ids: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
         """Mean over all tokens of -log p(token | those before it, image), padding not counted.
@@ -76,7 +96,7 @@ class Captioner(nn.Module):
     ) -> Generated:
         """A caption for each image; see `vit.models.generation`. Call `eval()` first, where the encoder drops paths."""
         with torch.no_grad():
-            context = self.encoder(images)
+            context = self.context(images)
         prompt = torch.full((len(images), 1), self.start, device=images.device)
         options = options or GenerationOptions(max_tokens=self.decoder.max_tokens)
         return generate(self.decoder, context, prompt, end=self.end, pad=self.pad, options=options, generator=generator)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vit.layers.positions import resize_positions
+from vit.layers.positions import resize_positions, sincos_positions
 from vit.models.encoder import Encoder, ImageEmbed, init_weights
 
 PIXEL_EPS = 1e-6  # under the root of a patch's variance, as in He et al.'s code
@@ -79,21 +79,6 @@ def random_hidden(
     rows, columns = squares(grid, cell)
     hidden = hide(torch.rand(batch, rows * columns, generator=generator), ratio).view(batch, rows, columns)
     return hidden.repeat_interleave(cell, dim=1).repeat_interleave(cell, dim=2).flatten(1)
-
-
-def sincos_positions(grid: tuple[int, int], embed_dim: int) -> Tensor:
-    """(1, grid_h · grid_w, D): sines and cosines of the column and the row, in D / 4 wavelengths each (He et al. 2022,
-    appendix A.1, after Vaswani et al. 2017, section 3.5).
-
-    Raises:
-        ValueError: when D is not a multiple of 4.
-    """
-    if embed_dim % 4:
-        raise ValueError(f"positions of sines and cosines need a width that is a multiple of 4, not {embed_dim}")
-    frequencies = 10_000.0 ** -(torch.arange(embed_dim // 4, dtype=torch.float64) / (embed_dim // 4))
-    rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
-    angles = [place.flatten().outer(frequencies) for place in (columns, rows)]
-    return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)[None].float()
 
 
 class Guess(NamedTuple):
