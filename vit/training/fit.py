@@ -6,6 +6,7 @@ import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -25,6 +26,15 @@ from vit.training.stopping import StopRequest
 from vit.training.task import TrainingTask
 
 STEPS_A_ROW = 10  # of metrics.csv, and of the TensorBoard events
+# What Lightning would do of its own accord, and is done here.
+_OURS: dict[str, Any] = {
+    "log_every_n_steps": STEPS_A_ROW,
+    "num_sanity_val_steps": 0,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,
+}
 
 
 @dataclass(frozen=True)
@@ -95,11 +105,6 @@ def fit(
         KeyboardInterrupt: by an interrupt; SystemExit, with code 143, by SIGTERM. The run is saved before.
     """
     last = last_checkpoint(run) if resume else None
-    callbacks: list[L.Callback] = []
-    if is_first_process():  # it writes, and tells the user
-        callbacks += [MetricsFile(run / "metrics.csv", every=STEPS_A_ROW), TrainingProgress()]
-        for half in (run / "checkpoints").glob(".*"):  # what a kill left in the midst of being written
-            half.unlink()
     task.model.encoder.activation_checkpointing = activation_checkpointing
     if compile:
         task.model.compile()
@@ -108,16 +113,13 @@ def fit(
     writer = CheckpointWriter(run, minutes=checkpoint_minutes, stop=stop, about=about)
     clock = RunClock(run / "times.csv", max_time)
     # In this order: the checkpoint counts the epoch's rows in, and the early stop goes by the writer's best epoch.
-    callbacks = [stop, *callbacks, clock, writer]
+    callbacks: list[L.Callback] = [stop, *_first_process_only(run), clock, writer]
     if max_time is not None:
         task.expected_steps = clock.steps_at_this_pace
     if patience:
         callbacks.append(EarlyStop(patience, writer))
     times = TimeTable() if profile else None
-    # Lightning's own notices (devices, tips, folders that are there) would bury what the user waits for.
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
-    warnings.filterwarnings("ignore", "Grad strides do not match bucket view")  # of tokens that are expanded; harmless
+    _silence_lightning()
     trainer = L.Trainer(
         accelerator="gpu" if device == "cuda" else device,
         devices=devices,
@@ -130,20 +132,9 @@ def fit(
         logger=TensorBoardLogger(save_dir=run, name="", version="tensorboard"),
         callbacks=callbacks,
         profiler=times,
-        log_every_n_steps=STEPS_A_ROW,
-        num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
+        **_OURS,
     )
-    try:
-        with weights_only_enforced():
-            trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
-    except SIGTERMException:
-        sys.exit(128 + signal.SIGTERM)
-    except SystemExit:  # what Lightning makes of an interrupt
-        raise KeyboardInterrupt from None
+    _fit_or_stop(trainer, task, data, last)
     if trainer.is_global_zero:
         draw_curves(run / "metrics.csv", run / "curves.png")
     return FitResult(
@@ -155,3 +146,30 @@ def fit(
         epochs=len(clock.rows),
         profile=times.table() if times else None,
     )
+
+
+def _first_process_only(run: Path) -> list[L.Callback]:
+    """The callbacks of the process that writes, and tells the user; what a kill left half written is removed."""
+    if not is_first_process():
+        return []
+    for half in (run / "checkpoints").glob(".*"):
+        half.unlink()
+    return [MetricsFile(run / "metrics.csv", every=STEPS_A_ROW), TrainingProgress()]
+
+
+def _silence_lightning() -> None:
+    """Its notices (devices, tips, folders that are there) would bury what the user waits for."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view")  # of tokens that are expanded; harmless
+
+
+def _fit_or_stop(trainer: L.Trainer, task: TrainingTask, data: L.LightningDataModule, last: Path | None) -> None:
+    """Trains from a checkpoint on, and tells how a run was stopped as a command tells it."""
+    try:
+        with weights_only_enforced():
+            trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
+    except SIGTERMException:
+        sys.exit(128 + signal.SIGTERM)
+    except SystemExit:  # what Lightning makes of an interrupt
+        raise KeyboardInterrupt from None
