@@ -352,7 +352,7 @@ def export_of(folder: Path, count: int, *, resume: bool = False, **options: Any)
     model, chosen = tiny().eval(), ExportOptions(**options)
     folder.mkdir(exist_ok=True)
     with ExportLog(folder, fingerprint(model), chosen.facts(PREPARED), resume=resume) as log:
-        remove_torn([folder, folder / "birds"])
+        remove_torn({(folder / path).parent for each in photographs(count) for path in chosen.files(each.stem)})
         places = remaining(photographs(count), folder, chosen, log)
 
         def reading() -> Iterator[dict[str, Any]]:
