@@ -86,7 +86,8 @@ def run(photos: Path, out: Path, chosen: argparse.Namespace) -> tuple[Table, Tab
         if row[0] >= chosen.images // 2:
             os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    written = {path: path.stat().st_mtime_ns for path in out.rglob("*.npy")}
+    maps = [path for path in out.rglob("*.npy") if not path.name.startswith(".")]  # the kill may leave one half written
+    written = {path: path.stat().st_mtime_ns for path in maps}
     logged = lines(log)
     memory.rows.append((f"{logged:,}: killed, resumed", "", ""))
     process = explaining(photos, out, chosen.method, "--resume")
