@@ -114,6 +114,22 @@ def test_options_switch_their_steps_off_and_on():
     assert 0.01 < (jitter - expected).abs().mean() < 1
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos"])
+def test_a_random_crop_is_resized_as_pillow_does_it(interpolation, monkeypatch):
+    plain = ((41, 56), (0, 0, 0), (1, 1, 1))
+    pipeline = train_transform(*plain, crop_scale=0.2, hflip=0.0, color_jitter=0.0, interpolation=interpolation)
+    for number, img in enumerate([(97, 131), (131, 98), (20, 20), (300, 411)]):
+        image = picture(*img, seed=number)
+        image.setflags(write=False)  # as some decoders leave it
+        ours = [255 * pipeline(image, seed=(number, again)) for again in range(8)]
+        with monkeypatch.context() as patch:
+            patch.setattr("datamodules.transforms._TORCH_MODES", {})
+            pillows = [255 * pipeline(image, seed=(number, again)) for again in range(8)]
+        for one, other in zip(ours, pillows, strict=True):
+            assert (one - other).abs().max() < (4.5 if interpolation != "lanczos" else 0.5)
+            assert (one - other).abs().mean() < 0.4
+
+
 def test_a_crop_never_enlarges_a_photo_decoded_at_min_size():
     transform = train_transform((50, 50), (0, 0, 0), (1, 1, 1), crop_scale=0.3, hflip=0, color_jitter=0)
     side = transform.min_size[0]
