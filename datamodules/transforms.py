@@ -274,7 +274,7 @@ def _resize_quickly(image: np.ndarray, size: tuple[int, int], kernel: Image.Resa
     """As `_resize`, of (img_h, img_w, 3): in less time and not to the bit the same, where torch has the filter."""
     if kernel not in _TORCH_MODES:
         return _resize(image, size, kernel)
-    pixels = torch.from_numpy(np.require(image, ["C", "W"]))[None].permute(0, 3, 1, 2)  # colours together
+    pixels = torch.from_numpy(np.require(image, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)  # colours together
     resized = F.interpolate(pixels, size, mode=_TORCH_MODES[kernel], antialias=True)
     return resized.permute(0, 2, 3, 1)[0].numpy()
 
