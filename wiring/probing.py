@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vit.foundation import UserError, atomic_write, none_read
+from vit.foundation import UserError, atomic_write, is_first_process, none_read
 from vit.options import Device, Precision
 from vit.terminal import progress, say
 
@@ -45,9 +45,16 @@ def cached_features(
 
 
 def start_from_probe(task: ClassificationTask, module: Any, *, device: Device, precision: Precision) -> None:
-    """Makes the task's head a linear probe of the features of all training images, as evaluation sees them."""
+    """Makes the task's head a linear probe of the features of all training images, as evaluation sees them.
+
+    Of processes that do not work together yet the first makes it alone: it gives its weights to the others when
+    training begins.
+    """
+    from vit import processes
     from vit.training.probe import fit_probe
 
+    if processes.count() == 1 and not is_first_process():
+        return
     kept = getattr(module, "tables", {}).get("train")  # of a frozen encoder they are there already
     columns = kept or _computed(module, "train", task.model, device, precision)[0]
     fit_probe(task, columns["image"], columns["target"], columns.get("weight"))
@@ -57,9 +64,11 @@ def start_from_probe(task: ClassificationTask, module: Any, *, device: Device, p
 def _computed(
     module: Any, split: str, model: Classifier, device: Device, precision: Precision
 ) -> tuple[Columns, dict[str, str]]:
+    """The columns of a split, also of those images that another process read, and what could not be read."""
     import torch
 
     from datamodules.features import gather_columns
+    from vit import processes
     from vit.inference import arithmetic, choose_device
 
     place = choose_device(device)
@@ -73,9 +82,11 @@ def _computed(
         with torch.inference_mode(), arithmetic(precision, place):
             features = model.features(batch["image"].to(place, non_blocking=True)).float().cpu()
         found.append(batch | {"image": features})
-    if not any(len(batch["index"]) for batch in found):
+    read = [batch for each in processes.gathered(found) for batch in each if len(batch["index"])]
+    skipped = processes.merged(skipped)
+    if not read:
         raise none_read(f"{len(names)} images of {split}", skipped)
-    return gather_columns([batch for batch in found if len(batch["index"])]), skipped
+    return gather_columns(read), skipped
 
 
 def _keep(tables: dict[str, Columns], path: Path) -> None:

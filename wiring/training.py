@@ -96,8 +96,6 @@ def refuse_unfit_probe(optim: OptimOptions, trainer: TrainerOptions) -> None:
     several = trainer.devices * trainer.num_nodes > 1
     if optim.trained == "head" and several:
         raise UserError("--optim.trained head takes one process: what it learns from is small.\nLeave out the others.")
-    if optim.head_init == "probe" and several:
-        raise UserError("--optim.head_init probe takes one process.\nGive --optim.head_init random.")
     if optim.trained == "head" and (optim.mixup or optim.cutmix):
         raise UserError(
             "--optim.trained head reads each image once, as it is; there is nothing to mix.\n"

@@ -10,6 +10,7 @@ from vit.options import Device, ModelOptions, OptimOptions, TrainerOptions, Trai
 from vit.terminal import print_lines, print_tables, say
 from wiring.data import data_module
 from wiring.models import build_model
+from wiring.probing import start_from_probe
 from wiring.training import classification_task, fit_head
 
 LARGEST_BATCH = 1024
@@ -40,7 +41,7 @@ def find_settings(
     place = choose_device(device)
     network, _ = build_model(model, seed)
     module = data_module(data, network, seed=seed)
-    fit_head(network, module, data.root)
+    new_head = fit_head(network, module, data.root)
     folder = claim_folder(out, overwrite=overwrite)
     task = classification_task(network, module, optim, trainer, seed=seed)
     if find != "lr":
@@ -52,6 +53,8 @@ def find_settings(
         print_tables([("Training steps, reading not counted:", ["batch size", "images/s", "GiB"], rows)])
         print_lines([f"--data.batch_size {best_batch_size(speeds).batch_size}"])
     if find != "batch_size":
+        if optim.head_init == "probe" and new_head:  # rates are tried from where the run would begin
+            start_from_probe(task, module, device=device, precision=trainer.precision)
         torch.manual_seed(seed)
         found = find_rate(task, module.train_dataloader(), steps=steps, device=place, precision=trainer.precision)
         draw_rates(found.rates, found.losses, found.steepest, folder / "lr.png")

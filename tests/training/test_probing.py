@@ -11,12 +11,14 @@ from PIL import Image
 import cli
 import vit
 from datamodules.image_folder import ImageFolder, find_splits
+from tests.launcher import launch
 from vit.checkpoints.export import export
 from vit.checkpoints.folder import write_folder
 from vit.foundation import UserError
 from vit.models.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
 from vit.models.encoder import image_encoder
 from vit.saliency.methods import METHODS, check_serves
+from vit.training import finders
 from vit.training import probe as fit_probe_module
 from wiring import probing
 
@@ -175,9 +177,37 @@ def test_a_head_that_fits_is_kept(folder, begun, monkeypatch, capsys):
     assert "AssertionError: a probe" in capsys.readouterr().err
 
 
-def test_a_begun_head_takes_one_process_and_classes(folder, capsys):
-    assert cli.main(options(folder, "two", *BEGUN, "--trainer.devices", "2")) == 1
-    assert "--optim.head_init probe takes one process" in capsys.readouterr().err
+def test_a_begun_head_takes_classes(folder, capsys):
     words = ["train", "--task", "pretrain", "--data.root", str(folder / "photos"), "--optim.head_init", "probe"]
     assert cli.main([*words, "--run", str(folder / "pretrain")]) == 1
     assert "--optim.head_init is 'probe', but there are no classes in this task" in capsys.readouterr().err
+
+
+def test_two_processes_begin_where_one_does(folder):
+    """In the first fold they do not work together before training begins, in the second they share the images."""
+    argv = [*BEGUN, "--folds", "2", "--data.batch_size"]
+    assert cli.main(options(folder, "one", *argv, "4")) == 0
+    together = options(folder, "two", *argv, "2", "--trainer.devices", "2")
+    assert launch(cli.main, together, log=folder / "log") == [0, 0], (folder / "log.0").read_text()
+    for fold in ("fold_1", "fold_2"):
+        one, two = (told(folder / run / fold, "val_loss") for run in ("one", "two"))
+        assert two == pytest.approx(one, abs=1e-4)
+
+
+def test_rates_are_tried_from_where_the_run_would_begin(folder, monkeypatch):
+    begun = []
+    find_rate = finders.find_rate
+
+    def watched(task, *arguments, **keywords):
+        begun.append(float(task.model.head.weight.detach().abs().max()))
+        return find_rate(task, *arguments, **keywords)
+
+    monkeypatch.setattr(finders, "find_rate", watched)
+    words = options(folder, "-", *BEGUN[:4])[1:]
+    del words[words.index("--run") : words.index("--run") + 2]
+    for head in ("random", "probe"):
+        out = ["--find", "lr", "--steps", "10", "--out", str(folder / f"tune {head}"), "--optim.head_init", head]
+        assert cli.main(["tune", *words, *out]) == 0
+        assert (folder / f"tune {head}" / "lr.png").is_file()
+    chance, probe = begun
+    assert chance < 0.1 < probe  # new heads are normal with a deviation of 0.02
