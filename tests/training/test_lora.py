@@ -1,9 +1,15 @@
 """LoRA: peft's adapters on our encoder, and the plain model that they are merged into."""
 
+from pathlib import Path
+
 import peft
 import pytest
 import torch
+from PIL import Image
 
+import cli
+import vit
+from vit.foundation import UserError
 from vit.models.classifier import Classifier
 from vit.models.encoder import image_encoder
 from vit.training.lora import add_lora, merged
@@ -69,3 +75,32 @@ def test_it_is_the_papers_sum(plain):
 
 def test_without_adapters_nothing_is_copied(plain):
     assert merged(plain) is plain
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_checkpoint_of_training_is_loaded_as_the_model_folder_is(tmp_path, ema):
+    for split in ("train", "val"):
+        for label in ("a", "b"):
+            (tmp_path / "photos" / split / label).mkdir(parents=True)
+            Image.effect_noise((20, 20), 90).convert("RGB").save(tmp_path / "photos" / split / label / "1.png")
+    run, assets = tmp_path / "run", str(Path(vit.__file__).parent / "assets" / "birdscenes")
+    argv = ["train", "--config", "classify/lora", "--data.root", str(tmp_path / "photos"), "--run", str(run),
+            "--optim.lr", "1e-2", "--optim.ema", str(ema), "--data.num_workers", "0", "--trainer.max_epochs", "1",
+            "--model.pretrained", assets, "--optim.lora_rank", "3", "--optim.lora_alpha", "7"]  # fmt: skip
+    assert cli.main(argv) == 0
+    images = torch.randn(2, 3, *vit.load(run / "model").preprocessing.image_size)
+    with torch.no_grad():
+        expected, found, begun = (
+            vit.load(source).eval().encoder(images)
+            for source in (run / "model", run / "checkpoints" / "last.ckpt", assets)
+        )
+    assert (expected - begun).abs().max() > 1e-2
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_checkpoint_without_the_scale_of_its_adapters_is_refused(plain, tmp_path):
+    choose_trained(plain, "lora", lora_rank=3, lora_alpha=6)
+    torch.save({"state_dict": {f"model.{name}": value for name, value in plain.state_dict().items()}},
+               tmp_path / "old.ckpt")  # fmt: skip
+    with pytest.raises(UserError, match="does not say how its adapters count; give its model folder"):
+        vit.load(tmp_path / "old.ckpt")

@@ -10,7 +10,8 @@ from torch import nn
 
 from vit.checkpoints import folder, hub, timm_config, transformers_config
 from vit.checkpoints.live import read_module
-from vit.checkpoints.read import read_file, read_tensors
+from vit.checkpoints.read import Stored, read_file, read_tensors
+from vit.checkpoints.sources.lightning import merge_adapters
 from vit.checkpoints.sources.source import Facts, Tensors
 from vit.foundation import UserError
 
@@ -50,16 +51,23 @@ def read(source: str | Path | nn.Module) -> Content:
     if name.startswith("hf:"):
         return _read_folder(hub.fetch_repository(name.removeprefix("hf:")), name)
     path = Path(source)
-    if not path.is_dir():
-        stored = read_file(path)
-        facts = Facts(notes=stored.notes)
-        if folder.OURS in stored.extra:
-            try:
-                facts = replace(folder.described(stored.extra[folder.OURS]), notes=stored.notes)
-            except (KeyError, TypeError) as error:
-                raise UserError(f"{path} does not say rightly which model it is of: {error!r:.200}") from None
-        return Content(name, stored.tensors, facts, path)
-    return _read_folder(path, name)
+    if path.is_dir():
+        return _read_folder(path, name)
+    stored = read_file(path)
+    if folder.OURS in stored.extra:
+        return _of_training(stored, name, path)
+    return Content(name, stored.tensors, Facts(notes=stored.notes), path)
+
+
+def _of_training(stored: Stored, name: str, path: Path) -> Content:
+    """A checkpoint of our own training, which says what model it is of."""
+    ours = stored.extra[folder.OURS]
+    try:
+        facts = replace(folder.described(ours), notes=stored.notes)
+        tensors = merge_adapters(stored.tensors, float(ours["lora_scale"])) if "lora_scale" in ours else stored.tensors
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} does not say rightly which model it is of: {error!r:.200}") from None
+    return Content(name, tensors, facts, path)
 
 
 def _read_folder(path: Path, name: str) -> Content:

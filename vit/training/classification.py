@@ -63,6 +63,7 @@ class ClassificationTask(TrainingTask):
         self.register_buffer("class_weights", weights, persistent=False)
         self.focal_gamma = focal_gamma
         self.on_features = on_features
+        self.adapters = {"lora_scale": lora_alpha / lora_rank} if trained == "lora" else {}
         self.add_metrics(model.num_classes)
 
     def add_metrics(self, classes: int) -> None:
@@ -135,4 +136,4 @@ class ClassificationTask(TrainingTask):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint[OURS] = describe(self.model)  # so that the file alone is a model that can be loaded
+        checkpoint[OURS] = describe(self.model) | self.adapters  # so that the file alone is a model that can be loaded
