@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from vit.models.classifier import Classifier
     from vit.training.classification import ClassificationTask
 
+MOST_IMAGES = 10_000  # that fine-tuning's probe is made of, spread evenly over the classes
 FILE = "features.safetensors"  # in the run folder: a run that is resumed computes nothing again
 
 
@@ -45,18 +47,21 @@ def cached_features(
 
 
 def start_from_probe(task: ClassificationTask, module: Any, *, device: Device, precision: Precision) -> None:
-    """Makes the task's head a linear probe of the features of all training images, as evaluation sees them.
+    """Makes the task's head a linear probe of the features of training images, as evaluation sees them.
 
-    Of processes that do not work together yet the first makes it alone: it gives its weights to the others when
-    training begins.
+    Fine-tuning needs a place to begin, not the best of probes: of many images it is made of `MOST_IMAGES`. Of processes
+    that do not work together yet the first makes it alone, and gives its weights to the others when training begins.
     """
     from vit import processes
     from vit.training.probe import fit_probe
 
     if processes.count() == 1 and not is_first_process():
         return
-    kept = getattr(module, "tables", {}).get("train")  # of a frozen encoder they are there already
-    columns = kept or _computed(module, "train", task.model, device, precision)[0]
+    columns = getattr(module, "tables", {}).get("train")  # of a frozen encoder they are there already
+    if columns is None:
+        part = copy(module)
+        part.limit(MOST_IMAGES)
+        columns, _ = _computed(part, "train", task.model, device, precision)
     fit_probe(task, columns["image"], columns["target"], columns.get("weight"))
     task.train()
 

@@ -177,6 +177,22 @@ def test_a_head_that_fits_is_kept(folder, begun, monkeypatch, capsys):
     assert "AssertionError: a probe" in capsys.readouterr().err
 
 
+def test_a_begun_head_is_made_of_a_part_of_many_images(folder, monkeypatch):
+    seen = []
+    fit_probe = fit_probe_module.fit_probe
+
+    def watched(task, features, targets, weight):
+        seen.append(targets.tolist())
+        fit_probe(task, features, targets, weight)
+
+    monkeypatch.setattr(fit_probe_module, "fit_probe", watched)
+    monkeypatch.setattr(probing, "MOST_IMAGES", 6)
+    assert cli.main(options(folder, "part", *BEGUN)) == 0
+    assert seen == [[0, 0, 0, 1, 1, 1]]
+    with (folder / "part" / "metrics.csv").open(newline="") as file:
+        assert [row["step"] for row in csv.DictReader(file)][-1] == "5"  # of 4: it learned from all 17
+
+
 def test_a_begun_head_takes_classes(folder, capsys):
     words = ["train", "--task", "pretrain", "--data.root", str(folder / "photos"), "--optim.head_init", "probe"]
     assert cli.main([*words, "--run", str(folder / "pretrain")]) == 1
