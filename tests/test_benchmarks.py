@@ -254,6 +254,15 @@ def test_the_pace_is_of_steps_between_the_first_and_the_last() -> None:
     assert training.pace([0, 5, 6, 8, 10, 12, 13]) == 2
 
 
+def test_training_is_measured_beside_timm_and_the_bare_step(tmp_path: Path) -> None:
+    small = ["--photos", str(tmp_path / "none"), "--images", "48", "--batch", "4", "--image-size", "32"]
+    rates, ratios = training.main([*QUICK, *small, "--model", "vit_tiny_patch16_224"])
+    assert rates.columns == ("ours", "ours, cache", "timm", "timm, prefetcher", "bare")
+    best, bare = max(spreads(rates)[2:4], key=lambda rate: rate.median), spreads(rates)[4]
+    expected = [ours.median / peer.median for peer in (best, bare) for ours in spreads(rates)[:2]]
+    assert [found.median for found in spreads(ratios)] == pytest.approx(expected)
+
+
 def test_two_sides_are_compared_photo_by_photo(tmp_path: Path) -> None:
     def ran(side: str, seed: int, right: dict[str, list[int]]) -> Path:
         path = tmp_path / f"{side}{seed}.json"
