@@ -159,7 +159,8 @@ def _first_process_only(run: Path) -> list[L.Callback]:
 
 def _silence_lightning() -> None:
     """Its notices (devices, tips, folders that are there) would bury what the user waits for."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for part in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(part).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view")  # of tokens that are expanded; harmless
 
