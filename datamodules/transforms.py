@@ -3,7 +3,7 @@
 Random numbers come from a seed given with each photo, because albumentations by itself gives every worker of
 a loader, and every epoch, the same stream. Resizing is Pillow's, antialiased: it is what most published
 checkpoints were trained and measured with, and OpenCV's is not antialiased. Random crops are resized by torch with
-the same filters, in a quarter of Pillow's time; its pixels are within 4 of 255 levels of Pillow's, most the same.
+the same filters, in a quarter of the time; their pixels are within 4 of 255 levels of Pillow's, most the same.
 
     img_h, img_w    pixels of the photo
     h, w            pixels of the model's input
