@@ -56,8 +56,7 @@ from wiring.explaining import (
     check_method,
     check_serves,
     chosen_target,
-    export_names,
-    refuse_images_within,
+    export_photographs,
     refuse_others,
 )
 from wiring.explaining_captions import CAPTION_OPTIONS, explain_captioner
@@ -66,6 +65,7 @@ from wiring.folds import cross_validate
 from wiring.models import build_model, pair, prepared_for, require_head, require_kind
 from wiring.pretraining import pretrain_encoder
 from wiring.runs import RunOptions
+from wiring.scoring import score_photographs
 from wiring.training import train_classifier
 from wiring.tuning import find_settings
 
@@ -348,9 +348,7 @@ def explain(
     from vit.checkpoints.captioner import is_captioner
     from vit.checkpoints.load import load
     from vit.inference import choose_device
-    from vit.saliency.export import PHOTO_SIDE, ExportOptions, export_maps, remaining
-    from vit.saliency.export_log import ExportLog, fingerprint, remove_torn
-    from vit.saliency.gallery import read_scores
+    from vit.saliency.export import ExportOptions
 
     if task == "text":
         refuse_others(explain, given, TEXT_OPTIONS, "--task text")
@@ -389,46 +387,11 @@ def explain(
         layout=layout,
         gallery=gallery,
     )
-    measured = ("score", {}) if scores is None else read_scores(Path(scores), method)
-    files = list_images(images, limit=limit)
-    photographs = export_names(files, network)
-    if options.target.by_image:
-        options.target.of([each.name for each in photographs])
-    refuse_images_within(Path(out), files)
-    folder = claim_folder(out, overwrite=overwrite, resume=resume)
-    prepared = prepared_for(network, crop=crop)
-    skipped: dict[str, str] = {}
-    with ExportLog(folder, fingerprint(network), options.facts(prepared), resume=resume) as log:
-        if is_first_process():
-            (folder / "skipped.csv").unlink(missing_ok=True)
-        if resume and is_first_process():
-            remove_torn({(folder / path).parent for each in photographs for path in options.files(each.stem)})
-        places = processes.first(remaining(photographs, folder, options, log))
-        left = [files[number] for number in places]
-        dataset = image_files(left, prepared, photo_side=PHOTO_SIDE)
-        steps = export_maps(
-            network,
-            dataset.loader(batch_size, num_workers, strict=strict) if left else (),
-            photographs,
-            folder,
-            places=places,
-            options=options,
-            prepared=prepared,
-            device=place,
-            log=log,
-            scores=measured,
-        )
-        for _, unread in progress(steps, "explaining", len(left) // processes.count(), lambda step: step[0]):
-            skipped |= unread
-    skipped = processes.merged(skipped)
-    tell_skipped(skipped, folder)
-    if len(skipped) == len(files):
-        raise none_read(f"{len(files)} images", skipped)
-    if len(left) < len(files):
-        say(f"{len(files) - len(left)} of {len(files)} images had their maps already")
-    first_look = "gallery.html" if gallery else "contact_sheet.png"
-    say(f"{(len(files) - len(skipped)) * options.target.maps_an_image} maps in {folder}; "
-        f"first look at {folder / first_look}")  # fmt: skip
+    export_photographs(
+        network, list_images(images, limit=limit), options, out=Path(out), device=place, crop=crop,
+        scores=scores, batch_size=batch_size, num_workers=num_workers, strict=strict, overwrite=overwrite,
+        resume=resume,
+    )  # fmt: skip
 
 
 def score(
@@ -477,12 +440,9 @@ def score(
         overwrite: write into a folder that already holds files.
     """
     from datamodules.image_files import list_images
-    from datamodules.masks import MarkedImages, find_annotations, labels_and_groups
-    from datamodules.reading import printable
     from vit.checkpoints.load import load
     from vit.inference import choose_device
-    from vit.saliency.score import Scorer, chosen_methods
-    from vit.saliency.score_report import PHOTO_SIDE, class_lines, score_tables, summarise, write_scores
+    from vit.saliency.score import chosen_methods
 
     check_range("batch_size", batch_size, 1)
     check_range("seed", seed, 0)
@@ -495,43 +455,11 @@ def score(
         raise UserError("--metrics localization needs --masks: a folder of mask images, or a CSV.")
     if network.num_classes == 0 and (masks is None or metrics == "faithfulness"):
         raise UserError(f"{model} has no head, so its maps are scored against masks alone.\nGive --masks.")
-    files = list_images(images, limit=limit)
-    known = None if masks is None else find_annotations(masks, files)
-    labels, groups = labels_and_groups(files, known)
-    truths = [network.labels.index(label) if label in network.labels else -1 for label in labels]
-    folder = claim_folder(out, overwrite=overwrite)
-    keywords = asdict(prepared_for(network, crop=False))
-    dataset = MarkedImages(
-        files, known if metrics != "faithfulness" else None, truths, keywords.pop("image_size"), keywords.pop("mean"),
-        keywords.pop("std"), photo_side=PHOTO_SIDE, **keywords,
+    score_photographs(
+        network, list_images(images, limit=limit), asked, source=model, out=out, masks=masks, refine=refine,
+        metrics=metrics, fill=fill, device=place, precision=precision, seed=seed, batch_size=batch_size,
+        num_workers=num_workers, strict=strict, overwrite=overwrite,
     )  # fmt: skip
-    scorer = Scorer(
-        network,
-        asked,
-        device=place,
-        precision=precision,
-        faithfulness=fill if network.num_classes and metrics != "localization" else None,
-        truths_known=min(truths) >= 0,
-        method_options={method: {"refine": refine} for method in asked},
-    )
-    skipped: dict[str, str] = {}
-    loader = dataset.loader(batch_size, num_workers, strict=strict)
-    for batch in progress(loader, "scoring", len(files), lambda batch: len(batch["index"])):
-        scorer.add(batch)
-        skipped.update(batch["skipped"])
-    tell_skipped(skipped, folder)
-    if len(skipped) == len(files):
-        raise none_read(f"{len(files)} images", skipped)
-    scores = scorer.scores()
-    summary = summarise(scores, groups=groups, seed=seed)
-    names = [printable(file.relative) for file in files]
-    settings = {"model": model, "masks": masks, "refine": refine, "fill": scorer.faithfulness,
-                "accuracy_of": scorer.accuracy_of,
-                "skipped": len(skipped)}  # fmt: skip
-    write_scores(scores, summary, names, folder, groups=groups, settings=settings)
-    print_tables(score_tables(summary))
-    print_lines(class_lines(summary))
-    say(f"{len(scores.index)} images: scores.json, scores.csv and best_worst.png in {folder}")
 
 
 def info(

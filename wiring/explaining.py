@@ -1,4 +1,4 @@
-"""What an export of maps needs to know before it begins: methods, targets, names."""
+"""An export of maps: what it must know before it begins (methods, targets, names), and the export itself."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vit.foundation import UserError
+from vit.foundation import UserError, claim_folder, is_first_process, none_read
 from vit.options import Method, RolloutOptions
+from vit.terminal import progress, say, tell_skipped
+from wiring.data import image_files
+from wiring.models import prepared_for
 
 if TYPE_CHECKING:
+    import torch
+
     from datamodules.image_files import ImageFile
     from vit.models.classifier import Classifier
-    from vit.saliency.export import Photograph
+    from vit.saliency.export import ExportOptions, Photograph
     from vit.saliency.targets import Target
 
 
@@ -110,3 +115,58 @@ def refuse_images_within(out: Path, files: list[ImageFile]) -> None:
             f"The output folder {out} holds {len(within)} of the images to explain, such as {within[0].relative}.\n"
             "Give a folder beside them, or name the images without those in it."
         )
+
+
+def export_photographs(
+    network: Classifier,
+    files: list[ImageFile],
+    options: ExportOptions,
+    *,
+    out: Path,
+    device: torch.device,
+    crop: bool,
+    scores: str | None,
+    batch_size: int,
+    num_workers: int,
+    strict: bool,
+    overwrite: bool,
+    resume: bool,
+) -> None:
+    """Writes the maps of photographs, of those that have none yet when it resumes, and tells what came of it."""
+    from vit import processes
+    from vit.saliency.export import PHOTO_SIDE, export_maps, remaining
+    from vit.saliency.export_log import ExportLog, fingerprint, remove_torn
+    from vit.saliency.gallery import read_scores
+
+    measured = ("score", {}) if scores is None else read_scores(Path(scores), options.method)
+    photographs = export_names(files, network)
+    if options.target.by_image:
+        options.target.of([each.name for each in photographs])
+    refuse_images_within(out, files)
+    folder = claim_folder(out, overwrite=overwrite, resume=resume)
+    prepared = prepared_for(network, crop=crop)
+    skipped: dict[str, str] = {}
+    with ExportLog(folder, fingerprint(network), options.facts(prepared), resume=resume) as log:
+        if is_first_process():
+            (folder / "skipped.csv").unlink(missing_ok=True)
+        if resume and is_first_process():
+            remove_torn({(folder / path).parent for each in photographs for path in options.files(each.stem)})
+        places = processes.first(remaining(photographs, folder, options, log))
+        dataset = image_files([files[number] for number in places], prepared, photo_side=PHOTO_SIDE)
+        batches = dataset.loader(batch_size, num_workers, strict=strict) if places else ()
+        steps = export_maps(network, batches, photographs, folder, places=places, options=options, prepared=prepared,
+                            device=device, log=log, scores=measured)  # fmt: skip
+        for _, unread in progress(steps, "explaining", len(places) // processes.count(), lambda step: step[0]):
+            skipped |= unread
+    _tell(folder, len(files), processes.merged(skipped), len(places), options)
+
+
+def _tell(folder: Path, files: int, skipped: dict[str, str], explained: int, options: ExportOptions) -> None:
+    tell_skipped(skipped, folder)
+    if len(skipped) == files:
+        raise none_read(f"{files} images", skipped)
+    if explained < files:
+        say(f"{files - explained} of {files} images had their maps already")
+    first_look = folder / ("gallery.html" if options.gallery else "contact_sheet.png")
+    maps = (files - len(skipped)) * options.target.maps_an_image
+    say(f"{maps} maps in {folder}; first look at {first_look}")

@@ -1,0 +1,83 @@
+"""Scores of saliency maps, from photographs and masks to scores.json, scores.csv and best_worst.png."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from vit.foundation import claim_folder, none_read
+from vit.terminal import print_lines, print_tables, progress, say, tell_skipped
+from wiring.models import prepared_for
+
+if TYPE_CHECKING:
+    import torch
+
+    from datamodules.image_files import ImageFile
+    from datamodules.masks import MarkedImages
+    from vit.models.classifier import Classifier
+    from vit.options import Precision
+    from vit.saliency.faithfulness import Fill
+
+
+def score_photographs(
+    network: Classifier,
+    files: list[ImageFile],
+    methods: list[str],
+    *,
+    source: str,
+    out: str,
+    masks: str | None,
+    refine: bool,
+    metrics: str,
+    fill: Fill,
+    device: torch.device,
+    precision: Precision,
+    seed: int,
+    batch_size: int,
+    num_workers: int,
+    strict: bool,
+    overwrite: bool,
+) -> None:
+    """Scores the maps of each method, against masks where there are some and against the model itself, and writes and
+    prints what came of it."""
+    from datamodules.masks import find_annotations, labels_and_groups
+    from datamodules.reading import printable
+    from vit.saliency.score import Scorer
+    from vit.saliency.score_report import class_lines, score_tables, summarise, write_scores
+
+    known = None if masks is None else find_annotations(masks, files)
+    labels, groups = labels_and_groups(files, known)
+    truths = [network.labels.index(label) if label in network.labels else -1 for label in labels]
+    folder = claim_folder(out, overwrite=overwrite)
+    scorer = Scorer(
+        network, methods, device=device, precision=precision,
+        faithfulness=fill if network.num_classes and metrics != "localization" else None,
+        truths_known=min(truths) >= 0, method_options={method: {"refine": refine} for method in methods},
+    )  # fmt: skip
+    dataset = _marked_images(network, files, known if metrics != "faithfulness" else None, truths)
+    loader = dataset.loader(batch_size, num_workers, strict=strict)
+    skipped: dict[str, str] = {}
+    for batch in progress(loader, "scoring", len(files), lambda batch: len(batch["index"])):
+        scorer.add(batch)
+        skipped.update(batch["skipped"])
+    tell_skipped(skipped, folder)
+    if len(skipped) == len(files):
+        raise none_read(f"{len(files)} images", skipped)
+    scores = scorer.scores()
+    summary = summarise(scores, groups=groups, seed=seed)
+    settings = {"model": source, "masks": masks, "refine": refine, "fill": scorer.faithfulness,
+                "accuracy_of": scorer.accuracy_of, "skipped": len(skipped)}  # fmt: skip
+    names = [printable(file.relative) for file in files]
+    write_scores(scores, summary, names, folder, groups=groups, settings=settings)
+    print_tables(score_tables(summary))
+    print_lines(class_lines(summary))
+    say(f"{len(scores.index)} images: scores.json, scores.csv and best_worst.png in {folder}")
+
+
+def _marked_images(network: Classifier, files: list[ImageFile], known: Any, truths: list[int]) -> MarkedImages:
+    from datamodules.masks import MarkedImages
+    from vit.saliency.score_report import PHOTO_SIDE
+
+    keywords = asdict(prepared_for(network, crop=False))
+    return MarkedImages(files, known, truths, keywords.pop("image_size"), keywords.pop("mean"), keywords.pop("std"),
+                        photo_side=PHOTO_SIDE, **keywords)  # fmt: skip
