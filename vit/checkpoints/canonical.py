@@ -146,37 +146,15 @@ def architecture(
             "Take the weights and their config from the same place again."
         )
     _refuse_misshapen(tensors, optional={"pos_embed"} if rotary else set())
-    patch = tensors["patch_embed.proj.weight"]  # (D, in_chans, patch_h, patch_w)
-    embed_dim = patch.shape[0]
-    patch_size = (patch.shape[2], patch.shape[3])
+    patch_h, patch_w = tensors["patch_embed.proj.weight"].shape[2:]
     if "pos_embed" in tensors:
-        grid, guessed = _grid(tensors, known.get("image_size"), patch_size, image_size)
+        grid, guessed = _grid(tensors, known.get("image_size"), (patch_h, patch_w), image_size)
     else:
         guessed = False
         height, width = known.get("image_size") or image_size or (USUAL_SIZE, USUAL_SIZE)
-        grid = (max(1, height // patch_size[0]), max(1, width // patch_size[1]))
-    hidden, fc2_in = tensors["blocks.0.mlp.fc1.weight"].shape[0], tensors["blocks.0.mlp.fc2.weight"].shape[1]
-    found = {
-        "image_size": (grid[0] * patch_size[0], grid[1] * patch_size[1]),
-        "patch_size": patch_size,
-        "embed_dim": embed_dim,
-        # Blocks counted, not the largest number read: one stray key must not make a model of a million blocks.
-        "depth": len({name.split(".")[1] for name in tensors if name.startswith("blocks.")}),
-        "in_chans": patch.shape[1],
-        "class_token": "cls_token" in tensors,
-        "dist_token": "dist_token" in tensors,
-        "num_registers": tensors["reg_token"].shape[1] if "reg_token" in tensors else 0,
-        "learned_positions": "pos_embed" in tensors,
-        "mlp_ratio": hidden / embed_dim,
-        "mlp": "swiglu" if fc2_in * 2 == hidden else "mlp",
-        "qkv_bias": "blocks.0.attn.qkv.bias" in tensors,
-        "qk_norm": "blocks.0.attn.q_norm.weight" in tensors,
-        "init_values": 1e-5 if "blocks.0.ls1.gamma" in tensors else None,
-        # What a family leaves out goes with something that it has instead; else its absence is damage.
-        "patch_bias": "patch_embed.proj.bias" in tensors or "norm_pre.weight" not in tensors,
-        "embed_norm": "norm_pre.weight" in tensors,
-        "final_norm": not ({"norm.weight", "norm.bias"}.isdisjoint(tensors) and "fc_norm.weight" in tensors),
-    }
+        grid = (max(1, height // patch_h), max(1, width // patch_w))
+    found = _told_by(tensors, grid)
+    embed_dim = found["embed_dim"]
     assumed = {"norm_eps": 1e-6, "act": "gelu", "pos_interpolation": "bicubic_antialias", **assumed}
     if embed_dim in HEADS_BY_WIDTH:
         assumed.setdefault("num_heads", HEADS_BY_WIDTH[embed_dim])
@@ -196,6 +174,33 @@ def architecture(
         **assumed,
         **{name: value for name, value in known.items() if name != "image_size"},
     }, told
+
+
+def _told_by(tensors: dict[str, Tensor], grid: tuple[int, int]) -> dict[str, Any]:
+    """The keywords that names and shapes of tensors tell by themselves, for positions of a grid."""
+    embed_dim, in_chans, patch_h, patch_w = tensors["patch_embed.proj.weight"].shape
+    hidden, fc2_in = tensors["blocks.0.mlp.fc1.weight"].shape[0], tensors["blocks.0.mlp.fc2.weight"].shape[1]
+    return {
+        "image_size": (grid[0] * patch_h, grid[1] * patch_w),
+        "patch_size": (patch_h, patch_w),
+        "embed_dim": embed_dim,
+        # Blocks counted, not the largest number read: one stray key must not make a model of a million blocks.
+        "depth": len({name.split(".")[1] for name in tensors if name.startswith("blocks.")}),
+        "in_chans": in_chans,
+        "class_token": "cls_token" in tensors,
+        "dist_token": "dist_token" in tensors,
+        "num_registers": tensors["reg_token"].shape[1] if "reg_token" in tensors else 0,
+        "learned_positions": "pos_embed" in tensors,
+        "mlp_ratio": hidden / embed_dim,
+        "mlp": "swiglu" if fc2_in * 2 == hidden else "mlp",
+        "qkv_bias": "blocks.0.attn.qkv.bias" in tensors,
+        "qk_norm": "blocks.0.attn.q_norm.weight" in tensors,
+        "init_values": 1e-5 if "blocks.0.ls1.gamma" in tensors else None,
+        # What a family leaves out goes with something that it has instead; else its absence is damage.
+        "patch_bias": "patch_embed.proj.bias" in tensors or "norm_pre.weight" not in tensors,
+        "embed_norm": "norm_pre.weight" in tensors,
+        "final_norm": not ({"norm.weight", "norm.bias"}.isdisjoint(tensors) and "fc_norm.weight" in tensors),
+    }
 
 
 def _refuse_misshapen(tensors: dict[str, Tensor], optional: set[str]) -> None:
