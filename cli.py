@@ -19,6 +19,7 @@ from vit.foundation import (
     claim_folder,
     is_first_process,
     keep_freed_memory,
+    make_folder,
     none_read,
 )
 from vit.options import (
@@ -265,9 +266,10 @@ def predict(
     )
     found = predict_batches(network, batches, device=place, precision=precision)
     names = [printable(file.relative) for file in files]
-    claim_folder(path.parent, overwrite=True)
+    make_folder(path.parent)
     skipped = write_predictions(found, names, network.labels, path, topk=topk)
-    tell_skipped(skipped, path.parent)
+    if skipped:  # otherwise a list that is there is of other images
+        tell_skipped(skipped, path.parent)
     if len(skipped) == len(files):
         raise none_read(f"{len(files)} images", skipped)
     say(f"{len(files) - len(skipped)} images: {path}")

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from datamodules.sampling import Draw, SampleLoader, evenly, labelled_batch, sample_loader
 from datamodules.scenes import DEMO_SPECIES, MIN_SIZE, PRETRAIN_SPECIES, draw_scene
-from datamodules.splits import SplitLoaders
+from datamodules.splits import SplitLoaders, of_split
 from datamodules.transforms import EraseMode, Interpolation, Pipeline, ResizeMode, eval_transform, train_transform
 from vit.foundation import UserError, atomic_write, nearest
 
@@ -146,11 +146,9 @@ class BirdScenes(SplitLoaders):
     def dataset(self, split: str, *, augment: bool = False) -> Dataset:
         """The scenes of `train`, `val` or `test`, with masks and the transform of evaluation unless
         `augment`."""
-        if split not in self.lengths:
-            raise UserError(f"The data has no split {split!r}; it has: {', '.join(self.lengths)}.")
         return SceneImages(
             self.species,
-            self.lengths[split],
+            self.length(split),
             self.train_transform if augment else self.eval_transform,
             size=max(*self.image_size, MIN_SIZE),
             first=FIRST[split],
@@ -164,9 +162,13 @@ class BirdScenes(SplitLoaders):
         """A batch of no scenes."""
         return labelled_batch(self.image_size)
 
+    def length(self, split: str) -> int:
+        """How many scenes a split has, in an epoch."""
+        return of_split(self.lengths, split)
+
     def names(self, split: str) -> list[str]:
         """What the scenes of a split are called, by index."""
-        return [f"{split} scene {index}" for index in range(self.lengths[split])]
+        return [f"{split} scene {index}" for index in range(self.length(split))]
 
     def _loader(self, split: str, *, augment: bool = False) -> SampleLoader:
         return sample_loader(

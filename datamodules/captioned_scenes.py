@@ -8,16 +8,14 @@ phrases for the place. Training sees the one; an evaluation takes any of them fo
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import torch
 from torch.utils.data import Dataset
 
 from datamodules.birdscenes import FIRST, BirdScenes
-from datamodules.sampling import Draw
+from datamodules.sampling import Draw, image_batch
 from datamodules.scene_plans import ScenePlan, plan_scene, wordings
 from datamodules.scenes import MIN_SIZE, render_plan
 from datamodules.transforms import Pipeline
 from datamodules.vocabulary import Vocabulary
-from vit.foundation import UserError
 
 SCENES_OF_WORDS = 1024  # whose captions the vocabulary is trained on: the rarest word is in several of them
 
@@ -100,11 +98,9 @@ class BirdSceneCaptions(BirdScenes):
 
     def dataset(self, split: str, *, augment: bool = False) -> CaptionedScenes:
         """The scenes of `train`, `val` or `test`, with masks and all wordings unless `augment`."""
-        if split not in self.lengths:
-            raise UserError(f"The data has no split {split!r}; it has: {', '.join(self.lengths)}.")
         return CaptionedScenes(
             self.species,
-            self.lengths[split],
+            self.length(split),
             self.vocabulary,
             self.train_transform if augment else self.eval_transform,
             size=max(*self.image_size, MIN_SIZE),
@@ -115,5 +111,4 @@ class BirdSceneCaptions(BirdScenes):
 
     def empty_batch(self) -> dict[str, Any]:
         """A batch of no scenes."""
-        image, index = torch.empty(0, 3, *self.image_size), torch.empty(0, dtype=torch.int64)
-        return {"image": image, "index": index, "ids": [], "references": []}
+        return {**image_batch(self.image_size), "ids": [], "references": []}

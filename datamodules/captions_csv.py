@@ -7,7 +7,6 @@ Paths are relative to the folder of the CSV, or absolute. An image may have seve
 column `split`, or where it is empty, images are split here, all captions of an image together.
 """
 
-import csv
 import os
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,11 @@ import numpy as np
 
 from datamodules.collection import SPLITS, split_class
 from datamodules.image_files import refuse_heic
+from datamodules.manifest import open_csv
 from datamodules.photographs import PhotoDataset, Photographs
 from datamodules.reading import printable
 from datamodules.sampling import Draw, Skipped, evenly
+from datamodules.splits import of_split
 from datamodules.transforms import Pipeline
 from datamodules.vocabulary import Vocabulary
 from vit.foundation import UserError, nearest
@@ -112,12 +113,15 @@ class CaptionsCsv(Photographs):
             paths = list(captions)
             self.captions[split] = {paths[place]: captions[paths[place]] for place in evenly(len(paths), count)}
 
+    def paths(self, split: str) -> list[str]:
+        """The photos of a split, absolute, by index."""
+        return list(of_split(self.captions, split))
+
     def dataset(self, split: str, *, augment: bool = False) -> CaptionedImages:
         """The photos of `train`, `val` or `test`, with the transform of evaluation unless `augment`."""
-        if split not in self.captions:
-            raise UserError(f"The data has no split {split!r}; it has: {', '.join(self.captions)}.")
         transform = self.train_transform if augment else self.eval_transform
-        return CaptionedImages(self.captions[split], self.vocabulary, transform, augment=augment, seed=self.seed)
+        captions = of_split(self.captions, split)
+        return CaptionedImages(captions, self.vocabulary, transform, augment=augment, seed=self.seed)
 
     def empty_batch(self) -> dict[str, Any]:
         """A batch of no images."""
@@ -154,18 +158,13 @@ def find_captions(root: Path, *, val_fraction: float, seed: int) -> dict[str, Ca
 
 def _read_rows(path: Path) -> list[tuple[str, str, str]]:
     name = printable(path)
-    try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            rows = csv.DictReader(file, strict=True)
-            if missing := [column for column in COLUMNS[:2] if column not in (rows.fieldnames or ())]:
-                there = ",".join(rows.fieldnames or ())[:80]
-                hint = nearest(missing[0], rows.fieldnames or ())
-                raise UserError(f"{name} has no column {missing[0]!r}{hint}; its first line is {there!r}.\n{_WANTED}")
-            found = [tuple((row.get(column) or "").strip() for column in COLUMNS) for row in rows]
-    except OSError as error:
-        raise UserError(f"Can't read {name}: {error.strerror}.\n{_WANTED}") from None
-    except csv.Error as error:
-        raise UserError(f"{name} is no CSV: {error}.\n{_WANTED}") from None
+    with open_csv(path, _WANTED) as rows:
+        columns = rows.fieldnames or ()
+        if missing := [column for column in COLUMNS[:2] if column not in columns]:
+            there = ",".join(columns)[:80]
+            hint = nearest(missing[0], columns)
+            raise UserError(f"{name} has no column {missing[0]!r}{hint}; its first line is {there!r}.\n{_WANTED}")
+        found = [tuple((row.get(column) or "").strip() for column in COLUMNS) for row in rows]
     if not found:
         raise UserError(f"{name} lists no images.\n{_WANTED}")
     return found  # type: ignore[return-value]

@@ -11,7 +11,9 @@ from typing import NamedTuple, Protocol
 from datamodules.reading import Photo
 from vit.foundation import UserError
 
-SPLITS = ("train", "val", "test")
+# What each split is called in folders and archives; val has had other names in well-known data sets.
+SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+SPLITS = tuple(SPLIT_NAMES)
 
 
 class Source(Protocol):
@@ -89,8 +91,12 @@ def hold_out(records: Sequence[Record], base: Path, fraction: float, seed: int) 
     for members in units.classes.values():
         held |= _draw(members, names, fraction, seed)
     every = {label for several in labels.values() for label in several}
-    for label in every - {label for unit, several in labels.items() if unit not in held for label in several}:
-        held.remove(min((unit for unit in held if label in labels[unit]), key=lambda unit: (sizes[unit], names[unit])))
+    kept = {label for unit, several in labels.items() if unit not in held for label in several}
+    for label in sorted(every - kept):  # in an order that is the same in every process
+        if label not in kept:  # else it came back with the unit of another label
+            back = min((unit for unit in held if label in labels[unit]), key=lambda unit: (sizes[unit], names[unit]))
+            held.remove(back)
+            kept |= labels[back]
     return [one for one in records if one.unit not in held], [one for one in records if one.unit in held]
 
 

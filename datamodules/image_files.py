@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -15,9 +15,11 @@ import torch
 from torch.utils.data import Dataset
 
 from datamodules.reading import FORMATS, SUFFIXES, UnreadableImage, formats, printable, read_photo
-from datamodules.sampling import Draw, SampleLoader, Skipped, evenly, sample_loader
+from datamodules.sampling import Draw, SampleLoader, Skipped, evenly, image_batch, sample_loader
 from datamodules.transforms import Interpolation, ResizeMode, eval_transform
 from vit.foundation import UserError, nearest
+
+Name = TypeVar("Name", str, Path)
 
 _HEIC = (".heic", ".heif")
 
@@ -61,9 +63,10 @@ def list_images(arguments: Sequence[str | os.PathLike[str]], *, limit: int | Non
     refuse_heic(paths)
     base = os.path.commonpath(bases)
     relatives = [os.path.relpath(path, base) for path in paths]
+    stems = unique_stems([os.path.splitext(relative)[0] for relative in relatives], relatives)  # noqa: PTH122
     files = [
         ImageFile(Path(path), Path(relative), Path(stem))
-        for path, relative, stem in zip(paths, relatives, _unique_stems(relatives), strict=True)
+        for path, relative, stem in zip(paths, relatives, stems, strict=True)
     ]
     return [files[place] for place in evenly(len(files), limit)]
 
@@ -160,11 +163,14 @@ class ImageFiles(Dataset):
             item["photo"] = torch.from_numpy(_shrunk(photo.image, self.photo_side))
         return item
 
-    def loader(self, batch_size: int, num_workers: int = -1, *, strict: bool = False) -> SampleLoader:
-        """Batches in the order of the list; `strict` raises UserError at the first unreadable file."""
-        empty = {"image": torch.empty(0, 3, *self.image_size), "index": torch.empty(0, dtype=torch.int64)}
+    def empty_batch(self) -> dict[str, Any]:
+        """A batch of no photos."""
         lists: dict[str, Any] = {"size": [], "photo": []} if self.photo_side is not None else {"size": []}
-        return sample_loader(self, empty | lists, batch_size=batch_size, num_workers=num_workers, strict=strict)
+        return image_batch(self.image_size) | lists
+
+    def loader(self, batch_size: int, num_workers: int = -1, *, strict: bool = False) -> SampleLoader:
+        """Batches in the order of the list; `strict` raises UserError at the first photo that is skipped."""
+        return sample_loader(self, self.empty_batch(), batch_size=batch_size, num_workers=num_workers, strict=strict)
 
 
 def _shrunk(image: np.ndarray, longest: int) -> np.ndarray:
@@ -219,10 +225,10 @@ def _missing(path: str) -> str:
     return f"There is no {printable(path)}{hint}.\nGive files, folders or globs such as 'photos/*.jpg'."
 
 
-def _unique_stems(relatives: list[str]) -> list[str]:
-    """Each path without its suffix, or whole where that is not unique. The paths are unique, so this ends."""
-    stems = [os.path.splitext(relative)[0] for relative in relatives]  # noqa: PTH122
-    while True:
+def unique_stems(stems: Iterable[Name], relatives: Sequence[Name]) -> list[Name]:
+    """The stem of each path, or the path whole where that is not unique. The paths are unique, so this ends."""
+    stems = list(stems)
+    while True:  # a path with its suffix may be the stem of one more
         count = Counter(stems)
         clashing = [n for n, stem in enumerate(stems) if count[stem] > 1 and stem != relatives[n]]
         if not clashing:

@@ -15,20 +15,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.collection import Collection, Record, deal, straddling
+from datamodules.collection import SPLIT_NAMES, Collection, Record, deal, straddling
 from datamodules.image_files import find_images, has_image_suffix, is_ignored, refuse_heic
 from datamodules.manifest import collect_manifest, is_manifest
 from datamodules.named import named_collection
 from datamodules.photographs import PhotoDataset, Photographs
 from datamodules.reading import printable
 from datamodules.sampling import Draw, Skipped, evenly, labelled_batch
+from datamodules.splits import of_split
 from datamodules.transforms import Pipeline
 from vit.foundation import UserError, nearest
 
 log = logging.getLogger("vit.data")
 
-# The folder names of each split; val has had others in well-known data sets.
-SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _LAYOUT = "Expected ROOT/train/CLASS/*.jpg and ROOT/val/CLASS/*.jpg, or ROOT/CLASS/*.jpg."
 
 
@@ -112,14 +111,16 @@ class ImageFolder(Photographs):
             split: [records[place] for place in evenly(len(records), count)] for split, records in self.records.items()
         }
 
+    def paths(self, split: str) -> list[str]:
+        """The photos of a split, absolute, by index."""
+        return [record.path for record in of_split(self.records, split)]
+
     def dataset(self, split: str, *, augment: bool = False) -> LabelledImages:
         """The photos of `train`, `val` or `test`, with the transform of evaluation unless `augment`."""
-        if split not in self.records:
-            raise UserError(f"The data has no split {split!r}; it has: {', '.join(self.records)}.")
-        records = self.records[split]
+        records = of_split(self.records, split)
         weights = [record.weight for record in records] if self.weighted else ()
         transform = self.train_transform if augment else self.eval_transform
-        photos = LabelledImages([one.path for one in records], self._targets(split), transform, self.seed, weights)
+        photos = LabelledImages(self.paths(split), self._targets(split), transform, self.seed, weights)
         if any(one.source for one in records):
             photos.sources = [one.source for one in records]
         return photos
@@ -184,7 +185,7 @@ def _find_folders(root: Path, notices: list[str] | None) -> Collection:
     ignored: list[str] = []
     given = _split_folders(root)
     found = {split: _read_classes(folder, ignored) for split, folder in (given or {"train": root}).items()}
-    if not given and set(found["train"]) <= {name for names in SPLIT_FOLDERS.values() for name in names}:
+    if not given and set(found["train"]) <= {name for names in SPLIT_NAMES.values() for name in names}:
         names = ", ".join(found["train"])
         raise UserError(f"The folders {names} in {printable(root)} have no class folders in them.\n{_LAYOUT}")
     if notices is not None:
@@ -201,7 +202,7 @@ def _find_folders(root: Path, notices: list[str] | None) -> Collection:
 def _split_folders(root: Path) -> dict[str, Path]:
     """The folder of each split, or nothing when the root's own folders are the classes."""
     folders: dict[str, Path] = {}
-    for split, names in SPLIT_FOLDERS.items():
+    for split, names in SPLIT_NAMES.items():
         there = [root / name for name in names if (root / name).is_dir() and any((root / name).iterdir())]
         if there:
             folders[split] = there[0]

@@ -19,6 +19,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,18 +153,27 @@ def write_manifest(path: str | os.PathLike[str], rows: Iterable[Row], *, multila
 Lines = Iterator[tuple[int, Mapping[str, Any]]]
 
 
-def _csv(path: Path) -> tuple[list[str], Lines]:
-    """The columns of a CSV, and its lines by number."""
-    name = printable(path)
+@contextmanager
+def open_csv(path: Path, wanted: str) -> Iterator[csv.DictReader]:
+    """The lines of a CSV, to be read within; names in it may hold any bytes.
+
+    Raises:
+        UserError: the file can't be read, or is no CSV; it ends with what is `wanted`.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            rows = csv.DictReader(file, strict=True)
-            columns = list(rows.fieldnames or ())
-            lines = list(enumerate(rows, 2))
+            yield csv.DictReader(file, strict=True)
     except OSError as error:
-        raise UserError(f"Can't read {name}: {error.strerror}.\n{_WANTED}") from None
+        raise UserError(f"Can't read {printable(path)}: {error.strerror}.\n{wanted}") from None
     except csv.Error as error:
-        raise UserError(f"{name} is no CSV: {error}.\n{_WANTED}") from None
+        raise UserError(f"{printable(path)} is no CSV: {error}.\n{wanted}") from None
+
+
+def _csv(path: Path) -> tuple[list[str], Lines]:
+    """The columns of a CSV, and its lines by number."""
+    with open_csv(path, _WANTED) as rows:
+        columns = list(rows.fieldnames or ())
+        lines = list(enumerate(rows, 2))
     return columns, iter(lines)
 
 

@@ -28,7 +28,7 @@ from PIL import Image
 
 from datamodules.image_files import ImageFile, ImageFiles, find_images
 from datamodules.reading import UnreadableImage, formats, printable, read_photo
-from datamodules.sampling import Draw, SampleLoader, Skipped, sample_loader
+from datamodules.sampling import Draw, Skipped
 from vit.foundation import UserError, nearest
 
 MASK_SIDE = 224  # pixels of the squashed masks, as most published localisation scores have them
@@ -135,14 +135,12 @@ class MarkedImages(ImageFiles):
             return Skipped(printable(self.files[index].path), str(error))
         return item
 
-    def loader(self, batch_size: int, num_workers: int = -1, *, strict: bool = False) -> SampleLoader:
-        """Batches in the order of the list; `strict` raises UserError at the first photo that is skipped."""
-        whole = torch.empty(0, dtype=torch.int64)
-        empty: dict[str, Any] = {"image": torch.empty(0, 3, *self.image_size), "index": whole, "target": whole}
-        empty |= {"size": [], "photo": []} if self.photo_side is not None else {"size": []}
+    def empty_batch(self) -> dict[str, Any]:
+        """A batch of no photos."""
+        empty = super().empty_batch() | {"target": torch.empty(0, dtype=torch.int64)}
         if self.annotations is not None:
             empty["mask"] = torch.empty(0, MASK_SIDE, MASK_SIDE, dtype=torch.bool)
-        return sample_loader(self, empty, batch_size=batch_size, num_workers=num_workers, strict=strict)
+        return empty
 
 
 class _Unusable(Exception):

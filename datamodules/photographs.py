@@ -1,7 +1,7 @@
 """What data modules of photographs in folders share: their transforms, their batches, their names."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from datamodules.collection import Source
 from datamodules.photo_cache import PhotoCache
 from datamodules.reading import Photo, UnreadableImage, printable, read_photo
-from datamodules.sampling import Draw, SampleLoader, Skipped, sample_loader
+from datamodules.sampling import Draw, SampleLoader, Skipped, image_batch, sample_loader
 from datamodules.splits import SplitLoaders
 from datamodules.transforms import EraseMode, Interpolation, Pipeline, ResizeMode, eval_transform, train_transform
 
@@ -67,8 +67,15 @@ def file_state(path: str | os.PathLike[str]) -> bytes:
     return b"\0".join([os.fsencode(path), b"%d %d" % (status.st_size, status.st_mtime_ns)])
 
 
+def relative_paths(paths: Iterable[str], base: Path) -> list[str]:
+    """Absolute paths as `os.path.relpath` has them from `base`; it is slow, so only asked of what lies elsewhere."""
+    start = os.path.join(os.path.normpath(base), "")  # noqa: PTH118
+    normal = map(os.path.normpath, paths)
+    return [path[len(start) :] if path.startswith(start) else os.path.relpath(path, base) for path in normal]
+
+
 class Photographs(SplitLoaders):
-    """Photographs below a root, in splits; what is a photo of which split, and what is known of it, `dataset` says.
+    """Photographs below a root, in splits; which these are `paths` says, and what is known of them `dataset`.
 
     `base` is the folder that names of photographs are below.
 
@@ -131,11 +138,19 @@ class Photographs(SplitLoaders):
 
     def empty_batch(self) -> dict[str, torch.Tensor]:
         """A batch of no images."""
-        return {"image": torch.empty(0, 3, *self.image_size), "index": torch.empty(0, dtype=torch.int64)}
+        return image_batch(self.image_size)
+
+    def paths(self, split: str) -> list[str]:
+        """The photos of a split, absolute, by index."""
+        raise NotImplementedError
+
+    def length(self, split: str) -> int:
+        """How many photos a split has."""
+        return len(self.paths(split))
 
     def names(self, split: str) -> list[str]:
         """The photos of a split below the root, by index."""
-        return [printable(os.path.relpath(path, self.base)) for path in self.dataset(split).paths]
+        return [printable(path) for path in relative_paths(self.paths(split), self.base)]
 
     def sampled_classes(self) -> list[int] | None:
         """The class of each training image, for balanced sampling, or None."""

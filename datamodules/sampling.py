@@ -193,13 +193,15 @@ def collate(items: list[dict[str, Any] | Skipped], empty: dict[str, Any]) -> dic
     return batch
 
 
+def image_batch(image_size: tuple[int, int]) -> dict[str, torch.Tensor]:
+    """A batch of no images."""
+    return {"image": torch.empty(0, 3, *image_size), "index": torch.empty(0, dtype=torch.int64)}
+
+
 def labelled_batch(image_size: tuple[int, int], classes: int | None = None) -> dict[str, torch.Tensor]:
     """A batch of no labelled images, each with one label, or with any number out of `classes`."""
-    return {
-        "image": torch.empty(0, 3, *image_size),
-        "target": torch.empty(0, dtype=torch.int64) if classes is None else torch.empty(0, classes),
-        "index": torch.empty(0, dtype=torch.int64),
-    }
+    target = torch.empty(0, dtype=torch.int64) if classes is None else torch.empty(0, classes)
+    return image_batch(image_size) | {"target": target}
 
 
 class SampleLoader(DataLoader):

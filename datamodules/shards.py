@@ -19,13 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.collection import Collection, Record
+from datamodules.collection import SPLIT_NAMES, Collection, Record
 from datamodules.image_files import has_image_suffix
 from datamodules.reading import Photo, UnreadableImage, printable, read_photo_bytes
 from vit.foundation import UserError
 
 _LAYOUT = "Expected FOLDER/train/*.tar and FOLDER/val/*.tar, FOLDER/train-*.tar and FOLDER/val-*.tar, or FOLDER/*.tar."
-_SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _MAX_PHOTO = 1 << 28  # bytes of a member
 _MAX_LABEL = 1 << 16
 
@@ -95,7 +94,7 @@ def collect_shards(name: str) -> Collection:
 def _shards(folder: Path) -> dict[str, list[Path]]:
     found = {
         split: sorted(path for name in names for way in (f"{name}/*.tar", f"{name}-*.tar") for path in folder.glob(way))
-        for split, names in _SPLITS.items()
+        for split, names in SPLIT_NAMES.items()
     }
     if not found["train"]:
         held = {path for paths in found.values() for path in paths}

@@ -1,8 +1,14 @@
 """The loaders of a data set in splits, as Lightning asks for them."""
 
+from collections.abc import Mapping
+from typing import TypeVar
+
 import lightning.pytorch as pl
 
 from datamodules.sampling import SampleLoader
+from vit.foundation import UserError
+
+Part = TypeVar("Part")
 
 
 class SplitLoaders(pl.LightningDataModule):
@@ -24,3 +30,14 @@ class SplitLoaders(pl.LightningDataModule):
 
     def _loader(self, split: str, *, augment: bool = False) -> SampleLoader:
         raise NotImplementedError
+
+
+def of_split(parts: Mapping[str, Part], split: str) -> Part:
+    """What there is of a split.
+
+    Raises:
+        UserError: the data has no such split.
+    """
+    if split not in parts:
+        raise UserError(f"The data has no split {split!r}; it has: {', '.join(parts)}.")
+    return parts[split]

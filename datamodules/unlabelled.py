@@ -9,9 +9,9 @@ Folders, be they classes or not, count for nothing.
 from pathlib import Path
 from typing import Any
 
-from datamodules.collection import split_class
+from datamodules.collection import SPLIT_NAMES, split_class
 from datamodules.image_files import find_images, refuse_heic
-from datamodules.image_folder import SPLIT_FOLDERS, no_folder
+from datamodules.image_folder import no_folder
 from datamodules.photographs import PhotoDataset, Photographs
 from datamodules.reading import printable
 from datamodules.sampling import evenly
@@ -41,6 +41,10 @@ class UnlabelledFolder(Photographs):
         for split, paths in self.files.items():
             self.files[split] = [paths[place] for place in evenly(len(paths), count)]
 
+    def paths(self, split: str) -> list[str]:
+        """The photos of a split, absolute, by index."""
+        return self.files[split]
+
     def dataset(self, split: str, *, augment: bool = False) -> PhotoDataset:
         """The photos of `train` or `val`, with the transform of evaluation unless `augment`."""
         return PhotoDataset(self.files[split], self.train_transform if augment else self.eval_transform, self.seed)
@@ -50,8 +54,8 @@ def find_unlabelled(root: Path, *, val_fraction: float, seed: int) -> dict[str, 
     """The photos of train and val below `root`, an absolute path."""
     if not root.is_dir():
         raise UserError(no_folder(root, _LAYOUT))
-    found = {split: _images(root, names) for split, names in SPLIT_FOLDERS.items()}
-    kept_apart = [root / name for name in SPLIT_FOLDERS["val"] + SPLIT_FOLDERS["test"] if (root / name).is_dir()]
+    found = {split: _images(root, names) for split, names in SPLIT_NAMES.items()}
+    kept_apart = [root / name for name in SPLIT_NAMES["val"] + SPLIT_NAMES["test"] if (root / name).is_dir()]
     train = found["train"] or find_images(root, kept_apart)
     refuse_heic([*train, *found["val"]])
     if len(train) + len(found["val"]) < 2 or not train:

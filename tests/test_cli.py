@@ -21,6 +21,7 @@ from vit.checkpoints.load import load
 from vit.models.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, Preprocessing
 from vit.models.encoder import image_encoder
 from vit.saliency.explain import explain_batch
+from vit.training import finders
 
 BRIGHT, DARK = 230, 25
 TINY = "--model.variant pico --model.patch_size 8 --model.image_size 16 --data.batch_size 4 --data.num_workers 0"
@@ -288,6 +289,19 @@ def test_a_run_of_whose_photos_none_can_be_read_leaves_no_model(vit: Vit, tmp_pa
     assert not {name for name in files(tmp_path / "run") if name.startswith(("model", "checkpoints"))}
 
 
+def test_the_rate_that_tune_prints_is_what_the_run_is_given(
+    vit: Vit, classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of steps of 4 images, with a rate that is scaled from 16, the run takes a quarter."""
+    monkeypatch.setattr(finders, "find_rate", lambda *_, **__: finders.RateRange([1e-4, 2e-3, 1e-2], [3.0, 2.0, 0.0]))
+    monkeypatch.setattr("vit.training.pictures.draw_rates", lambda *_: None)
+    line = f"tune {TINY} --data.root {classes} --find lr"
+    plain = vit(f"{line} --out {tmp_path}/plain").out
+    scaled = vit(f"{line} --optim.scale_lr linear --optim.lr_base_size 16 --out {tmp_path}/scaled").out
+    rates = [float(out.split("--optim.lr ")[1]) for out in (plain, scaled)]
+    assert rates[1] == pytest.approx(4 * rates[0])
+
+
 # Evaluate
 
 
@@ -331,6 +345,12 @@ def test_evaluate(vit: Vit, model: Path, split: Path, tmp_path: Path) -> None:
     assert is_png(out / "reliability.png")
     assert "0.8333" in ran.out
     assert "6  (2 skipped)" in ran.out
+
+    for name in ("dark/empty.png", "bright/page.png"):
+        (split / "test" / name).unlink()
+    line = f"evaluate {model} --data.root {split} --split test --data.num_workers 0 --out {out} --overwrite"
+    assert vit(line).code == 0
+    assert not (out / "skipped.csv").exists()  # what is there is of this evaluation
 
 
 def test_evaluate_strictly_stops_and_writes_nothing(vit: Vit, model: Path, split: Path, tmp_path: Path) -> None:
@@ -380,6 +400,18 @@ def test_predict_writes_as_many_labels_as_asked_for(vit: Vit, model: Path, tmp_p
     path = photo(tmp_path / "x.png")
     assert vit(f"predict {model} {path} --topk 1 --num_workers 0 --out {tmp_path}/one.csv").code == 0
     assert list(rows(tmp_path / "one.csv")[0]) == ["image", "label", "probability"]
+
+
+def test_predict_writes_beside_links_to_data_elsewhere(vit: Vit, model: Path, tmp_path: Path) -> None:
+    """The folder is the user's, and nothing else is written there."""
+    photo(tmp_path / "disk" / "x.png")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "data").symlink_to(tmp_path / "disk")
+    (tmp_path / "here" / "skipped.csv").write_text("of others")
+    ran = vit(f"predict {model} {tmp_path}/here/data --num_workers 0 --out {tmp_path}/here/labels.csv")
+    assert ran.code == 0, ran.err
+    assert len(rows(tmp_path / "here" / "labels.csv")) == 1
+    assert (tmp_path / "here" / "skipped.csv").read_text() == "of others"
 
 
 def test_predict_skips_and_lists_what_it_can_not_read(vit: Vit, model: Path, tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ PREDICT = ["predict", "MODEL", "IMAGE", "--out", "RUN/x.csv"]
         (CAPTION, "give a CSV with the columns image,caption"),
         ([*CAPTION, "--data.root", "ROOT", "--optim.trained", "head"], "but there are no classes in this task"),
         ([*CAPTION, "--data.root", "ROOT", "--optim.mixup", "0.5"], "but there are no classes in this task"),
-        ([*CAPTION, "--data.root", "ROOT", "--data.balanced", "true"], "captions have no classes"),
+        ([*CAPTION, "--data.root", "ROOT", "--data.balanced", "true"], "--data.balanced is for classification"),
         ([*CAPTION, "--data.root", "ROOT", "--decoder.num_heads", "7"], "num_heads"),
         ([*CAPTION, "--data.root", "ROOT", "--model.pretrained", "MODEL", "--model.image_size", "32"], "keeps its own"),
         (["train", "--data.root", "ROOT", "--decoder.depth", "2", "--run", "RUN"], "are for --task caption"),

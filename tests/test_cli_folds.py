@@ -10,6 +10,7 @@ from PIL import Image
 import cli
 from vit.training import checkpoints
 from vit.training import fit as fit_module
+from vit.training.classification import ClassificationTask
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,30 @@ def test_folds(
     assert cli.main([*words, "--resume"]) == 0
     assert capsys.readouterr().out == table
     assert [(tmp_path / "run" / f"fold_{n}" / "metrics.csv").stat().st_mtime_ns for n in (1, 2)] == times
+
+
+@pytest.mark.parametrize("folds", [(), ("--folds", "2")])
+def test_a_run_that_was_overwritten_is_not_gone_on_with(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    folds: tuple[str, ...],
+) -> None:  # fmt: skip
+    """The one that took its place was killed before its first checkpoint."""
+    monkeypatch.setattr(fit_module, "draw_curves", lambda *paths: None)
+    words = ["train", "--config", "debug", "--data.root", str(photos), "--data.batch_size", "4", "--device", "cpu",
+             "--trainer.max_epochs", "1", *folds, "--run", str(tmp_path / "run")]  # fmt: skip
+    assert cli.main(words) == 0
+    words += ["--optim.lr", "1e-2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassificationTask, "training_step", None)
+        assert cli.main([*words, "--overwrite"]) == 1
+    assert not list((tmp_path / "run").rglob("*.ckpt*"))
+    capsys.readouterr()
+    assert cli.main([*words, "--resume"]) == (0 if folds else 1)
+    if folds:  # there is a run to go on with, of which no fold is done
+        rates = [(tmp_path / "run" / f"fold_{n}" / "metrics.csv").read_text().splitlines() for n in (1, 2)]
+        assert all(len(lines) > 1 for lines in rates)
+    else:
+        assert "no checkpoint" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

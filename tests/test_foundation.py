@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vit.foundation import UserError, atomic_write, check_range, claim_folder, nearest, none_read
+from vit.foundation import UserError, atomic_write, check_range, claim_folder, nearest, none_read, remove_torn
 
 
 def names(folder: Path) -> list[str]:
@@ -181,3 +181,15 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
         for way in ("keep", "return")
     }
     assert faults["keep"] < 1000 < 10_000 < faults["return"]
+
+
+def test_temporary_files_are_removed_and_no_others(tmp_path: Path) -> None:
+    for name in ("x.npy", "last.ckpt.sha256", "bare"):
+        with atomic_write(tmp_path / name) as temporary:
+            pass
+        temporary.touch()  # as a killed process leaves it
+    kept = {"x.npy", "last.ckpt.sha256", "bare", ".mine.npy", ".hidden"}
+    for name in kept:
+        (tmp_path / name).touch()
+    remove_torn([tmp_path, tmp_path / "none"])
+    assert {path.name for path in tmp_path.iterdir()} == kept

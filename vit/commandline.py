@@ -187,7 +187,7 @@ def _message(error: Exception, name: str) -> str:
 def _raised_by_us(error: Exception) -> bool:
     """Whether the line that raised is the project's own: its ValueErrors are worded for users."""
     *_, last = traceback.walk_tb(error.__traceback__)
-    return last[0].f_globals["__name__"].split(".")[0] in {"vit", "datamodules", "cli", "__main__"}
+    return last[0].f_globals["__name__"].split(".")[0] in {"vit", "datamodules", "wiring", "cli", "__main__"}
 
 
 def verb_options(verb: Verb) -> list[Option]:

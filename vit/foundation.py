@@ -3,13 +3,14 @@
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from math import inf
 from pathlib import Path
 
 RECIPE = "# recipe: "  # how the lines of a run's config.yaml begin that name its recipes
+TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}(\.\w+)?", re.DOTALL)  # the names that `atomic_write` gives meanwhile
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
@@ -75,6 +76,17 @@ def atomic_write(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator
         temporary.unlink(missing_ok=True)
 
 
+def remove_torn(folders: Iterable[Path]) -> None:
+    """Removes the temporary files of `atomic_write` that a killed process left in these folders."""
+    for folder in folders:
+        if not folder.is_dir():
+            continue
+        with os.scandir(folder) as entries:
+            torn = [entry.path for entry in entries if TEMPORARY.fullmatch(entry.name)]
+        for path in torn:
+            Path(path).unlink(missing_ok=True)
+
+
 def claim_folder(folder: str | os.PathLike[str], *, overwrite: bool = False, resume: bool = False) -> Path:
     """Makes `folder`, or raises UserError when it already holds something and neither flag is set.
 
@@ -87,12 +99,17 @@ def claim_folder(folder: str | os.PathLike[str], *, overwrite: bool = False, res
         raise UserError(
             f"The output folder {folder} already holds files.\nGive another folder, or --overwrite to write over them."
         )
+    make_folder(folder)
+    _refuse_ways_out(folder)
+    return folder
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it, or raises UserError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"Can't make the output folder {folder}: {error.strerror}.") from None
-    _refuse_ways_out(folder)
-    return folder
 
 
 def _refuse_ways_out(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def choose_precision(precision: str, device: torch.device) -> str:
     return "bf16" if device.type == "cpu" and _bf16_is_quick() else "fp32"
 
 
+@cache
 def _bf16_is_quick() -> bool:
     """Whether this processor trains faster in bf16 than in fp32.
 

@@ -18,17 +18,18 @@ def say(*lines: str) -> None:
 
 
 def tell_skipped(skipped: dict[str, str], folder: Path) -> None:
-    """Counts the images that could not be read, and lists them in skipped.csv."""
-    if not skipped or not is_first_process():
+    """Counts the images that could not be read, and lists them in skipped.csv; an earlier list goes."""
+    path = folder / "skipped.csv"
+    if not is_first_process():
         return
-    with (
-        atomic_write(folder / "skipped.csv") as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
+    if not skipped:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["path", "reason"])
         rows.writerows(sorted(skipped.items()))
-    say(f"{len(skipped)} images could not be read; they are listed in {folder / 'skipped.csv'}")
+    say(f"{len(skipped)} images could not be read; they are listed in {path}")
 
 
 def progress(items: Iterable[T], what: str, total: int, advance: Callable[[T], int]) -> Iterator[T]:

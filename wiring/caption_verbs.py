@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit.foundation import UserError, check_range, claim_folder, none_read
+from vit.foundation import UserError, check_range, claim_folder, make_folder, none_read
 from vit.options import DataOptions, DecodingOptions, Device, Precision
 from vit.terminal import progress, say, tell_skipped
 from wiring.captioning import caption_data
@@ -90,9 +90,10 @@ def predict_captions(
     batches = progress(loader, "captioning", len(files), lambda batch: len(batch["index"]))
     found = caption_batches(network, batches, options, device=place, precision=precision, seed=seed)
     names = [printable(file.relative) for file in files]
-    claim_folder(path.parent, overwrite=True)
+    make_folder(path.parent)
     skipped = write_captions(found, names, vocabulary.decode, path)
-    tell_skipped(skipped, path.parent)
+    if skipped:  # otherwise a list that is there is of other images
+        tell_skipped(skipped, path.parent)
     if len(skipped) == len(files):
         raise none_read(f"{len(files)} images", skipped)
     say(f"{len(files) - len(skipped)} images: {path}")

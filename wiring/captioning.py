@@ -39,10 +39,10 @@ def train_captioner(
     """One run of captioning, into its folder; tells how it went."""
     from vit.training.captioning import CaptioningTask
 
-    refuse_classification(optim, takes="label_smoothing")
+    refuse_classification(data, optim, takes="label_smoothing")
     check_run(options)
     network, module, report = build_captioner(data, model, decoder, options.seed, options.limit)
-    if not module.names("val"):
+    if not module.length("val"):
         raise UserError(f"{data.root} has one image, and none is left for validation.\nGive two or more.")
     open_run(options)
     say(*report)
@@ -127,8 +127,9 @@ def caption_data(
     }
     root = keywords.pop("root")
     scenes = {name: keywords.pop(name) for name in ("train_scenes", "val_scenes", "confound") if name in keywords}
-    if scenes.pop("confound", 0) or keywords.pop("balanced", False):
-        raise UserError("--data.confound and --data.balanced are for classification: captions have no classes.")
+    keywords.pop("balanced", None)
+    if scenes.pop("confound", 0):
+        raise UserError("--data.confound is for classification: captions have no classes.")
     module: Any
     if root.startswith("birdscenes:"):
         for unused in ("val_fraction", "strict", "crop_scale", "hflip", "cache", "cache_gb"):

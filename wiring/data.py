@@ -68,6 +68,8 @@ def whole_data_module(
         for unused in ("val_fraction", "strict", "balanced", "cache", "cache_gb"):
             keywords.pop(unused, None)
         return BirdScenes(root.removeprefix("birdscenes:"), **scenes, labels=labels, **keywords)
+    if scenes.get("confound"):
+        raise UserError("--data.confound is for generated scenes: --data.root birdscenes:demo.\nLeave it out.")
     if labelled:
         return ImageFolder(root, labels=labels, **keywords)
     keywords.pop("balanced", None)
@@ -88,7 +90,7 @@ def describe_data(options: DataOptions, module: Any, start: str | None) -> Train
     from vit.checkpoints.card import Training
 
     name = options.root if options.root.startswith("birdscenes:") else Path(options.root).absolute().name
-    images = {split: len(module.names(split)) for split in ("train", "val")}
+    images = {split: module.length(split) for split in ("train", "val")}
     classes = module.counts()["train"] if hasattr(module, "counts") else {}
     start = start or ""
     return Training(name, images, classes, start=start if start.startswith(("timm:", "hf:")) else Path(start).name)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vit.foundation import UserError, claim_folder, is_first_process, none_read
+from vit.foundation import UserError, claim_folder, is_first_process, none_read, remove_torn
 from vit.options import Method, RolloutOptions
 from vit.terminal import progress, say, tell_skipped
 from wiring.data import image_files
@@ -92,15 +91,11 @@ def export_names(files: list[ImageFile], model: Classifier) -> list[Photograph]:
 def output_stems(files: list[ImageFile]) -> list[Path]:
     """The stems of photographs' maps. A photograph keeps its suffix where its stem would be taken for the files of
     another, or of the export itself: contact_sheet.png, NAME.full.npy, NAME.map.png, NAME.top1.npy."""
+    from datamodules.image_files import unique_stems
+
     own = re.compile(r"contact_sheet|.*\.(full|map|top[0-9]+)", re.DOTALL)
     stems = [file.relative if own.fullmatch(str(file.output_stem)) else file.output_stem for file in files]
-    while True:  # a stem with its suffix may be that of one more photograph
-        count = Counter(stems)
-        clashing = [n for n, stem in enumerate(stems) if count[stem] > 1 and stem != files[n].relative]
-        if not clashing:
-            return stems
-        for n in clashing:
-            stems[n] = files[n].relative
+    return unique_stems(stems, [file.relative for file in files])
 
 
 def refuse_images_within(out: Path, files: list[ImageFile]) -> None:
@@ -135,7 +130,7 @@ def export_photographs(
     """Writes the maps of photographs, of those that have none yet when it resumes, and tells what came of it."""
     from vit import processes
     from vit.saliency.export import PHOTO_SIDE, export_maps, remaining
-    from vit.saliency.export_log import ExportLog, fingerprint, remove_torn
+    from vit.saliency.export_log import ExportLog, fingerprint
     from vit.saliency.gallery import read_scores
 
     measured = ("score", {}) if scores is None else read_scores(Path(scores), options.method)
@@ -147,8 +142,6 @@ def export_photographs(
     prepared = prepared_for(network, crop=crop)
     skipped: dict[str, str] = {}
     with ExportLog(folder, fingerprint(network), options.facts(prepared), resume=resume) as log:
-        if is_first_process():
-            (folder / "skipped.csv").unlink(missing_ok=True)
         if resume and is_first_process():
             remove_torn({(folder / path).parent for each in photographs for path in options.files(each.stem)})
         places = processes.first(remaining(photographs, folder, options, log))

@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 from vit.foundation import UserError, atomic_write, is_first_process
 from vit.options import ModelOptions, OptimOptions, TrainerOptions, TrainingDataOptions
 from vit.terminal import print_tables, say
-from wiring.runs import RunOptions, open_run
+from wiring.runs import FOLDS, RunOptions, open_run
 from wiring.training import train_classifier
 
 if TYPE_CHECKING:
     from vit.training.task import Judge
-
-SUMMARY = "folds.json"
 
 
 def cross_validate(
@@ -48,10 +46,10 @@ def cross_validate(
         done.append({"fold": number, "best": result.best, "best_epoch": result.best_epoch, "last": result.last,
                      "epochs": result.epochs})  # fmt: skip
         if is_first_process():
-            _write(folder / SUMMARY, done, judge)
+            _write(folder / FOLDS, done, judge)
     assert judge is not None
     print_tables([fold_table(done, judge)])
-    say(f"written to {folder}: {SUMMARY}, fold_1 to fold_{folds}")
+    say(f"written to {folder}: {FOLDS}, fold_1 to fold_{folds}")
 
 
 def check_folds(folds: int, data: TrainingDataOptions, trainer: TrainerOptions) -> None:
@@ -70,9 +68,9 @@ def _finished(folder: Path) -> tuple[list[dict[str, Any]], Judge | None]:
     """The folds that a run has done before, and what they are judged by."""
     from vit.training.task import Judge
 
-    if not (folder / SUMMARY).is_file():
+    if not (folder / FOLDS).is_file():
         return [], None
-    found = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    found = json.loads((folder / FOLDS).read_text(encoding="utf-8"))
     return found["folds"], Judge(**found["judge"])
 
 

@@ -30,7 +30,7 @@ def pretrain_encoder(
     """One run of masked pretraining, into its folder; tells how it went."""
     from vit.training.pretraining import PretrainingTask
 
-    refuse_classification(optim)
+    refuse_classification(data, optim)
     check_run(options)
     network, report = build_model(model, options.seed)
     guesser = masked_model(pretrain, network.encoder)

@@ -79,10 +79,8 @@ def _computed(
     place = choose_device(device)
     model = model.to(place).eval()
     skipped: dict[str, str] = {}
-    names, found = module.names(split), []
-    for batch in progress(
-        module.dataloader(split), f"features of {split}", len(names), lambda each: len(each["index"])
-    ):
+    count, found = module.length(split), []
+    for batch in progress(module.dataloader(split), f"features of {split}", count, lambda each: len(each["index"])):
         skipped |= dict(batch["skipped"])
         with torch.inference_mode(), arithmetic(precision, place):
             features = model.features(batch["image"].to(place, non_blocking=True)).float().cpu()
@@ -90,7 +88,7 @@ def _computed(
     read = [batch for each in processes.gathered(found) for batch in each if len(batch["index"])]
     skipped = processes.merged(skipped)
     if not read:
-        raise none_read(f"{len(names)} images of {split}", skipped)
+        raise none_read(f"{count} images of {split}", skipped)
     return gather_columns(read), skipped
 
 

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit.foundation import UserError, atomic_write, claim_folder, is_first_process
-from vit.options import Device, OptimOptions, TrainerOptions, seconds
+from vit.options import Device, OptimOptions, TrainerOptions, TrainingDataOptions, seconds
 from vit.terminal import print_tables, say, tell_skipped
 
 if TYPE_CHECKING:
     from vit.checkpoints.card import Training
     from vit.training.fit import FitResult
     from vit.training.task import Judge, TrainingTask
+
+
+FOLDS = "folds.json"  # in the folder of a cross-validation: what its folds came to
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,19 @@ def open_run(options: RunOptions) -> Path:
     """Makes the run folder, with the options in it as config.yaml."""
     folder = claim_folder(options.run, overwrite=options.overwrite, resume=options.resume)
     if is_first_process():
+        if not options.resume:
+            _forget(folder)  # before the options: a kill must not leave these beside another run's checkpoints
         with atomic_write(folder / "config.yaml") as temporary:
             temporary.write_text(options.config, encoding="utf-8")
     return folder
+
+
+def _forget(folder: Path) -> None:
+    """Removes what an earlier run in the folder would be resumed from."""
+    for home in (folder, *folder.glob("fold_*")):
+        for path in (home / "checkpoints").glob("*.ckpt*"):
+            path.unlink()
+    (folder / FOLDS).unlink(missing_ok=True)
 
 
 def run_task(
@@ -78,10 +91,12 @@ def run_task(
     return result
 
 
-def refuse_classification(optim: OptimOptions, *, takes: str = "") -> None:
+def refuse_classification(data: TrainingDataOptions, optim: OptimOptions, *, takes: str = "") -> None:
     """Raises UserError for options that only classification has a use for, and, it may be, the one that is taken."""
     usual = OptimOptions()
-    for name in (*usual.classification(), "head_init"):
+    if data.balanced:
+        raise UserError("--data.balanced is for classification: there are no classes in this task.\nLeave it out.")
+    for name in (*usual.classification(), "class_weights", "head_init"):
         value = getattr(optim, name)
         if value != getattr(usual, name) and name != takes:
             raise UserError(f"--optim.{name} is {value!r}, but there are no classes in this task.\nLeave it out.")

@@ -105,7 +105,7 @@ def refuse_unfit_probe(optim: OptimOptions, trainer: TrainerOptions) -> None:
 
 def fit_head(network: Classifier, module: Any, root: str) -> list[str]:
     """Gives the model a head for the data's labels, where it has another; returns what to tell of it."""
-    if not module.names("val"):
+    if not module.length("val"):
         raise UserError(f"{root} has one image a class, and none is left for validation.\nGive two or more.")
     multilabel = getattr(module, "multilabel", False)  # of generated scenes it is no matter
     if (network.labels, network.multilabel) == (module.labels, multilabel):

@@ -34,6 +34,7 @@ def find_settings(
 
     from vit.inference import choose_device
     from vit.training.finders import best_batch_size, find_batch_size, find_rate
+    from vit.training.optim import scaled_lr
     from vit.training.pictures import draw_rates
 
     if optim.trained == "head":
@@ -45,18 +46,24 @@ def find_settings(
     folder = claim_folder(out, overwrite=overwrite)
     task = classification_task(network, module, optim, trainer, seed=seed)
     if find != "lr":
-        largest = min(LARGEST_BATCH, len(module.names("train")))
+        largest = min(LARGEST_BATCH, module.length("train"))
         speeds = find_batch_size(network, largest=largest, device=place, precision=trainer.precision)
         rows = [
             [str(each.batch_size), f"{each.images_per_second:.1f}", f"{each.memory / 2**30:.2f}"] for each in speeds
         ]
         print_tables([("Training steps, reading not counted:", ["batch size", "images/s", "GiB"], rows)])
-        print_lines([f"--data.batch_size {best_batch_size(speeds).batch_size}"])
+        module.batch_size = best_batch_size(speeds).batch_size  # the rate is one for steps of this size
+        print_lines([f"--data.batch_size {module.batch_size}"])
     if find != "batch_size":
         if optim.head_init == "probe" and new_head:  # rates are tried from where the run would begin
             start_from_probe(task, module, device=device, precision=trainer.precision)
         torch.manual_seed(seed)
-        found = find_rate(task, module.train_dataloader(), steps=steps, device=place, precision=trainer.precision)
+        found = find_rate(
+            task, module.train_dataloader(), steps=steps, device=place, precision=trainer.precision,
+            clip_grad=optim.clip_grad,
+        )  # fmt: skip
         draw_rates(found.rates, found.losses, found.steepest, folder / "lr.png")
-        print_lines([f"--optim.lr {found.steepest:.1e}"])
+        images = module.batch_size * trainer.accumulate * trainer.devices * trainer.num_nodes
+        factor = scaled_lr(1.0, rule=optim.scale_lr, images=images, base_size=optim.lr_base_size)
+        print_lines([f"--optim.lr {found.steepest / factor:.1e}"])
         say(f"the loss against the rate: {folder / 'lr.png'}; take less where it is about to rise")

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vit.foundation import remove_torn
 from vit.models.classifier import Classifier, Preprocessing
 from vit.models.encoder import image_encoder
 from vit.saliency import export
@@ -29,7 +30,7 @@ from vit.saliency.export import (
     remaining,
     uncropped,
 )
-from vit.saliency.export_log import LOG, ExportLog, fingerprint, remove_torn
+from vit.saliency.export_log import LOG, ExportLog, fingerprint
 from vit.saliency.render import overlay, upsample
 from vit.saliency.targets import Target
 

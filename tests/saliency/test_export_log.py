@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from vit.foundation import UserError, atomic_write
-from vit.saliency.export_log import LOG, ExportLog, fingerprint, remove_torn
+from vit.foundation import UserError
+from vit.saliency.export_log import LOG, ExportLog, fingerprint
 
 OPTIONS = {"--method": "rollout", "--full": False}
 NAMES = [Path("a"), Path("b/c"), Path(os.fsdecode(b"latin-\xe9"))]
@@ -85,15 +85,3 @@ def test_a_fingerprint_changes_with_each_weight_and_label() -> None:
 
     assert of() == of()
     assert len({of(), of(1e-6), of(labels=("b",)), of(dtype=torch.bfloat16)}) == 4
-
-
-def test_temporary_files_are_removed_and_no_others(tmp_path: Path) -> None:
-    with atomic_write(tmp_path / "x.npy") as temporary:
-        (tmp_path / "copy").write_bytes(temporary.read_bytes())
-        torn = temporary.with_name(temporary.name)
-    torn.touch()  # as a killed process leaves it
-    kept = {"x.npy", "copy", ".mine.npy", ".hidden"}
-    for name in kept:
-        (tmp_path / name).touch()
-    remove_torn([tmp_path, tmp_path / "none"])
-    assert {path.name for path in tmp_path.iterdir()} == kept

@@ -115,7 +115,7 @@ def test_the_first_process_writes_and_the_other_says_nothing(folders: tuple[Path
     assert (folders[1].parent / "log2.1").read_text() == ""
 
 
-def same_run(found: Path, expected: Path) -> None:
+def assert_same_run(found: Path, expected: Path) -> None:
     assert (found / "metrics.csv").read_bytes() == (expected / "metrics.csv").read_bytes()
     for name, value in weights(expected).items():
         assert torch.equal(weights(found)[name], value), name
@@ -139,9 +139,7 @@ def test_a_run_of_two_that_was_stopped_goes_on_to_the_bit(
     assert saved["global_step"] == (9 if what == "SIGTERM" else 8)
     codes = launch(run, tmp_path / "run", 2, {"resume": True}, log=tmp_path / "resumed")
     assert codes == [0, 0], (tmp_path / "resumed.0").read_text()
-    assert (tmp_path / "run" / "metrics.csv").read_bytes() == (folders[1] / "metrics.csv").read_bytes()
-    for name, value in weights(folders[1]).items():
-        assert torch.equal(weights(tmp_path / "run")[name], value), name
+    assert_same_run(tmp_path / "run", folders[1])
 
 
 def test_a_process_without_images_has_a_loss_without_a_gradient() -> None:

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.axes import Axes
 from PIL import Image
 
 from vit.foundation import UserError
 from vit.models.classifier import Classifier
 from vit.models.encoder import image_encoder
-from vit.training.evaluation import Evaluation, evaluate, write_evaluation
+from vit.training.evaluation import Evaluation, calibration, evaluate, write_evaluation
+from vit.training.multilabel_evaluation import MultiLabelEvaluation
 
 LABELS = ("crow", "heron", "robin")
 CPU = torch.device("cpu")
@@ -73,6 +75,52 @@ def test_calibration_bins_are_fifteenths() -> None:
     # 0.70 and 0.75 lie on either side of 11/15, so they don't make up for each other.
     probabilities = torch.tensor([[0.70, 0.20, 0.10], [0.15, 0.75, 0.10]])
     assert evaluation(probabilities).metrics()["ece"] == pytest.approx((0.3 + 0.75) / 2, abs=1e-6)
+
+
+def test_calibration_of_four_bins() -> None:
+    # (0.5, 0.75]: 0.6 and 0.75, one right: |0.5 - 0.675|; (0.75, 1]: 0.8 and 1.0, both right: |1 - 0.9|; a half of the
+    # images each.
+    confidence, correct = torch.tensor([0.6, 0.8, 0.75, 1.0]), torch.tensor([False, True, True, True])
+    found = calibration(confidence, correct, bins=4)
+    assert found.counts.tolist() == [0, 0, 2, 2]
+    assert found.accuracy[2:].tolist() == [0.5, 1.0]
+    assert found.confidence[2:].tolist() == pytest.approx([0.675, 0.9])
+    assert found.error == pytest.approx(0.5 * 0.175 + 0.5 * 0.1)
+
+
+def test_certainty_shares_the_bin_below_it_and_zero_the_one_above() -> None:
+    # (14/15, 1]: 1.0 and 0.95, one right: |0.5 - 0.975|; 0 has the first bin, together with 0.05.
+    confidence, correct = torch.tensor([1.0, 0.95, 0.0, 0.05]), torch.tensor([False, True, False, False])
+    assert calibration(confidence, correct).error == pytest.approx(0.5 * 0.475 + 0.5 * 0.025)
+    assert calibration(torch.tensor([0.0, 1.0]), torch.tensor([False, True])).error == 0
+
+
+@pytest.mark.parametrize("confidence", [[0.5, 1.2], [0.5, float("nan")], [0.5], []])
+def test_calibration_needs_probabilities(confidence: list[float]) -> None:
+    with pytest.raises(ValueError, match="confidence"):
+        calibration(torch.tensor(confidence), torch.tensor([True, False])[: 2 * len(confidence)])
+
+
+# One certain and wrong, one nearly certain and right: whether they share a bin is seen.
+SURE = torch.tensor([[0.0, 1.0, 0.0], [0.95, 0.0, 0.05], [0.6, 0.2, 0.2], [0.1, 0.5, 0.4], [0.8, 0.1, 0.1]])
+SEVERAL = torch.tensor([[1.0, 0, 0], [1, 0, 1], [1, 1, 0], [0, 1, 1], [0, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        Evaluation(SURE, TARGETS, list("vwxyz"), LABELS),
+        MultiLabelEvaluation(SURE, SEVERAL, list("vwxyz"), LABELS),
+    ],
+    ids=["single", "several"],
+)
+def test_the_picture_tells_the_same_calibration_error(
+    found: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles = []
+    monkeypatch.setattr(Axes, "set", lambda self, **keywords: titles.append(keywords.get("title")))
+    metrics, _ = write_evaluation(found, tmp_path)
+    assert any(title and f"ECE {metrics['ece']:.3f}" in title for title in titles), titles
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])

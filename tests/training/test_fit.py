@@ -16,6 +16,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -26,10 +27,11 @@ from vit.foundation import UserError
 from vit.models.classifier import Classifier
 from vit.models.encoder import image_encoder
 from vit.saliency.record import record
-from vit.training import checkpoints
+from vit.training import checkpoints, stopping
 from vit.training import fit as fit_module
 from vit.training.classification import ClassificationTask
 from vit.training.fit import FitResult, fit
+from vit.training.stopping import StopRequest
 
 ROOT = Path(__file__).parent.parent.parent
 EPOCHS = 4
@@ -441,12 +443,13 @@ def test_a_damaged_last_checkpoint_is_passed_over(
         with pytest.raises(Stopped):
             run(photos, tmp_path)
     (tmp_path / "checkpoints" / "last.ckpt").write_bytes(damage)
-    (tmp_path / "checkpoints" / ".last.0123.ckpt").write_bytes(b"PK")
+    for name in ("checkpoints/.last.{}.ckpt", "model/.model.{}.safetensors", ".config.{}.yaml"):  # as kills leave them
+        (tmp_path / name.format("0123456789abcdef")).write_bytes(b"PK")
     with steps_counted(monkeypatch) as steps:
         assert run(photos, tmp_path, resume=True) == whole[1]
     assert_same_run(tmp_path, whole[0])
     assert len(steps) == 2 * STEPS
-    assert not list((tmp_path / "checkpoints").glob(".*"))
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_with_no_checkpoint_that_can_be_read_there_is_nothing_to_go_on_from(tmp_path: Path) -> None:
@@ -499,6 +502,25 @@ def test_a_second_signal_ends_the_run_at_once(
         run(photos, tmp_path, accumulate=4)
     assert len(steps) == 4
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_signal_that_comes_while_the_processes_agree_counts_from_the_next_time_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else it would be lost, or stop this process alone."""
+    stop = StopRequest()
+    largest = stopping.processes.largest
+
+    def interrupted(*values: float) -> list[float]:
+        stop._remember(signal.SIGTERM, None)
+        return largest(*values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stopping.processes, "largest", interrupted)
+        assert not stop.share()
+    assert stop.share()
+    with pytest.raises(SIGTERMException):
+        stop.stop()
 
 
 def signalled(function: Callable[..., Any], signals: dict[int, signal.Signals]) -> Callable[..., Any]:

@@ -145,6 +145,24 @@ def test_a_resumed_run_counts_the_time_that_it_had_spent(
     assert clock.now == pytest.approx(5013.0)
 
 
+def test_an_epoch_that_is_resumed_at_its_validation_has_no_speed(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def killed(task: Timed, batch: Any, batch_idx: int) -> None:
+        raise RuntimeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Timed, "validation_step", killed)
+        with pytest.raises(RuntimeError):
+            run(tmp_path, Timed, max_epochs=2, checkpoint_minutes=0.0)
+    run(tmp_path, Timed, max_epochs=2, resume=True)
+    speeds = [row["images_per_second"] for row in rows(tmp_path / "times.csv")]
+    assert speeds == ["", "4.00"]
+    first, second = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch")]
+    assert "images/s" not in first
+    assert "4 images/s" in second
+
+
 def test_a_clock_without_a_budget_only_counts(tmp_path: Path, clock: Clock) -> None:
     assert run(tmp_path, Timed, max_epochs=2).epochs == 2
     assert [float(row["seconds"]) for row in rows(tmp_path / "times.csv")] == pytest.approx([7.0, 14.0])

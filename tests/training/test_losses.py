@@ -1,5 +1,7 @@
 """Losses of classification, against torch's, torchvision's, scikit-learn's, and values worked by hand."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -72,6 +74,25 @@ def test_a_mixed_image_has_the_mix_of_two_losses(gamma):
     torch.testing.assert_close(mixed, 0.3 * losses(shares(), ONE) + 0.7 * 2 * losses(shares().roll(1, 0), ONE))
 
 
+@pytest.mark.parametrize("gamma", [0.1, 0.5, 2.0])
+@pytest.mark.parametrize("true", [0, 1])
+def test_focal_loss_has_a_gradient_where_the_probability_rounds_to_one(gamma, true):
+    def gradient(loss, positive):
+        logits = torch.tensor([[200.0, 0.0, -200.0]], requires_grad=True)
+        value = loss(logits, positive)
+        assert value.isfinite()
+        return torch.autograd.grad(value, logits)[0]
+
+    positive = F.one_hot(torch.tensor([true]), 3).float()
+    # What is told well with certainty teaches nothing; of what is told wrong with certainty the power of 1 is 1.
+    single = gradient(lambda x, m: single_label_loss(x, m, NONE, focal_gamma=gamma), positive)
+    torch.testing.assert_close(single, torch.tensor([[0.0, 0.0, 0.0]] if true == 0 else [[1.0, -1.0, 0.0]]))
+    several = gradient(lambda x, m: multi_label_loss(x, m, ONE[:1], NONE, focal_gamma=gamma), positive)
+    # At p = 1/2 the derivative of -p^γ log(1 - p) is p^γ (p - γ (1 - p) log(1 - p)); of the other side, minus that.
+    half = 0.5**gamma * (0.5 + gamma * 0.5 * math.log(2))
+    torch.testing.assert_close(several * 3, torch.tensor([[0.0, half, 0.0] if true == 0 else [1.0, -half, 0.0]]))
+
+
 def test_smoothing_of_several_labels_goes_to_yes_and_no():
     assert smoothed(torch.tensor([[1.0, 0.0]]), 0.25, multilabel=True).tolist() == [[0.875, 0.125]]
 
@@ -81,3 +102,7 @@ def test_balanced_weights_are_those_of_scikit_learn():
     expected = compute_class_weight("balanced", classes=np.arange(3), y=classes)
     assert balanced_weights([5, 2, 3], 10, multilabel=False).tolist() == pytest.approx(expected.tolist())
     assert balanced_weights([5, 2, 0], 10, multilabel=True).tolist() == [1.0, 4.0, 1.0]
+
+
+def test_a_class_that_every_image_shows_or_none_has_the_weight_one():
+    assert balanced_weights([10, 9, 0], 10, multilabel=True).tolist() == pytest.approx([1.0, 1 / 9, 1.0])

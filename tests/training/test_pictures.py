@@ -8,8 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 
+from vit.training.evaluation import Calibration
 from vit.training.pictures import draw_confusion, draw_curves, draw_reliability
 
 METRICS = """epoch,lr-AdamW,step,train_loss,val_loss,val_top1,speed
@@ -129,22 +131,20 @@ def test_confusion_needs_a_label_a_class(tmp_path: Path) -> None:
 
 
 def test_reliability(tmp_path: Path, figures: list[Figure]) -> None:
-    # Bins of 0.25. (0.5, 0.75]: 0.6 and 0.75, one right: |0.5 - 0.675|; (0.75, 1]: 0.8 and 1.0, both right:
-    # |1 - 0.9|; a half of the images each.
-    confidence, correct = np.array([0.6, 0.8, 0.75, 1.0]), np.array([False, True, True, True])
-    error = draw_reliability(confidence, correct, tmp_path / "reliability.png", bins=4)
-    assert error == pytest.approx(0.5 * 0.175 + 0.5 * 0.1)
-    bars = [(bar.get_x(), bar.get_height()) for bar in figures[0].axes[0].patches]
+    # Bins of 0.25, of which (0.5, 0.75] and (0.75, 1] have images: one of two right, and one of one.
+    found = Calibration(
+        counts=torch.tensor([0, 0, 2, 1]),
+        accuracy=torch.tensor([torch.nan, torch.nan, 0.5, 1.0]),
+        confidence=torch.tensor([torch.nan, torch.nan, 0.6, 0.9]),
+    )
+    draw_reliability(found, tmp_path / "reliability.png")
+    upper, lower = figures[0].axes
+    bars = [(bar.get_x(), bar.get_height()) for bar in upper.patches]
     np.testing.assert_allclose(bars, [(0.5, 0.5), (0.75, 1.0)])
+    np.testing.assert_allclose([bar.get_height() for bar in lower.patches], [0, 0, 2 / 3, 1 / 3])
+    np.testing.assert_allclose(upper.lines[1].get_xydata(), [(0.6, 0.5), (0.9, 1.0)])
+    assert upper.get_title() == "Reliability: ECE 0.100, 3 images"
     assert cv2.imread(str(tmp_path / "reliability.png")) is not None
-
-
-def test_reliability_of_certain_and_of_wrong_input(tmp_path: Path) -> None:
-    out = tmp_path / "reliability.png"
-    assert draw_reliability(np.array([0.0, 1.0]), np.array([False, True]), out) == 0
-    for confidence in ([0.5, 1.2], [0.5, float("nan")], [0.5]):
-        with pytest.raises(ValueError, match="confidence"):
-            draw_reliability(np.array(confidence), np.array([True, False]), out)
 
 
 def test_pyplot_is_never_imported() -> None:

@@ -10,14 +10,16 @@ from vit.foundation import UserError
 from vit.training.runs import differing, find_runs, read_run, run_table
 
 
-def make(folder: Path, *, top1: list[float], lr: float = 1e-4, seed: int = 0, device: str = "cpu",
-         times: bool = True, recipe: str = "classify/finetune") -> Path:  # fmt: skip
+def make(
+    folder: Path, *, top1: list[float], losses: tuple[float, ...] = (0.7,) * 3, lr: float = 1e-4, seed: int = 0,
+    device: str = "cpu", times: bool = True, recipe: str = "classify/finetune",
+) -> Path:  # fmt: skip
     folder.mkdir(parents=True)
     options = {"optim": {"lr": lr}, "trainer": {"max_epochs": 5, "max_time": None}, "seed": seed, "device": device}
     (folder / "config.yaml").write_text(f"# recipe: {recipe}\n{yaml.safe_dump(options)}")
     lines = ["epoch,step,lr,train_loss_step,train_loss_epoch,val_loss,val_top1"]
     for epoch, value in enumerate(top1, 1):
-        lines += [f"{epoch},{epoch * 10},0.1,0.5,,,", f"{epoch},{epoch * 10},,,0.5,0.7,{value}"]
+        lines += [f"{epoch},{epoch * 10},0.1,0.5,,,", f"{epoch},{epoch * 10},,,0.5,{losses[epoch - 1]},{value}"]
     (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
     if times:
         rows = [f"{n},{n * 1500.4},{rate}" for n, rate in enumerate((30.0, 90.0, 31.0)[: len(top1)], 1)]
@@ -41,10 +43,27 @@ def test_a_row_says_what_a_run_was_and_came_to(tmp_path: Path) -> None:
     assert rows[2][2:6] == ["", "", "", "0/5"]
 
 
+def test_of_equal_epochs_that_of_the_lower_loss_is_the_best_as_the_model_folder_is(tmp_path: Path) -> None:
+    assert read_run(make(tmp_path / "a", top1=[0.5, 0.7, 0.7], losses=(0.9, 0.8, 0.6))).best == 2
+
+
+def test_a_row_that_a_kill_cut_off_does_not_count(tmp_path: Path) -> None:
+    folder = make(tmp_path / "a", top1=[0.5, 0.7])
+    with (folder / "metrics.csv").open("a") as file:
+        file.write("3,30,,,0.5,0.6")
+    assert read_run(folder).values == (0.5, 0.7)
+
+
+def test_epochs_without_a_speed_do_not_count_in_it(tmp_path: Path) -> None:
+    folder = make(tmp_path / "a", top1=[0.5, 0.7])
+    (folder / "times.csv").write_text("epoch,seconds,images_per_second\n1,10.0,\n2,20.0,30.0\n")
+    assert read_run(folder).images_per_second == 30
+
+
 def test_of_a_loss_the_lowest_is_the_best(tmp_path: Path) -> None:
     folder = make(tmp_path / "a", top1=[])
     (folder / "metrics.csv").write_text("epoch,step,val_loss\n1,10,0.9\n2,20,0.5\n3,30,0.6\n")
-    assert run_table([read_run(folder)])[2][0][2:5] == ["loss 0.5000", "2", "loss 0.6000"]
+    assert run_table([read_run(folder)])[2][0][2:5] == ["0.5000", "2", "0.6000"]
 
 
 def test_runs_are_found_below_a_folder_each_once(tmp_path: Path) -> None:

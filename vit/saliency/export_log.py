@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +15,6 @@ from vit.models.classifier import Classifier
 
 LOG = "export.jsonl"
 FORMAT = 1
-TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.[a-z]+")  # see `atomic_write`
 
 
 class ExportLog:
@@ -158,14 +155,3 @@ def fingerprint(model: Classifier) -> str:
         digest.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def remove_torn(folders: Iterable[Path]) -> None:
-    """Removes the temporary files that a killed process left in these folders."""
-    for folder in folders:
-        if not folder.is_dir():
-            continue
-        with os.scandir(folder) as entries:
-            torn = [entry.path for entry in entries if TEMPORARY.fullmatch(entry.name)]
-        for path in torn:
-            Path(path).unlink(missing_ok=True)

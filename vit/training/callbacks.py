@@ -2,7 +2,6 @@
 
 import csv
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,23 +12,29 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
+from vit.training.length import RunClock
 from vit.training.task import TrainingTask
 
 
 class TrainingProgress(L.Callback):
-    """A rich progress bar over the whole run, and a line for each finished epoch."""
+    """A rich progress bar over the whole run, and a line for each finished epoch.
 
-    def __init__(self, console: Console | None = None):
+    Args:
+        clock: of the run; in the order of callbacks it stands before.
+        console: where they go; default: the error stream.
+    """
+
+    def __init__(self, clock: RunClock, console: Console | None = None):
+        self.clock = clock
         self.console = console or Console(stderr=True)
         self.bar: Progress | None = None
-        self.images = 0
-        self.seconds = 0.0
-        self._batch_began = 0.0
+        self._line = TaskID(0)
 
     def on_train_start(self, trainer: L.Trainer, task: Any) -> None:
         columns = (
@@ -48,25 +53,18 @@ class TrainingProgress(L.Callback):
         )
         epochs = trainer.max_epochs or 1
         total = int(trainer.num_training_batches) * epochs if epochs > 0 else None
-        done = int(trainer.num_training_batches) * trainer.current_epoch
-        # In a run that is resumed in the midst of an epoch, that epoch's start is not called again.
-        self.images, self._epoch_began = 0, time.perf_counter()
-        self._bar_id = self.bar.add_task("training", total=total, completed=done)
+        done = trainer.fit_loop.epoch_loop.total_batch_idx + 1  # also in the midst of an epoch that is resumed
+        self._line = self.bar.add_task("training", total=total, completed=done)
         self.bar.start()
-
-    def on_train_epoch_start(self, trainer: L.Trainer, task: Any) -> None:
-        self.images, self._epoch_began = 0, time.perf_counter()
 
     def on_train_batch_end(self, trainer: L.Trainer, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         assert self.bar is not None
-        self.images += len(batch["image"])
-        self.seconds = time.perf_counter() - self._epoch_began
         metrics = trainer.callback_metrics
         loss = float(metrics.get("train_loss_step", float("nan")))
         text = f"{_epoch(trainer)}  loss {loss:.3f}"
         if task.judge.metric in metrics:
             text += f"  val {task.judge.text(float(metrics[task.judge.metric]))}"
-        self.bar.update(self._bar_id, advance=1, description=f"{text}  {self.images / self.seconds:.0f} images/s")
+        self.bar.update(self._line, advance=1, description=f"{text}  {self.clock.rate:.0f} images/s")
 
     def on_train_epoch_end(self, trainer: L.Trainer, task: Any) -> None:
         text = _epoch(trainer)
@@ -74,8 +72,9 @@ class TrainingProgress(L.Callback):
             split, what = name.removesuffix("_epoch").split("_", 1)
             value = float(trainer.callback_metrics[name])
             text += f"  {split} loss {value:.3f}" if what == "loss" else f" {what} {value:.1%}"
-        speed = self.images / max(self.seconds, 1e-9)
-        self.console.print(f"{text}  {speed:.0f} images/s", highlight=False, soft_wrap=True)
+        rate = self.clock.rows[-1][2]
+        text += "" if rate is None else f"  {rate:.0f} images/s"
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def on_exception(self, trainer: L.Trainer, task: Any, exception: BaseException) -> None:
         self._stop()

@@ -4,7 +4,7 @@ import math
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning as L
 import torch
@@ -77,9 +77,8 @@ class CheckpointWriter(L.Callback):
         self._save_if_due(trainer)
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        self.stop.share()
-        if self.stop.asked:
-            self._save_if_due(trainer)
+        if self.stop.share():
+            self._save_and_stop(trainer)
 
     def on_save_checkpoint(self, trainer: L.Trainer, task: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.validating:  # as if the first batch of the validation were begun: a resumed run then does them all
@@ -91,14 +90,13 @@ class CheckpointWriter(L.Callback):
         assert isinstance(task, TrainingTask)
         metrics = trainer.callback_metrics
         score, self.last_value = task.judge.score(metrics), float(metrics[task.judge.metric])
-        if is_best := score > self.best:
+        if is_best := self.best_epoch < 0 or score > self.best:
             self.best, self.best_value, self.best_epoch = score, self.last_value, trainer.current_epoch
             if trainer.is_global_zero:
                 task.write_model(self.run / "model", self._told(trainer, task))
         for name in ("best.ckpt", "last.ckpt") if is_best else ("last.ckpt",):
             self._save(trainer, name)
-        self.stop.share()
-        if self.stop.asked:
+        if self.stop.share():
             self.stop.stop()
 
     def _told(self, trainer: L.Trainer, task: TrainingTask) -> Training | None:
@@ -110,12 +108,14 @@ class CheckpointWriter(L.Callback):
         return self.about and replace(self.about, metrics=metrics, epoch=trainer.current_epoch + 1)
 
     def _save_if_due(self, trainer: L.Trainer) -> None:
-        self.stop.share()
-        overdue = processes.largest(time.monotonic() - self._saved_at - self.seconds)[0]
-        if self.stop.asked or overdue >= 0:
+        if self.stop.share():
+            self._save_and_stop(trainer)
+        if processes.largest(time.monotonic() - self._saved_at - self.seconds)[0] >= 0:
             self._save(trainer, "last.ckpt")
-        if self.stop.asked:
-            self.stop.stop()
+
+    def _save_and_stop(self, trainer: L.Trainer) -> NoReturn:
+        self._save(trainer, "last.ckpt")
+        self.stop.stop()
 
     def _save(self, trainer: L.Trainer, name: str) -> None:
         path = self.run / "checkpoints" / name

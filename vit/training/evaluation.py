@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import (
     multiclass_accuracy,
-    multiclass_calibration_error,
     multiclass_confusion_matrix,
     multiclass_precision,
     multiclass_recall,
@@ -23,6 +22,49 @@ from vit.inference import predict_batches
 from vit.models.classifier import Classifier
 
 CALIBRATION_BINS = 15  # as in Guo et al. 2017
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How often it is right what is said with a confidence, in bins of it of equal width.
+
+    Args:
+        counts: (bins,) how many fall into each.
+        accuracy: (bins,) which share of them is right; NaN in an empty bin.
+        confidence: (bins,) the mean in each; NaN in an empty bin.
+    """
+
+    counts: Tensor
+    accuracy: Tensor
+    confidence: Tensor
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error: Σ count / N · |accuracy - confidence| (Guo et al. 2017, equation 3)."""
+        distance = (self.accuracy - self.confidence).abs().nan_to_num()
+        return float((self.counts * distance).sum() / self.counts.sum())
+
+
+def calibration(confidence: Tensor, correct: Tensor, *, bins: int = CALIBRATION_BINS) -> Calibration:
+    """Sorts what was said into bins; a bin holds its upper edge, and the first one 0, too.
+
+    Args:
+        confidence: (N,) probabilities.
+        correct: (N,) bool, or 0 and 1.
+
+    Raises:
+        ValueError: when they are empty, not of one length, or a confidence is outside 0 to 1 or NaN.
+    """
+    if confidence.ndim != 1 or confidence.shape != correct.shape or len(confidence) == 0:
+        raise ValueError(
+            f"confidence and correct must both be (N,), got {(*confidence.shape,)} and {(*correct.shape,)}."
+        )
+    if not ((confidence >= 0) & (confidence <= 1)).all():
+        raise ValueError("A confidence is a probability from 0 to 1; some are not.")
+    place = ((confidence * bins).ceil().long() - 1).clamp(min=0)
+    counts = place.bincount(minlength=bins)
+    accuracy, mean = (place.bincount(each.double(), minlength=bins) / counts for each in (correct, confidence))
+    return Calibration(counts, accuracy, mean)
 
 
 @dataclass
@@ -55,7 +97,7 @@ class Evaluation:
             "top1": float(multiclass_accuracy(*given, average="micro")),
             "top5": float(multiclass_accuracy(*given, average="micro", top_k=min(5, classes))),
             "balanced_accuracy": float(recall[seen].mean()),
-            "ece": float(multiclass_calibration_error(*given, n_bins=CALIBRATION_BINS)),
+            "ece": self.calibration().error,
             "images": len(self.targets),
             "skipped": len(self.skipped),
             "per_class": {
@@ -63,6 +105,11 @@ class Evaluation:
                 for label, n, p, r in zip(self.labels, present, precision, recall, strict=True)
             },
         }
+
+    def calibration(self) -> Calibration:
+        """Of the class that is predicted for each image."""
+        confidence, predicted = self.probabilities.max(dim=1)
+        return calibration(confidence, predicted == self.targets)
 
     def confusion(self) -> Tensor:
         """(num_classes, num_classes) counts; rows are the true classes."""
@@ -84,10 +131,8 @@ class Evaluation:
         """Draws confusion.png and reliability.png; returns these names."""
         from vit.training.pictures import draw_confusion, draw_reliability
 
-        confidence, predicted = self.probabilities.max(dim=1)
-        correct = (predicted == self.targets).numpy()
         draw_confusion(self.confusion().numpy(), self.labels, folder / "confusion.png")
-        draw_reliability(confidence.numpy(), correct, folder / "reliability.png", bins=CALIBRATION_BINS)
+        draw_reliability(self.calibration(), folder / "reliability.png")
         return ["confusion.png", "reliability.png"]
 
 

@@ -5,7 +5,6 @@ running out of memory, which on a processor ends the program.
 """
 
 import math
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -13,7 +12,9 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
+from torch.nn.utils import clip_grad_norm_
 
 from vit.foundation import UserError
 from vit.inference import arithmetic
@@ -49,11 +50,20 @@ class RateRange:
 
 
 def find_rate(
-    task: ClassificationTask, batches: Iterable[dict[str, Any]], *, steps: int, device: torch.device, precision: str
+    task: ClassificationTask,
+    batches: Iterable[dict[str, Any]],
+    *,
+    steps: int,
+    device: torch.device,
+    precision: str,
+    clip_grad: float = 0.0,
 ) -> RateRange:
     """Trains for some steps while the learning rate rises from 1e-7 to 1 in equal factors; ends when the loss is lost.
 
     The rates of the layers keep their ratio. The model has learned something afterwards: use another one.
+
+    Args:
+        clip_grad: largest gradient norm; 0 for no limit.
 
     Raises:
         UserError: when the loss is not finite from the beginning.
@@ -82,6 +92,8 @@ def find_rate(
         losses.append(smooth)
         optimizer.zero_grad()
         loss.backward()
+        if clip_grad:
+            clip_grad_norm_(model.parameters(), clip_grad)
         optimizer.step()
     if len(rates) < 3:
         raise UserError(
@@ -139,7 +151,7 @@ def free_memory(device: torch.device) -> float:
     """Bytes that are free on the device."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
-    return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return float(psutil.virtual_memory().available)
 
 
 def _rate(model: Classifier, size: int, device: torch.device, precision: str) -> float:

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from vit.checkpoints.card import Training
 from vit.checkpoints.read import weights_only_enforced
-from vit.foundation import is_first_process
+from vit.foundation import is_first_process, remove_torn
 from vit.inference import choose_device, choose_precision
 from vit.training.callbacks import MetricsFile, TrainingProgress
 from vit.training.checkpoints import CheckpointWriter
@@ -112,8 +112,9 @@ def fit(
     stop = StopRequest()
     writer = CheckpointWriter(run, minutes=checkpoint_minutes, stop=stop, about=about)
     clock = RunClock(run / "times.csv", max_time)
-    # In this order: the checkpoint counts the epoch's rows in, and the early stop goes by the writer's best epoch.
-    callbacks: list[L.Callback] = [stop, *_first_process_only(run), clock, writer]
+    # In this order: the progress tells what the clock counted, the checkpoint counts the epoch's rows in, and the early
+    # stop goes by the writer's best epoch.
+    callbacks: list[L.Callback] = [stop, clock, *_first_process_only(run, clock), writer]
     if max_time is not None:
         task.expected_steps = clock.steps_at_this_pace
     if patience:
@@ -148,13 +149,12 @@ def fit(
     )
 
 
-def _first_process_only(run: Path) -> list[L.Callback]:
+def _first_process_only(run: Path, clock: RunClock) -> list[L.Callback]:
     """The callbacks of the process that writes, and tells the user; what a kill left half written is removed."""
     if not is_first_process():
         return []
-    for half in (run / "checkpoints").glob(".*"):
-        half.unlink()
-    return [MetricsFile(run / "metrics.csv", every=STEPS_A_ROW), TrainingProgress()]
+    remove_torn((run, run / "checkpoints", run / "model"))
+    return [MetricsFile(run / "metrics.csv", every=STEPS_A_ROW), TrainingProgress(clock)]
 
 
 def _silence_lightning() -> None:

@@ -14,7 +14,7 @@ from vit.training.checkpoints import CheckpointWriter
 
 class RunClock(L.Callback):
     """The time that a run has taken, over all its resumptions, in times.csv: a row an epoch of epoch, seconds since
-    the run began, training images a second.
+    the run began, training images a second of all processes (empty where a resumed run had none left to train on).
 
     With a budget the run ends when it is spent: at an optimizer step, as long before as the last validation took, so
     that the one that follows the end is within it. What a kill undoes is not counted. The clock decides on learning
@@ -28,7 +28,7 @@ class RunClock(L.Callback):
     def __init__(self, path: Path, budget: float | None = None):
         self.path = path
         self.budget = budget
-        self.rows: list[tuple[int, float, float]] = []
+        self.rows: list[tuple[int, float, float | None]] = []
         self._before = 0.0  # spent by the runs that this one goes on from
         self._began = time.perf_counter()
         self._images, self._epoch_began = 0, 0.0
@@ -45,6 +45,11 @@ class RunClock(L.Callback):
         """How much of the time to train in is spent, 0 to 1: the same in all processes, as of the present step."""
         assert self.budget is not None
         return min(1.0, self._agreed[0] / max(self.budget - self._agreed[1], 1e-9))
+
+    @property
+    def rate(self) -> float:
+        """Images a second of the present epoch's training, up to now."""
+        return self._images / max(self.spent - self._epoch_began, 1e-9)
 
     def _agree(self) -> None:
         if self.budget is not None:
@@ -92,7 +97,8 @@ class RunClock(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         training = self.spent - self._epoch_began - self._validation
-        self.rows.append((trainer.current_epoch + 1, self.spent, self._images / max(training, 1e-9)))
+        rate = self._images / max(training, 1e-9) if self._images else None
+        self.rows.append((trainer.current_epoch + 1, self.spent, rate))
         if trainer.is_global_zero:
             self._write()
         self._stop_if_spent(trainer)
@@ -101,7 +107,8 @@ class RunClock(L.Callback):
         with atomic_write(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, lineterminator="\n")
             rows.writerow(["epoch", "seconds", "images_per_second"])
-            rows.writerows([epoch, f"{seconds:.2f}", f"{rate:.2f}"] for epoch, seconds, rate in self.rows)
+            for epoch, seconds, rate in self.rows:
+                rows.writerow([epoch, f"{seconds:.2f}", "" if rate is None else f"{rate:.2f}"])
 
     def _stop_if_spent(self, trainer: L.Trainer) -> None:
         self._agree()

@@ -24,7 +24,8 @@ def single_label_loss(logits: Tensor, positive: Tensor, class_weights: Tensor, *
     log_p = logits.log_softmax(dim=1)
     terms = class_weights * positive * log_p
     if focal_gamma:
-        terms = terms * (1 - log_p.exp()) ** focal_gamma
+        # Of a γ below 1 the power has no derivative at 0, where p rounds to 1.
+        terms = terms * (1 - log_p.exp()).clamp(min=torch.finfo(log_p.dtype).eps) ** focal_gamma
     return -terms.sum(dim=1).mean()
 
 
@@ -44,7 +45,8 @@ def multi_label_loss(
     log_p, log_q = F.logsigmoid(logits), F.logsigmoid(-logits)
     shown, other = class_weights * positive * log_p, (weight - positive) * log_q
     if focal_gamma:
-        shown, other = shown * log_q.exp() ** focal_gamma, other * log_p.exp() ** focal_gamma
+        # Not exp() ** γ: of a γ below 1 that has no derivative where exp() rounds to 0.
+        shown, other = shown * (focal_gamma * log_q).exp(), other * (focal_gamma * log_p).exp()
     return -(shown + other).mean()
 
 
@@ -57,8 +59,9 @@ def balanced_weights(counts: Sequence[int], images: int, *, multilabel: bool) ->
     """(C,) weights that make up for the numbers of training images of each class.
 
     Of single labels images / (C · count), as scikit-learn's "balanced"; of several, those without the label over those
-    with it. A class without images has 1.
+    with it. A class without images has 1, and so has a label that all images have: there is nothing to make up for.
     """
     count = torch.tensor(counts, dtype=torch.float32)
     balanced = (images - count) / count if multilabel else images / (len(counts) * count)
-    return torch.where(count > 0, balanced, 1.0)
+    unequal = (count > 0) & (count < images) if multilabel else count > 0
+    return torch.where(unequal, balanced, 1.0)

@@ -14,6 +14,8 @@ from vit.training.classification import ClassificationTask
 from vit.training.losses import multi_label_loss
 from vit.training.task import Judge
 
+THRESHOLD = 0.5  # of the probability from which on a class is said to be there
+
 
 class MultiLabelTask(ClassificationTask):
     """Trains a multi-label Classifier by binary cross-entropy. A batch's "target" is (B, C) float, 0 or 1.
@@ -26,8 +28,8 @@ class MultiLabelTask(ClassificationTask):
 
     def add_metrics(self, classes: int) -> None:
         self.train_f1 = MultilabelF1Score(classes, average="micro")
-        self.val_f1 = MultilabelF1Score(classes, average="macro")
-        self.val_map = MeanAveragePrecision()
+        self.val_f1 = MacroF1(classes)
+        self.val_map = MeanAveragePrecision(classes)
 
     def shares(self, targets: Tensor) -> Tensor:
         return targets
@@ -36,14 +38,15 @@ class MultiLabelTask(ClassificationTask):
         return multi_label_loss(logits, positive, weight, self.class_weights, focal_gamma=self.focal_gamma)
 
     def count_training(self, logits: Tensor, positive: Tensor, weight: Tensor) -> None:
-        self.train_f1.update(logits.sigmoid(), (positive > weight / 2).long())
+        self.train_f1.update(said(logits.sigmoid()), (positive > weight / 2).long())
 
     def val_criterion(self, logits: Tensor, targets: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(logits, targets)
 
     def count_validation(self, logits: Tensor, targets: Tensor) -> None:
-        self.val_f1.update(logits.sigmoid(), targets.long())
-        self.val_map.update(logits.sigmoid(), targets)
+        probabilities = logits.sigmoid()
+        self.val_f1.update(said(probabilities), targets.long())
+        self.val_map.update(probabilities, targets)
 
     def running_metrics(self) -> dict[str, Metric]:
         return {"train_loss": self.train_loss, "train_f1": self.train_f1}
@@ -53,24 +56,52 @@ class MultiLabelTask(ClassificationTask):
         return {**losses, "train_f1": self.train_f1, "val_map": self.val_map, "val_f1": self.val_f1}
 
 
+def said(probabilities: Tensor) -> Tensor:
+    """(B, C) -> (B, C) int64, 1 for each class that is said to be there."""
+    return (probabilities >= THRESHOLD).long()
+
+
+def macro_f1(of_class: Tensor, images: Tensor) -> Tensor:
+    """The mean of (C,) F1 scores over the classes that any image shows, given how many do; NaN where none does."""
+    return of_class[images > 0].mean()
+
+
+class MacroF1(MultilabelF1Score):
+    """See `macro_f1`. Takes what is `said` and the targets, (B, C) int64 each."""
+
+    tp: Tensor
+    fn: Tensor
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes, average="none")
+
+    def compute(self) -> Tensor:
+        return macro_f1(super().compute(), self.tp + self.fn)
+
+
 class MeanAveragePrecision(Metric):
-    """The mean of the average precisions of the classes that any image shows; of the others there is none."""
+    """The mean of the average precisions of the classes that any image shows; NaN where there is none.
+
+    What it has seen it keeps flat: of a process that has seen nothing, the others expect one dimension.
+    """
 
     scores: list[Tensor]
     targets: list[Tensor]
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int) -> None:
         super().__init__()
+        self.classes = classes
         for name in ("scores", "targets"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(self, scores: Tensor, targets: Tensor) -> None:
         """(B, C) each: scores from 0 to 1, targets 0 or 1."""
-        self.scores.append(scores)
-        self.targets.append(targets)
+        self.scores.append(scores.flatten())
+        self.targets.append(targets.flatten())
 
     def compute(self) -> Tensor:
-        return average_precisions(dim_zero_cat(self.scores), dim_zero_cat(self.targets)).nanmean()
+        scores, targets = (dim_zero_cat(seen).view(-1, self.classes) for seen in (self.scores, self.targets))
+        return average_precisions(scores, targets).nanmean()
 
 
 def average_precisions(scores: Tensor, targets: Tensor) -> Tensor:

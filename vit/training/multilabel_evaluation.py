@@ -3,42 +3,33 @@
 from pathlib import Path
 from typing import Any
 
-from torchmetrics.functional.classification import (
-    binary_calibration_error,
-    binary_f1_score,
-    multilabel_f1_score,
-    multilabel_precision,
-    multilabel_recall,
-)
+from torchmetrics.functional.classification import multilabel_f1_score, multilabel_precision, multilabel_recall
 
-from vit.training.evaluation import CALIBRATION_BINS, Evaluation
-from vit.training.multilabel import average_precisions
-
-THRESHOLD = 0.5  # of the probability from which on a class is said to be there
+from vit.training.evaluation import Calibration, Evaluation, calibration
+from vit.training.multilabel import average_precisions, macro_f1, said
 
 
 class MultiLabelEvaluation(Evaluation):
     """As `Evaluation`, with targets (images, num_classes) of 0 and 1."""
 
     def metrics(self) -> dict[str, Any]:
-        """Fractions and counts: map, f1_macro, f1_micro (of classes that some image shows, from THRESHOLD on),
-        exact_match, ece (of the probabilities of all classes), images, skipped, and per_class."""
+        """Fractions and counts: map, f1_macro, f1_micro (from THRESHOLD on; macro of the classes that some
+        image shows), exact_match, ece (of the probabilities of all classes), images, skipped, and per_class."""
         classes, targets = len(self.labels), self.targets.long()
-        given: dict[str, Any] = {"num_labels": classes, "threshold": THRESHOLD, "average": "none"}
+        guesses = said(self.probabilities)
+        given = (guesses, targets, classes)
         precisions = average_precisions(self.probabilities, targets)
         f1, precision, recall = (
-            measure(self.probabilities, targets, **given)
+            measure(*given, average="none")
             for measure in (multilabel_f1_score, multilabel_precision, multilabel_recall)
         )
         shown = targets.sum(dim=0)
-        said = self.probabilities >= THRESHOLD
-        each = (self.probabilities.flatten(), targets.flatten())
         return {
             "map": float(precisions.nanmean()),
-            "f1_macro": float(f1[shown > 0].mean()),
-            "f1_micro": float(binary_f1_score(*each, threshold=THRESHOLD)),
-            "exact_match": float((said == targets.bool()).all(dim=1).float().mean()),
-            "ece": float(binary_calibration_error(*each, n_bins=CALIBRATION_BINS)),
+            "f1_macro": float(macro_f1(f1, shown)),
+            "f1_micro": float(multilabel_f1_score(*given, average="micro")),
+            "exact_match": float((guesses == targets).all(dim=1).float().mean()),
+            "ece": self.calibration().error,
             "images": len(targets),
             "skipped": len(self.skipped),
             "per_class": {
@@ -57,8 +48,8 @@ class MultiLabelEvaluation(Evaluation):
     def table(self) -> list[list[Any]]:
         """The labels that are there and those that are said, "|" between them, and the probability of each class."""
         header = ["image", "labels", "predicted", "correct", *self.labels]
-        truths, said = self.targets.bool(), self.probabilities >= THRESHOLD
-        rows = zip(self.names, truths.tolist(), said.tolist(), self.probabilities.tolist(), strict=True)
+        truths, guesses = self.targets.bool(), said(self.probabilities).bool()
+        rows = zip(self.names, truths.tolist(), guesses.tolist(), self.probabilities.tolist(), strict=True)
         return [
             header,
             *(
@@ -70,10 +61,13 @@ class MultiLabelEvaluation(Evaluation):
     def _listed(self, there: list[bool]) -> str:
         return "|".join(label for label, one in zip(self.labels, there, strict=True) if one)
 
-    def draw(self, folder: Path) -> list[str]:
+    def calibration(self) -> Calibration:
         """The probabilities of all classes against how often these are there."""
+        return calibration(self.probabilities.flatten(), self.targets.flatten())
+
+    def draw(self, folder: Path) -> list[str]:
+        """Draws reliability.png; returns this name."""
         from vit.training.pictures import draw_reliability
 
-        probabilities, truths = self.probabilities.flatten().numpy(), self.targets.flatten().bool().numpy()
-        draw_reliability(probabilities, truths, folder / "reliability.png", bins=CALIBRATION_BINS)
+        draw_reliability(self.calibration(), folder / "reliability.png")
         return ["reliability.png"]

@@ -90,10 +90,11 @@ def scaled_lr(lr: float, *, rule: str, images: int, base_size: int) -> float:
     """The learning rate for steps of so many images, when `lr` is meant for steps of `base_size`.
 
     Args:
-        rule: "linear" (Goyal et al. 2017, for SGD) or "sqrt" (Krizhevsky 2014; timm takes it for Adam and its kin).
+        rule: "none"; "linear" (Goyal et al. 2017, for SGD) or "sqrt" (Krizhevsky 2014; timm takes it for Adam and its
+            kin).
     """
     ratio = images / base_size
-    return lr * {"linear": ratio, "sqrt": math.sqrt(ratio)}[rule]
+    return lr * {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[rule]
 
 
 def warmup_cosine(step: int, *, warmup_steps: int, total_steps: float, min_lr: float) -> float:

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -22,6 +22,9 @@ from matplotlib.ft2font import FT2Font
 from numpy.typing import NDArray
 
 from vit.foundation import atomic_write
+
+if TYPE_CHECKING:
+    from vit.training.evaluation import Calibration
 
 DPI = 120
 MAX_CELLS, MAX_TICKS = 20, 60  # classes up to which cells carry numbers, and rows carry labels
@@ -112,50 +115,26 @@ def draw_confusion(counts: NDArray[Any], labels: Sequence[str], out: str | os.Pa
     _save(figure, out)
 
 
-def draw_reliability(
-    confidence: NDArray[np.floating[Any]],
-    correct: NDArray[np.bool_],
-    out: str | os.PathLike[str],
-    *,
-    bins: int = 15,
-) -> float:
-    """Draws accuracy against confidence in bins of equal width, and returns the expected calibration error.
-
-    ECE = sum over bins of (images in the bin / N) * |accuracy - mean confidence| (Guo et al. 2017).
+def draw_reliability(calibration: "Calibration", out: str | os.PathLike[str]) -> None:
+    """Draws accuracy against confidence in bins, and how many fall into each; the title tells the calibration error.
 
     Args:
-        confidence: (N,) probability of the predicted class, 0 to 1.
-        correct: (N,) bool, whether that class was right.
         out: a PNG file.
-        bins: how many; a bin holds its upper edge.
-
-    Raises:
-        ValueError: when the two are empty, not of one length, or a confidence is outside 0 to 1 or NaN.
     """
-    if confidence.ndim != 1 or confidence.shape != correct.shape or confidence.size == 0:
-        raise ValueError(f"confidence and correct must both be (N,), got {confidence.shape} and {correct.shape}.")
-    if not ((confidence >= 0) & (confidence <= 1)).all():
-        raise ValueError("A confidence is a probability from 0 to 1; some are not.")
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    images = np.bincount(place, minlength=bins)
-    filled = images > 0
-    accuracy = np.bincount(place, weights=correct, minlength=bins)[filled] / images[filled]
-    mean_confidence = np.bincount(place, weights=confidence, minlength=bins)[filled] / images[filled]
-    share = images[filled] / confidence.size
-    error = float((share * np.abs(accuracy - mean_confidence)).sum())
-
+    counts = calibration.counts.numpy()
+    accuracy, confidence = calibration.accuracy.numpy(), calibration.confidence.numpy()
+    filled, bins, total = counts > 0, len(counts), int(counts.sum())
     figure = Figure(figsize=(5, 6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     centres = (np.arange(bins) + 0.5) / bins
-    upper.bar(centres[filled], accuracy, 1 / bins, color="#4477aa", edgecolor="white", label="accuracy")
+    upper.bar(centres[filled], accuracy[filled], 1 / bins, color="#4477aa", edgecolor="white", label="accuracy")
     upper.plot([0, 1], [0, 1], "--", color="0.4", label="perfectly calibrated")
-    upper.plot(mean_confidence, accuracy, "o", color="#ee6677", markersize=4, label="bin's mean confidence")
-    upper.set(ylim=(0, 1), ylabel="accuracy", title=f"Reliability: ECE {error:.3f}, {confidence.size} images")
+    upper.plot(confidence[filled], accuracy[filled], "o", color="#ee6677", markersize=4, label="bin's mean confidence")
+    upper.set(ylim=(0, 1), ylabel="accuracy", title=f"Reliability: ECE {calibration.error:.3f}, {total} images")
     upper.legend(frameon=False, loc="upper left")
-    lower.bar(centres, images / confidence.size, 1 / bins, color="0.6", edgecolor="white")
+    lower.bar(centres, counts / total, 1 / bins, color="0.6", edgecolor="white")
     lower.set(xlim=(0, 1), xlabel="confidence", ylabel="share of images")
     _save(figure, out)
-    return error
 
 
 def _read_curves(path: Path) -> dict[str, dict[float, float]]:

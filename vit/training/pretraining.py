@@ -24,7 +24,7 @@ class PretrainingTask(TrainingTask):
         model: what learns.
         pool, preprocessing: of the model folder, which holds the encoder and no head; see `Classifier`.
         pictures: folder for reconstructions of validation images, epoch_0005.png and so on; None for none.
-        every: epochs from one picture to the next; the last epoch has one, too.
+        every: epochs from one picture to the next; the last of `max_epochs` has one, too.
         options: the rest, as `TrainingTask` takes them.
     """
 

@@ -12,9 +12,13 @@ import yaml
 
 from vit.foundation import RECIPE, UserError, nearest
 from vit.training.resume import FREE_TO_CHANGE, flat
+from vit.training.task import Judge
 
-# What a run is judged by: the first of these that it has. Only a loss is to be low.
-JUDGES = {"val_top1": "top-1", "val_map": "mAP", "val_exact": "exact match", "val_loss": "loss"}
+# What a run is judged by: the first of these that it has.
+JUDGES = (
+    Judge("val_top1", "top-1"), Judge("val_map", "mAP"), Judge("val_exact", "exact match"),
+    Judge("val_loss", "loss", higher_is_better=False),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,9 @@ class Run:
         folder: the run folder.
         recipes: names of those that it began from.
         options: by their names, such as optim.lr.
-        metric: what its epochs are judged by.
-        values: of the metric, an epoch each.
+        judge: what its epochs are judged by.
+        values: of its metric, an epoch each.
+        best: the epoch that was best, from 0; -1 of none.
         images_per_second: in training, the median of the epochs; None where it is not known.
         seconds: that it took in all; None where they are not known.
     """
@@ -34,16 +39,11 @@ class Run:
     folder: Path
     recipes: tuple[str, ...]
     options: dict[str, Any]
-    metric: str
+    judge: Judge
     values: tuple[float, ...]
+    best: int
     images_per_second: float | None
     seconds: float | None
-
-    @property
-    def best(self) -> int:
-        """The epoch that was best, from 0."""
-        better = min if self.metric == "val_loss" else max
-        return better(range(len(self.values)), key=self.values.__getitem__)
 
 
 def find_runs(folders: Sequence[str]) -> list[Path]:
@@ -69,24 +69,27 @@ def read_run(folder: Path) -> Run:
     """What the folder of a run tells of it."""
     text = (folder / "config.yaml").read_text(encoding="utf-8")
     epochs = [row for row in _rows(folder / "metrics.csv") if row.get("val_loss")]
-    metric = next((name for name in JUDGES if epochs and epochs[0].get(name)), "val_loss")
+    judge = next((judge for judge in JUDGES if epochs and epochs[0].get(judge.metric)), JUDGES[-1])
     times = _rows(folder / "times.csv")
+    rates = [float(row["images_per_second"]) for row in times if row["images_per_second"]]
     return Run(
         folder,
         tuple(line.removeprefix(RECIPE) for line in text.splitlines() if line.startswith(RECIPE)),
         flat(yaml.safe_load(text)),
-        metric,
-        tuple(float(row[metric]) for row in epochs),
-        median(float(row["images_per_second"]) for row in times) if times else None,
+        judge,
+        tuple(float(row[judge.metric]) for row in epochs),
+        max(range(len(epochs)), key=lambda epoch: judge.score(epochs[epoch]), default=-1),
+        median(rates) if rates else None,
         float(times[-1]["seconds"]) if times else None,
     )
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV, but one that is being written, or was when the run was killed."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        return [row for row in csv.DictReader(file) if None not in row.values()]
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
@@ -105,18 +108,14 @@ def run_table(runs: Sequence[Run]) -> tuple[str, list[str], list[list[str]]]:
     rows = []
     for run in runs:
         of = "" if run.options.get("trainer.max_time") else f"/{run.options.get('trainer.max_epochs', '?')}"
-        ends = [_shown(run, run.best), str(run.best + 1), _shown(run, -1)] if run.values else ["", "", ""]
+        text = run.judge.text
+        ends = [text(run.values[run.best]), str(run.best + 1), text(run.values[-1])] if run.values else ["", "", ""]
         rate = "" if run.images_per_second is None else f"{run.images_per_second:.0f}"
         own = ", ".join(f"{name}={run.options[name]}" for name in names)
         rows.append([os.path.relpath(run.folder, base), " + ".join(run.recipes), *ends, f"{len(run.values)}{of}", rate,
                      _duration(run.seconds), own])  # fmt: skip
-    told = ", ".join(dict.fromkeys(JUDGES[run.metric] for run in runs))
+    told = ", ".join(dict.fromkeys(run.judge.name for run in runs))
     return f"Runs below {base}, {told} on their validation images:", columns, rows
-
-
-def _shown(run: Run, epoch: int) -> str:
-    value = run.values[epoch]
-    return f"loss {value:.4f}" if run.metric == "val_loss" else f"{value:.1%}"
 
 
 def _duration(seconds: float | None) -> str:

@@ -38,10 +38,15 @@ class StopRequest(L.Callback):
         # Not through a rich console: the main thread may hold its lock at this moment.
         os.write(2, b"\nStopping: the run is saved after the present step. Once more stops at once, without.\n")
 
-    def share(self) -> None:
-        """Asks every process to stop where one of them was asked; all of them must call this."""
+    def share(self) -> bool:
+        """Whether one of the processes was asked to stop; all of them must call this, and all hear the same.
+
+        A signal that comes while they agree counts from the next time on.
+        """
         number = int(processes.largest(self.signal or 0)[0])
-        self.signal = signal.Signals(number) if number else None
+        if number:
+            self.signal = signal.Signals(number)
+        return bool(number)
 
     def stop(self) -> NoReturn:
         """Ends the run as its signal would have.

@@ -39,9 +39,10 @@ class Judge:
     higher_is_better: bool = True
 
     def score(self, metrics: Mapping[str, Any]) -> tuple[float, float]:
-        """Of the metrics of an epoch; the greater is better."""
-        value = float(metrics[self.metric])
-        return value if self.higher_is_better else -value, -float(metrics["val_loss"])
+        """Of the metrics of an epoch; the greater is better. What is not a number is worse than any."""
+        value = float(metrics[self.metric]) * (1 if self.higher_is_better else -1)
+        # A NaN is neither greater nor smaller than anything.
+        return -math.inf if math.isnan(value) else value, -float(metrics["val_loss"])
 
     def text(self, value: float) -> str:
         """A value of the metric for people."""
@@ -251,9 +252,7 @@ class TrainingTask(L.LightningModule):
         return {"train_loss_epoch": self.train_loss, "val_loss": self.val_loss}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        lr = self.lr
-        if self.scale_lr != "none":
-            lr = scaled_lr(lr, rule=self.scale_lr, images=self._step_images(), base_size=self.lr_base_size)
+        lr = scaled_lr(self.lr, rule=self.scale_lr, images=self._step_images(), base_size=self.lr_base_size)
         groups = parameter_groups(self.model, lr=lr, **self.groups)
         optimizer = new_optimizer(self.optimizer_name, groups, beta2=self.beta2)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._schedule())
