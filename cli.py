@@ -63,13 +63,14 @@ from wiring.explaining import (
 from wiring.explaining_captions import CAPTION_OPTIONS, explain_captioner
 from wiring.explaining_text import TEXT_OPTIONS, explain_texts
 from wiring.folds import cross_validate
-from wiring.models import build_model, pair, prepared_for, require_head, require_kind
+from wiring.models import build_model, pair, require_head, require_kind
 from wiring.pretraining import pretrain_encoder
 from wiring.runs import RunOptions
 from wiring.scoring import score_photographs
 from wiring.training import train_classifier
 from wiring.tuning import find_settings
 
+KEEP_OR_NOT = "--resume keeps what is there, and --overwrite does not.\nGive one of the two."
 DEMO_CHECKPOINT = Path(vit.__file__).parent / "assets" / "birdscenes"
 
 
@@ -113,6 +114,8 @@ def train(
         overwrite: write into a run folder that already holds files.
         resume: go on from the run folder's last checkpoint.
     """
+    if resume and overwrite:
+        raise UserError(KEEP_OR_NOT)
     options = RunOptions(
         run=Path(run), config=current_config() or "", seed=seed, limit=limit, profile=profile, device=device,
         overwrite=overwrite, resume=resume,
@@ -212,13 +215,12 @@ def predict(
     seed: int = 0,
     batch_size: int = 32,
     num_workers: int = -1,
-    crop: bool = False,
     precision: Precision = "fp32",
     device: Device = "auto",
     strict: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Labels and probabilities for new images, or their captions, as a CSV.
+    """Labels and probabilities for new images, or their captions, as a CSV. An image is cropped as in evaluation.
 
     Example: vit predict runs/birds/model photos/new --out labels.csv
 
@@ -232,7 +234,6 @@ def predict(
         seed: drawn words follow from it.
         batch_size: images a forward pass.
         num_workers: processes that read images; -1 picks the number of cores less one, at most 8.
-        crop: crop as the checkpoint was trained, where it says so; otherwise the whole photo is resized.
         precision: arithmetic of the forward pass.
         device: auto takes a GPU when there is one.
         strict: stop at the first unreadable image.
@@ -257,7 +258,7 @@ def predict(
     require_head(network, model)
     path = claim_file(out, overwrite=overwrite)
     files = list_images(images, limit=limit)
-    dataset = image_files(files, prepared_for(network, crop=crop))
+    dataset = image_files(files, network.preprocessing)
     batches = progress(
         dataset.loader(batch_size, num_workers, strict=strict),
         "predicting",
@@ -368,7 +369,7 @@ def explain(
     check_range("batch_size", batch_size, 1)
     check_range("opacity", opacity, 0, 1)
     if resume and overwrite:
-        raise UserError("--resume keeps what is there, and --overwrite does not.\nGive one of the two.")
+        raise UserError(KEEP_OR_NOT)
     if scores is not None and not gallery:
         raise UserError("--scores are for the gallery.\nGive --gallery, too.")
     processes.join()
@@ -582,9 +583,11 @@ def runs(folders: list[str]) -> None:
     Args:
         folders: run folders, or folders with runs below them, such as those of --folds.
     """
-    from vit.training.runs import find_runs, read_run, run_table
+    from vit.training.runs import find_runs, read_runs, run_table
 
-    print_tables([run_table([read_run(folder) for folder in find_runs(folders)])])
+    found, wrong = read_runs(find_runs(folders))
+    say(*wrong)
+    print_tables([run_table(found)])
 
 
 def check(

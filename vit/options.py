@@ -110,7 +110,7 @@ class ModelOptions:
 
     Args:
         pretrained: a checkpoint to start from: a .safetensors or .pth file, a model folder, or timm:NAME.
-        variant: size when there is no checkpoint: pico, tiny, small, base, large, huge or giant.
+        variant: size when there is no checkpoint: pico, nano, tiny, small, base, large, huge or giant.
         image_size: pixels, one number or [height, width]; default: the checkpoint's, or 224.
         patch_size: pixels a side of a patch, when there is no checkpoint.
         pool: what the head reads: class token, mean of the patches, or both.
@@ -139,6 +139,7 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         check_range("model.patch_size", self.patch_size, 1)
+        check_range("model.drop_path", self.drop_path, 0, 0.99)
         if self.crop_pct is not None:
             check_range("model.crop_pct", self.crop_pct, 0.1, 1)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,15 +46,28 @@ class RunOptions:
     resume: bool = False
 
 
-def check_run(options: RunOptions) -> None:
-    """Raises UserError for a device that is not there, or a run that can't be resumed with these options."""
+def check_run(options: RunOptions, trainer: TrainerOptions) -> None:
+    """Raises UserError for a device that is not there, processes that do not know of each other, or a run that can't
+    be resumed with these options."""
     from vit.inference import choose_device
     from vit.training.resume import last_checkpoint, refuse_changes
 
     choose_device(options.device)
+    _check_processes(trainer)
     if options.resume:
         last_checkpoint(options.run)
         refuse_changes(options.run / "config.yaml", options.config)
+
+
+def _check_processes(trainer: TrainerOptions) -> None:
+    """Raises UserError where torchrun started another number of processes than are to train together."""
+    wanted, started = trainer.devices * trainer.num_nodes, int(os.environ.get("WORLD_SIZE") or 0)
+    if started and started != wanted:
+        here = int(os.environ.get("LOCAL_WORLD_SIZE") or started)
+        raise UserError(
+            f"There are {started} processes, and --trainer.devices times --trainer.num_nodes is {wanted}.\n"
+            f"Give --trainer.devices {here} --trainer.num_nodes {started // here}."
+        )
 
 
 def open_run(options: RunOptions) -> Path:
@@ -67,11 +82,14 @@ def open_run(options: RunOptions) -> Path:
 
 
 def _forget(folder: Path) -> None:
-    """Removes what an earlier run in the folder would be resumed from."""
-    for home in (folder, *folder.glob("fold_*")):
-        for path in (home / "checkpoints").glob("*.ckpt*"):
-            path.unlink()
-    (folder / FOLDS).unlink(missing_ok=True)
+    """Removes what an earlier run in the folder would be resumed from, and what is told of it."""
+    for path in (*(folder / "checkpoints").glob("*.ckpt*"), *(folder / "tensorboard").glob("events.*")):
+        path.unlink()
+    for name in ("metrics.csv", "times.csv", "curves.png", FOLDS):
+        (folder / name).unlink(missing_ok=True)
+    for fold in folder.glob("fold_[0-9]*"):
+        if (fold / "config.yaml").is_file() and not fold.is_symlink():
+            shutil.rmtree(fold)
 
 
 def run_task(

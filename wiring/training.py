@@ -32,7 +32,9 @@ def train_classifier(
     Args:
         fold: validates this one of so many parts of the images, rather than the data's own val.
     """
-    check_run(options)
+    check_run(options, trainer)
+    if data.balanced and optim.class_weights == "balanced":
+        raise UserError("--data.balanced and --optim.class_weights balanced make up for rare classes twice.\nGive one.")
     refuse_unfit_probe(optim, trainer)
     network, report = build_model(model, options.seed)
     module = data_module(data, network, seed=options.seed, limit=options.limit, fold=fold)
@@ -106,7 +108,9 @@ def refuse_unfit_probe(optim: OptimOptions, trainer: TrainerOptions) -> None:
 def fit_head(network: Classifier, module: Any, root: str) -> list[str]:
     """Gives the model a head for the data's labels, where it has another; returns what to tell of it."""
     if not module.length("val"):
-        raise UserError(f"{root} has one image a class, and none is left for validation.\nGive two or more.")
+        raise UserError(
+            f"{root} has one image a class, or one group, and none is left for validation.\nGive two or more of each."
+        )
     multilabel = getattr(module, "multilabel", False)  # of generated scenes it is no matter
     if (network.labels, network.multilabel) == (module.labels, multilabel):
         return []

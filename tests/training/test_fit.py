@@ -504,6 +504,41 @@ def test_a_second_signal_ends_the_run_at_once(
     assert not (tmp_path / "checkpoints").exists()
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_that_breaks_the_step_ends_the_run_as_signals_do(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """As when it ends the compiler that torch.compile waits for."""
+
+    def broken(*_: Any) -> None:
+        signal.raise_signal(number)
+        raise RuntimeError("the compiler failed")
+
+    monkeypatch.setattr(ClassificationTask, "training_step", broken)
+    ending, code = SIGNALS[number]
+    with pytest.raises(ending) as ended:
+        run(photos, tmp_path)
+    assert getattr(ended.value, "code", None) == code
+
+
+def test_other_images_are_not_the_run_that_is_resumed(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def named(count: int) -> ClassificationTask:
+        return task(names=[f"{number}.png" for number in range(count)])
+
+    def go(count: int, *, resume: bool = False) -> FitResult:
+        return fit(named(count), data(photos), tmp_path, max_epochs=2, precision="fp32", device="cpu", resume=resume)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassificationTask, "training_step", stop_at(7, ClassificationTask.training_step, before=True))
+        with pytest.raises(Stopped):
+            go(18)
+    with pytest.raises(UserError, match="began with 18 training images; these 17 are not the same"):
+        go(17, resume=True)
+    assert go(18, resume=True).epochs == 2
+
+
 def test_a_signal_that_comes_while_the_processes_agree_counts_from_the_next_time_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -147,9 +147,9 @@ def test_no_warm_up_starts_at_the_top():
     assert warmup_cosine(10, warmup_steps=0, total_steps=10, min_lr=0.0) == pytest.approx(0)
 
 
-def test_warm_up_longer_than_the_run_never_leaves_it():
-    factors = [warmup_cosine(step, warmup_steps=9, total_steps=4, min_lr=0.1) for step in range(4)]
-    assert factors == pytest.approx([0.1, 0.2, 0.3, 0.4])
+def test_a_warm_up_takes_at_most_half_of_the_run():
+    factors = [warmup_cosine(step, warmup_steps=9, total_steps=4, min_lr=0.0) for step in range(5)]
+    assert factors == pytest.approx([1 / 3, 2 / 3, 1, 0.5, 0])
 
 
 def test_adamw_is_torchs_fused_one(model):

@@ -60,6 +60,28 @@ def test_epochs_without_a_speed_do_not_count_in_it(tmp_path: Path) -> None:
     assert read_run(folder).images_per_second == 30
 
 
+def test_of_an_option_that_most_runs_have_the_same_only_the_others_tell(tmp_path: Path) -> None:
+    rates = {"a": 1e-4, "b": 1e-4, "c": 1e-3, "d": 1e-4}
+    runs = [read_run(make(tmp_path / name, top1=[0.5], lr=lr)) for name, lr in rates.items()]
+    assert [row[-1] for row in run_table(runs)[2]] == ["", "", "optim.lr=0.001", ""]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("config.yaml", b"a: [1"), ("config.yaml", b"- 1"), ("metrics.csv", b"\xff\xfe\0"), ("times.csv", b"epoch\n1\n")],
+)
+def test_a_damaged_run_is_told_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, content: bytes
+) -> None:
+    make(tmp_path / "a", top1=[0.5])
+    (make(tmp_path / "b", top1=[0.25]) / file).write_bytes(content)
+    assert cli.main(["runs", str(tmp_path)]) == 0
+    told = capsys.readouterr()
+    assert "50.0%" in told.out
+    assert f"{tmp_path / 'b'} is no run that can be read" in told.err
+    assert cli.main(["runs", str(tmp_path / "b")]) == 1
+
+
 def test_of_a_loss_the_lowest_is_the_best(tmp_path: Path) -> None:
     folder = make(tmp_path / "a", top1=[])
     (folder / "metrics.csv").write_text("epoch,step,val_loss\n1,10,0.9\n2,20,0.5\n3,30,0.6\n")

@@ -135,7 +135,7 @@ def fit(
         profiler=times,
         **_OURS,
     )
-    _fit_or_stop(trainer, task, data, last)
+    _fit_or_stop(trainer, task, data, last, stop)
     if trainer.is_global_zero:
         draw_curves(run / "metrics.csv", run / "curves.png")
     return FitResult(
@@ -165,7 +165,9 @@ def _silence_lightning() -> None:
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view")  # of tokens that are expanded; harmless
 
 
-def _fit_or_stop(trainer: L.Trainer, task: TrainingTask, data: L.LightningDataModule, last: Path | None) -> None:
+def _fit_or_stop(
+    trainer: L.Trainer, task: TrainingTask, data: L.LightningDataModule, last: Path | None, stop: StopRequest
+) -> None:
     """Trains from a checkpoint on, and tells how a run was stopped as a command tells it."""
     try:
         with weights_only_enforced():
@@ -174,3 +176,10 @@ def _fit_or_stop(trainer: L.Trainer, task: TrainingTask, data: L.LightningDataMo
         sys.exit(128 + signal.SIGTERM)
     except SystemExit:  # what Lightning makes of an interrupt
         raise KeyboardInterrupt from None
+    except Exception:
+        if not stop.asked:
+            raise
+        # The signal has ended what the step was made by, such as the compiler of torch.compile.
+        if stop.signal == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        sys.exit(128 + signal.SIGTERM)

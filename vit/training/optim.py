@@ -99,7 +99,8 @@ def scaled_lr(lr: float, *, rule: str, images: int, base_size: int) -> float:
 
 def warmup_cosine(step: int, *, warmup_steps: int, total_steps: float, min_lr: float) -> float:
     """The factor on the learning rate at an optimizer step: linear up to 1, then half a cosine down to `min_lr`
-    (Loshchilov & Hutter 2017, without restarts)."""
+    (Loshchilov & Hutter 2017, without restarts). The warm-up takes at most half of the steps."""
+    warmup_steps = min(warmup_steps, int(total_steps / 2))
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
     progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))

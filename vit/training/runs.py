@@ -2,6 +2,7 @@
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ JUDGES = (
     Judge("val_top1", "top-1"), Judge("val_map", "mAP"), Judge("val_exact", "exact match"),
     Judge("val_loss", "loss", higher_is_better=False),
 )  # fmt: skip
+
+FEW = 3  # runs whose options can all be read
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ def find_runs(folders: Sequence[str]) -> list[Path]:
     found: dict[Path, None] = {}
     for name in folders:
         folder = Path(name)
+        if folder.is_file():
+            raise UserError(f"{name} is a file.\nGive folders of runs.")
         if not folder.is_dir():
             beside = [place.name for place in folder.parent.iterdir()] if folder.parent.is_dir() else []
             raise UserError(f"There is no folder {name}{nearest(folder.name, beside)}.")
@@ -92,6 +97,23 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if None not in row.values()]
 
 
+def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """The runs of folders, and what is wrong with those that can't be read.
+
+    Raises:
+        UserError: when none can.
+    """
+    found, wrong = [], []
+    for folder in folders:
+        try:
+            found.append(read_run(folder))
+        except (yaml.YAMLError, ValueError, KeyError, AttributeError) as error:
+            wrong.append(f"{folder} is no run that can be read: {' '.join(str(error).split())[:120]}")
+    if not found:
+        raise UserError("\n".join(wrong[:3]))
+    return found, wrong
+
+
 def differing(runs: Sequence[Run]) -> list[str]:
     """The options that are not the same in all of the runs, but for those that make no other run, and those that an
     earlier version did not have."""
@@ -101,8 +123,12 @@ def differing(runs: Sequence[Run]) -> list[str]:
 
 
 def run_table(runs: Sequence[Run]) -> tuple[str, list[str], list[list[str]]]:
-    """Title, columns, and a row a run."""
+    """Title, columns, and a row a run. Of more than a `FEW`, what most have is not told of each."""
     names = differing(runs)
+    usual: dict[str, str] = {}
+    for name in names:
+        value, count = Counter(str(run.options[name]) for run in runs).most_common(1)[0]
+        usual |= {name: value} if len(runs) > FEW and count > len(runs) / 2 else {}
     base = os.path.commonpath([run.folder.absolute().parent for run in runs])
     columns = ["run", "recipe", "best", "in epoch", "last", "epochs", "images/s", "time", "options that differ"]
     rows = []
@@ -111,7 +137,7 @@ def run_table(runs: Sequence[Run]) -> tuple[str, list[str], list[list[str]]]:
         text = run.judge.text
         ends = [text(run.values[run.best]), str(run.best + 1), text(run.values[-1])] if run.values else ["", "", ""]
         rate = "" if run.images_per_second is None else f"{run.images_per_second:.0f}"
-        own = ", ".join(f"{name}={run.options[name]}" for name in names)
+        own = ", ".join(f"{name}={run.options[name]}" for name in names if str(run.options[name]) != usual.get(name))
         rows.append([os.path.relpath(run.folder, base), " + ".join(run.recipes), *ends, f"{len(run.values)}{of}", rate,
                      _duration(run.seconds), own])  # fmt: skip
     told = ", ".join(dict.fromkeys(run.judge.name for run in runs))

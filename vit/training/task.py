@@ -1,8 +1,10 @@
 """What the tasks share: chance by the seed and the micro-batch, the optimizer, and steps that are not finite."""
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -226,16 +228,27 @@ class TrainingTask(L.LightningModule):
             f"{listed}Try a lower --optim.lr or --trainer.precision fp32, and look at the images."
         )
 
+    @cached_property
+    def _images(self) -> list[Any]:
+        """How many training images there are, and a digest of their names."""
+        return [len(self.names), hashlib.sha256("\0".join(self.names).encode(errors="surrogateescape")).hexdigest()]
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.skipped = processes.merged(self.skipped)
         checkpoint["running"] = {
             "metrics": processes.gathered(running.states(self.running_metrics())),  # each process adds up its own
             "skipped": dict(self.skipped),
             "bad_steps": [self.bad_steps, self.bad_in_a_row],
+            "images": self._images,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint["running"]
+        if saved.get("images", self._images) != self._images:
+            raise UserError(
+                f"The run began with {saved['images'][0]} training images; these {self._images[0]} are not the same.\n"
+                "Resume it with the data that it began with, or start a new run from its model folder."
+            )
         running.restore(self.running_metrics(), saved["metrics"][processes.rank()])
         self.skipped = dict(saved["skipped"])
         self.bad_steps, self.bad_in_a_row = saved["bad_steps"]
