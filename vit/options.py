@@ -109,7 +109,7 @@ class ModelOptions:
     """The Vision Transformer.
 
     Args:
-        pretrained: a checkpoint to start from: a .safetensors or .pth file, a model folder, or timm:NAME.
+        pretrained: a checkpoint to start from: a file (.safetensors, .pth ...), a model folder, timm:NAME or hf:NAME.
         variant: size when there is no checkpoint: pico, nano, tiny, small, base, large, huge or giant.
         image_size: pixels, one number or [height, width]; default: the checkpoint's, or 224.
         patch_size: pixels a side of a patch, when there is no checkpoint.

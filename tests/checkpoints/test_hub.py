@@ -36,7 +36,7 @@ def connections(monkeypatch, tmp_path):
 
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     return tried
 
@@ -243,3 +243,20 @@ def test_no_socket_is_opened_for_what_is_here(connections, repository, timm_vit,
     load(tmp_path / "timm.safetensors", num_heads=2)
     load(timm_vit())
     assert connections == []
+
+
+@pytest.mark.parametrize(
+    ("variables", "tried"),
+    [
+        ({"https_proxy": "http://proxy.example:3128"}, ("proxy.example", 3128)),
+        ({"https_proxy": "proxy.example:3128"}, ("proxy.example", 3128)),  # as many write it
+        ({"https_proxy": "http://proxy.example"}, ("proxy.example", 80)),
+        ({"all_proxy": "http://proxy.example:3128"}, ("proxy.example", 3128)),
+        ({"https_proxy": "http://proxy.example:3128", "no_proxy": "huggingface.co"}, ("huggingface.co", 443)),
+    ],
+)
+def test_the_proxy_that_is_set_is_tried(connections, monkeypatch, variables, tried):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    refusal("timm:vit_small_patch16_224")
+    assert connections == [tried]

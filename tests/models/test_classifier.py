@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vit.models.classifier import Classifier
+from vit.models.classifier import Classifier, Preprocessing
 from vit.models.encoder import image_encoder
 
 SIZES = {"image_size": (10, 21), "patch_size": (5, 7), "embed_dim": 22, "depth": 2, "num_heads": 2}
@@ -90,3 +90,19 @@ def test_impossible_models_are_refused():
         classifier(class_token=False)
     with pytest.raises(ValueError, match="2 labels for 5 classes"):
         classifier(labels=["crow", "jay"])
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"interpolation": "{open('x')}"}, "interpolation is .* allowed are bicubic and bilinear"),
+        ({"resize_mode": "whatever"}, "resize_mode is 'whatever'; allowed are squash and crop"),
+        ({"crop_pct": 0}, "crop_pct is 0; allowed"),
+        ({"mean": ("a", 0.5, 0.5)}, "mean and std"),
+        ({"std": (0.0, 0.5, 0.5)}, "std above 0"),
+    ],
+)
+def test_a_preprocessing_that_is_none_is_refused(keywords, message):
+    """What a stranger's model folder says of it ends in the code of a model card, too."""
+    with pytest.raises(ValueError, match=message):
+        Preprocessing((8, 8), **keywords)

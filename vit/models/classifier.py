@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,19 @@ class Preprocessing:
     interpolation: str = "bicubic"
     resize_mode: str = "squash"
     crop_pct: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is none: it may come from a stranger's file."""
+        for name, value, allowed in (
+            ("interpolation", self.interpolation, ("bicubic", "bilinear")),
+            ("resize_mode", self.resize_mode, ("squash", "crop")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} is {value!r}; allowed are {' and '.join(allowed)}")
+        if not 0 < self.crop_pct <= 1:
+            raise ValueError(f"crop_pct is {self.crop_pct!r}; allowed are 0 to 1")
+        if not all(isinstance(value, Real) for value in (*self.mean, *self.std)) or min(self.std) <= 0:
+            raise ValueError(f"mean and std are {self.mean!r} and {self.std!r}; allowed are numbers, std above 0")
 
 
 class Classifier(nn.Module):
