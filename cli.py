@@ -391,7 +391,7 @@ def explain(
         gallery=gallery,
     )
     export_photographs(
-        network, list_images(images, limit=limit), options, out=Path(out), device=place, crop=crop,
+        network, list_images(images, limit=limit, elsewhere=[out]), options, out=Path(out), device=place, crop=crop,
         scores=scores, batch_size=batch_size, num_workers=num_workers, strict=strict, overwrite=overwrite,
         resume=resume,
     )  # fmt: skip

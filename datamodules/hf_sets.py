@@ -1,10 +1,12 @@
 """Data sets of Hugging Face `datasets`: `hf:FOLDER` as `save_to_disk` wrote it, or `hf:NAME` from the hub.
 
 A data set has a column of images, and one of labels: a class, a list of classes (an image then has any number of
-labels), or a text. Splits are called train, validation (or val) and test; without a val, some of train is held out. No
-code of a data set is run, and no pickle is read; the bytes of a photo go to the one reader.
+labels), or a text. Splits are called train, validation (or val) and test; one of whose labels none is known is left
+out; without a val, some of train is held out. No code of a data set is run, and no pickle is read; the bytes of a photo
+go to the one reader.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +18,11 @@ from datamodules.reading import Photo, UnreadableImage, printable, read_photo, r
 from vit.foundation import UserError
 from vit.network import refuse_without_network
 
+log = logging.getLogger("vit.data")
+
 _SPLITS = {"train": ("train",), "val": ("validation", "val", "valid"), "test": ("test",)}
 _LABELS = ("label", "labels", "fine_label", "class", "target")
+_UNKNOWN = (None, -1)  # what stands for a label that is not told
 _MAX_PHOTO = 1 << 28  # bytes
 
 
@@ -60,13 +65,21 @@ def collect_hf(name: str) -> Collection:
     splits = {}
     several: set[bool] = set()
     for split, names in _SPLITS.items():
-        for each in names:
-            if each in tables and split not in splits:
-                splits[split], multilabel = _records(datasets, tables[each], name, split)
-                several.add(multilabel)
+        there = [tables[each] for each in names if each in tables]
+        if there and split != "train" and _is_unlabelled(there[0]):
+            log.warning("Left out of hf:%s: %s has no labels.", printable(name), split)
+        elif there:
+            splits[split], multilabel = _records(datasets, there[0], name, split)
+            several.add(multilabel)
     if not splits:
         raise UserError(f"hf:{name} has the splits {', '.join(tables)}; expected train, and perhaps validation, test.")
     return Collection(_base(name), splits, multilabel=several == {True})
+
+
+def _is_unlabelled(table: Any) -> bool:
+    """Whether none of the images has a label, as in the test splits of contests."""
+    labels = [column for column in _LABELS if column in table.features]
+    return bool(labels) and len(table) > 0 and all(value in _UNKNOWN for value in table[labels[0]])
 
 
 def _base(name: str) -> Path:
@@ -130,7 +143,7 @@ def _records(datasets: Any, table: Any, name: str, split: str) -> tuple[list[Rec
     records = []
     for index, value in enumerate(table[labels[0]]):
         values = list(value or ()) if inner is not None else [value]
-        if inner is None and value in (None, -1):
+        if inner is None and value in _UNKNOWN:
             raise UserError(f"hf:{printable(name)}, row {index} of {split} has no label.")
         known = tuple(names[int(one)] if names else str(one) for one in values)
         row = ImageRow(table, images[0], index, f"hf:{printable(name)}/{split}/{index:06}")

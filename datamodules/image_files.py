@@ -40,7 +40,12 @@ class ImageFile:
     output_stem: Path
 
 
-def list_images(arguments: Sequence[str | os.PathLike[str]], *, limit: int | None = None) -> list[ImageFile]:
+def list_images(
+    arguments: Sequence[str | os.PathLike[str]],
+    *,
+    limit: int | None = None,
+    elsewhere: Iterable[str | os.PathLike[str]] = (),
+) -> list[ImageFile]:
     """The photos that files, folders (with all below them) and globs name, each once, in the arguments'
     order.
 
@@ -48,14 +53,17 @@ def list_images(arguments: Sequence[str | os.PathLike[str]], *, limit: int | Non
 
     Args:
         limit: at most so many, spread evenly over all; their names are those that they have among all.
+        elsewhere: folders, there or not, that a folder or glob around them is listed without, such as the one that
+            is written to. What is named in them is taken all the same.
 
     Raises:
         UserError: an argument that does not exist, or names no images.
     """
     bases: set[str] = set()
     paths: dict[str, None] = {}
+    apart = [Path(place).resolve() for place in elsewhere if Path(place).is_dir()]
     for argument in arguments:
-        base, found = _expand(os.fspath(argument))
+        base, found = _expand(os.fspath(argument), apart)
         bases.add(base)
         paths.update(dict.fromkeys(found))
     if not paths:
@@ -182,15 +190,16 @@ def _shrunk(image: np.ndarray, longest: int) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def _expand(argument: str) -> tuple[str, list[str]]:
-    """(base folder, absolute paths) of one argument. An existing name is never read as a glob."""
+def _expand(argument: str, apart: list[Path]) -> tuple[str, list[str]]:
+    """(base folder, absolute paths) of one argument, less what it has in the resolved folders `apart`. An existing
+    name is never read as a glob."""
     path = os.path.abspath(argument)  # noqa: PTH100
     if Path(path).is_dir():
-        base, found = path, find_images(path)
+        base, found = path, find_images(path, [place for place in apart if not _is_within(path, [place])])
     elif os.path.lexists(path):
         return str(Path(path).parent), [path]
     elif glob.has_magic(argument):
-        base, found = _expand_glob(path)
+        base, found = _expand_glob(path, apart)
     else:
         raise UserError(_missing(path))
     if not found:
@@ -200,19 +209,28 @@ def _expand(argument: str) -> tuple[str, list[str]]:
     return base, found
 
 
-def _expand_glob(pattern: str) -> tuple[str, list[str]]:
+def _expand_glob(pattern: str, apart: list[Path]) -> tuple[str, list[str]]:
     base = Path(pattern)
     while glob.has_magic(str(base)):
         base = base.parent
+    apart = [place for place in apart if not _is_within(base, [place])]
     found: dict[str, None] = {}
     for match in sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207
         if any(is_ignored(part) for part in Path(match).relative_to(base).parts):
             continue
-        if Path(match).is_dir():
-            found.update(dict.fromkeys(find_images(match)))
+        is_folder = Path(match).is_dir()
+        if _is_within(match if is_folder else Path(match).parent, apart):
+            continue
+        if is_folder:
+            found.update(dict.fromkeys(find_images(match, apart)))
         elif has_image_suffix(match):
             found[match] = None
     return str(base), list(found)
+
+
+def _is_within(folder: str | os.PathLike[str], places: list[Path]) -> bool:
+    """Whether the folder is one of the resolved places, or below one."""
+    return bool(places) and any(map(Path(folder).resolve().is_relative_to, places))
 
 
 def _missing(path: str) -> str:

@@ -3,14 +3,14 @@
     a folder    mask images, each at the photo's place below it (MASKS/a/x.png for PHOTOS/a/x.jpg), or of the photo's
                 name without its suffix, where just one mask and one photo have it
     a CSV       a row a photo with the columns image and mask, or a row a box with image, x0, y0, x1, y1: pixels of the
-                upright photo, x1 and y1 just beyond the object. Also, where wanted: label, the true class; group,
-                what photos belong together, such as the frames of one video
+                upright photo, x1 and y1 just beyond the object. Also, where wanted: label, the true class, one of
+                the model's labels or its index; group, what photos belong together, such as the frames of a video
 
 Paths in a CSV are relative to its folder; a photo is also known by its place below the photos' folder, or by its
 name alone where just one has it.
 
 A mask is as large as its photo, or in its proportions. In a picture of two values, or with a palette, all that is not
-black is the object; else what is at least half bright, so that soft edges are cut in the middle.
+black is the object, however dark; else what is at least half bright, so that soft edges are cut in the middle.
 """
 
 import csv
@@ -27,7 +27,15 @@ import torch
 from PIL import Image
 
 from datamodules.image_files import ImageFile, ImageFiles, find_images
-from datamodules.reading import UnreadableImage, formats, printable, read_photo
+from datamodules.reading import (
+    UnreadableImage,
+    black_and_white,
+    formats,
+    orientation_of,
+    printable,
+    read_photo,
+    upright,
+)
 from datamodules.sampling import Draw, Skipped
 from vit.foundation import UserError, nearest
 
@@ -171,10 +179,18 @@ def _from_image(path: Path, size: tuple[int, int]) -> np.ndarray:
     bright = photo.image.max(axis=2)
     with Image.open(path, formats=formats()) as file:  # read_photo has found it to be a sound image
         palette = file.mode == "P"
-    levels = np.flatnonzero(np.bincount(bright.ravel(), minlength=256))
-    inside = bright > 0 if palette or len(levels) <= 2 else bright >= 128
+        levels, black = _stored_levels(file) if file.mode[0] in "IF" else (bright, 0)
+    two_values = np.all((levels == levels.min()) | (levels == levels.max()))
+    inside = levels != black if palette or two_values else bright >= 128
     squashed = Image.fromarray(inside.astype(np.uint8)).resize((MASK_SIDE, MASK_SIDE), Image.Resampling.NEAREST)
     return np.asarray(squashed).astype(bool)
+
+
+def _stored_levels(file: Image.Image) -> tuple[np.ndarray, float]:
+    """The numbers (img_h, img_w) of a picture of 16 bits or more, and the one that is black. In the 8 bits that
+    photos are read to, the 1 or 100 of a mask would be black, too."""
+    levels = np.asarray(file)  # loads it; only then a TIFF's orientation is known
+    return upright(levels, orientation_of(file)), black_and_white(file)[0]
 
 
 def _from_boxes(boxes: Iterable[Box], size: tuple[int, int]) -> np.ndarray:
@@ -225,7 +241,7 @@ def _in_csv(path: Path, files: Sequence[ImageFile]) -> list[Annotation | None]:
             continue
         said = Annotation(
             mask=folder / row["mask"] if row.get("mask") else None,
-            boxes=(_box(row, path, line),) if row.get("x0") else (),
+            boxes=(_box(row, path, line),) if any(row.get(side) for side in _BOX) else (),
             label=row.get("label", ""),
             group=row.get("group", ""),
         )

@@ -190,7 +190,7 @@ def _decode(file: _Guarded, max_pixels: int, min_size: tuple[int, int] | None) -
     kind = f"{photo.format} {photo.mode}"
     image = None
     if isinstance(photo, JpegImageFile):
-        orientation = _orientation(photo)
+        orientation = orientation_of(photo)
         if "progressive" in photo.info:
             _refuse_many_scans(file)
         if min_size is not None:
@@ -201,9 +201,9 @@ def _decode(file: _Guarded, max_pixels: int, min_size: tuple[int, int] | None) -
         photo.load()
     if not isinstance(photo, JpegImageFile):
         width, height = photo.size  # Pillow turns a TIFF upright while it loads
-        orientation = _orientation(photo)
+        orientation = orientation_of(photo)
     size = (width, height) if _turned(orientation) else (height, width)
-    image = _upright(_to_rgb(photo) if image is None else image, orientation)
+    image = upright(_to_rgb(photo) if image is None else image, orientation)
     return Photo(image, size, "has several frames; only the first is used" if several else "", kind)
 
 
@@ -262,7 +262,7 @@ def _exactly(file: _Guarded, size: int) -> bytes:
     return block
 
 
-def _orientation(photo: Image.Image) -> int:
+def orientation_of(photo: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 when there is none, or none that can be understood."""
     if isinstance(photo, JpegImageFile) and not photo.info.keys() & {"exif", "xmp"}:
         return 1
@@ -277,7 +277,7 @@ def _turned(orientation: int) -> bool:
     return orientation >= 5
 
 
-def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
+def upright(image: np.ndarray, orientation: int) -> np.ndarray:
     """(h, w, 3) as stored -> (img_h, img_w, 3) as seen. The standard's table says which way each is
     stored."""
     if orientation == 1:
@@ -296,7 +296,7 @@ def _to_rgb(photo: Image.Image) -> np.ndarray:
     width, height = photo.size
     image = np.empty((height, width, 3), np.uint8)
     if photo.mode.startswith("I;16") or photo.mode in ("I", "F"):
-        low, high = _ends(photo)
+        low, high = black_and_white(photo)
         for rows, band in _bands(photo):
             grey = (np.asarray(band).astype(np.float64) - low) * (255.0 / (high - low))
             image[rows] = np.rint(grey)[:, :, None]
@@ -315,7 +315,7 @@ def _bands(photo: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
         yield slice(start, stop), photo if step >= height else photo.crop((0, start, width, stop))
 
 
-def _ends(photo: Image.Image) -> tuple[float, float]:
+def black_and_white(photo: Image.Image) -> tuple[float, float]:
     """The values that become 0 and 255: of 16 bits the whole range; of others the first usual range that holds all
     there are, else the least and greatest."""
     if photo.mode.startswith("I;16"):

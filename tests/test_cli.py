@@ -1,6 +1,7 @@
 """The verbs from end to end, as they are typed: what they leave, and how they refuse."""
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -289,6 +290,19 @@ def test_a_run_of_whose_photos_none_can_be_read_leaves_no_model(vit: Vit, tmp_pa
     assert not {name for name in files(tmp_path / "run") if name.startswith(("model", "checkpoints"))}
 
 
+def test_processes_that_would_not_train_together_are_refused(
+    vit: Vit, classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each would train the whole run, into one folder."""
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    ran = vit(f"train {TINY} --data.root {classes} --run {tmp_path}/run")
+    assert ran.code == 1
+    assert "There are 4 processes, and --trainer.devices times --trainer.num_nodes is 1." in ran.err
+    assert "Give --trainer.devices 2 --trainer.num_nodes 2." in ran.err
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_rate_that_tune_prints_is_what_the_run_is_given(
     vit: Vit, classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -394,6 +408,22 @@ def test_predict_names_each_photo_in_the_order_given(vit: Vit, model: Path, tmp_
     ]  # fmt: skip
     assert {row["label_2"] for row in found} == {"bright", "dark"}
     assert all(float(row["probability"]) + float(row["probability_2"]) == pytest.approx(1) for row in found)
+
+
+def test_predict_sees_what_evaluation_sees(vit: Vit, classes: Path, tmp_path: Path) -> None:
+    """Of a model that evaluates the middle of a photo, it reads the middle, too."""
+    line = f"train {TINY} --data.root {classes} --model.crop_pct 0.5 --trainer.max_epochs 1 --run {tmp_path}/run"
+    assert vit(line).code == 0
+    path = photo(tmp_path / "new" / "val" / "bright" / "x.png", (40, 64), (0, 20, 0, 30))
+    for part in ("train/bright/a", "train/dark/b", "val/dark/c"):
+        photo(tmp_path / "new" / f"{part}.png")
+    model = tmp_path / "run" / "model"
+    data = f"--data.root {tmp_path}/new --data.num_workers 0"
+    assert vit(f"evaluate {model} {data} --out {tmp_path}/val").code == 0
+    assert vit(f"predict {model} {path} --num_workers 0 --out {tmp_path}/labels.csv").code == 0
+    row, evaluated = rows(tmp_path / "labels.csv")[0], rows(tmp_path / "val" / "predictions.csv")[0]
+    assert row["label"] == evaluated["predicted"]
+    assert float(row["probability"]) == pytest.approx(float(evaluated["probability"]), abs=1e-5)
 
 
 def test_predict_writes_as_many_labels_as_asked_for(vit: Vit, model: Path, tmp_path: Path) -> None:
@@ -553,6 +583,7 @@ def test_an_export_is_resumed_and_its_gallery_has_scores(vit: Vit, model: Path, 
     assert vit(f"{line} --resume").code == 0  # where there is nothing yet, from the start
     (out / "bright" / "b.npy").unlink()
     (out / "bright" / ".a.0123456789abcdef.npy").touch()  # as a killed process leaves it
+    (out / ".index.0123456789abcdef.csv").touch()
     untouched = (out / "bright" / "a.npy").stat().st_mtime_ns
     (tmp_path / "scores.csv").write_text(
         "image,method,iou_at_equal_area\nbright/a.png,rollout,0.25\nbright/a.png,random,0\n"
@@ -562,6 +593,7 @@ def test_an_export_is_resumed_and_its_gallery_has_scores(vit: Vit, model: Path, 
     assert "2 of 3 images had their maps already" in ran.err
     assert (out / "bright" / "a.npy").stat().st_mtime_ns == untouched
     assert not (out / "bright" / ".a.0123456789abcdef.npy").exists()
+    assert not (out / ".index.0123456789abcdef.csv").exists()
     assert len(rows(out / "index.csv")) == 3
     page = (out / "gallery.html").read_text(encoding="utf-8")
     assert 'data-score="0.250000"' in page
@@ -688,6 +720,70 @@ def test_photos_of_any_name(vit: Vit, model: Path, tmp_path: Path) -> None:
     ran = vit(f"predict {model} {tmp_path}/photos --num_workers 0 --out {tmp_path}/labels.csv")
     assert ran.code == 0, ran.err
     assert {row["image"] for row in rows(tmp_path / "labels.csv")} == listed
+
+
+def test_the_longest_names_leave_room_for_the_ends_of_their_files(vit: Vit, model: Path, tmp_path: Path) -> None:
+    names = [
+        "b" * 247 + ".jpg",
+        "b" * 247 + ".png",
+        "\u00e9" * 120 + ".png",
+        os.fsdecode(b"\xe9" * 240 + b".png"),
+        "x.png",
+    ]
+    for number, name in enumerate(names):
+        photo(tmp_path / "photos" / name, (32, 32), (0, 8, 8 * (number % 4), 8 * (number % 4) + 8))
+    line = f"explain {model} {tmp_path}/photos --num_workers 0 --method attribution --target topk:2 --full --gallery"
+    line += f" --format png16 --out {tmp_path}/maps"
+    ran = vit(line)
+    assert ran.code == 0, ran.err
+    written = rows(tmp_path / "maps" / "index.csv")
+    assert len({row["map"] for row in written}) == 10
+    made = [path.name for path in (tmp_path / "maps").rglob("*.full.map.png")]
+    assert len(made) == 10
+    assert {"x.top1.full.map.png", "x.top2.full.map.png"} <= set(made)
+    kept, digest = (
+        next(row["map"] for row in written if row["image"] == names[2]).removesuffix(".top1.map.png").split("~")
+    )
+    assert set(kept) == {"\u00e9"}  # cut between characters
+    assert digest == hashlib.sha1(os.fsencode(names[2])).hexdigest()[:8]
+    assert "5 of 5 images had their maps already" in vit(f"{line} --resume").err
+
+
+def test_an_output_folder_among_the_photos_is_left_out(vit: Vit, model: Path, tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    for name in ("a.png", "b.png"):
+        photo(root / name)
+    line = f"explain {model} {root} --num_workers 0 --out {root}/maps"
+    assert vit(line).code == 0
+    ran = vit(f"{line} --resume")
+    assert ran.code == 0, ran.err
+    assert "2 of 2 images had their maps already" in ran.err
+    assert [row["image"] for row in rows(root / "maps" / "index.csv")] == ["a.png", "b.png"]
+    ran = vit(f"explain {model} {root}/a.png {root}/maps/b.png --num_workers 0 --out {root}/maps --overwrite")
+    assert "holds 1 of the images to explain, such as maps/b.png" in ran.err
+
+
+def test_a_new_export_begins_by_taking_away_what_told_of_the_older_one(vit: Vit, model: Path, tmp_path: Path) -> None:
+    photo(tmp_path / "photos" / "a.png")
+    line = f"explain {model} {tmp_path}/photos --num_workers 0 --out {tmp_path}/maps"
+    assert vit(f"{line} --gallery").code == 0
+    assert vit(f"{line} --overwrite").code == 0
+    assert files(tmp_path / "maps") == {*EXPORT, "a.npy", "a.png", "thumbnails/a.jpg"}
+    (tmp_path / "photos" / "a.png").write_bytes(b"<html>")
+    assert vit(f"{line} --overwrite --strict").code == 1  # it ended before there was anything to tell of
+    assert not files(tmp_path / "maps") & {"index.csv", "contact_sheet.png"}
+
+
+def test_scores_of_other_photos_are_refused(vit: Vit, model: Path, tmp_path: Path) -> None:
+    photo(tmp_path / "photos" / "bright" / "a.png")
+    table = tmp_path / "scores.csv"
+    table.write_text("image,method,iou_at_equal_area\nbrigth/a.png,rollout,0.25\n")
+    line = f"explain {model} {tmp_path}/photos --num_workers 0 --method rollout --gallery --out {tmp_path}/maps"
+    ran = vit(f"{line} --scores {table}")
+    assert ran.code == 1
+    assert "has no score of any of the 1 images, such as 'bright/a.png'; did you mean 'brigth/a.png'?" in ran.err
+    assert len(ran.err.splitlines()) <= 5
+    assert not (tmp_path / "maps").exists()
 
 
 def test_explain_skips_and_lists_what_it_can_not_read(vit: Vit, model: Path, tmp_path: Path) -> None:
@@ -825,6 +921,8 @@ def places(
 # The words -> what the answer says, and the exit code: 2 when nothing was run, 1 otherwise.
 REFUSED: dict[str, tuple[str, int]] = {
     "{train}": ("--data.root is missing", 1),
+    "{train} --data.root {classes} --resume --overwrite": ("Give one of the two", 1),
+    "{train} --data.root {classes} --data.balanced --optim.class_weights balanced": ("rare classes twice", 1),
     "{train} --data.root {here}/emty": ("did you mean 'empty'?", 1),
     "{train} --data.root {here}/empty": ("no class folders with images", 1),
     "{train} --data.root {here}/one_class": ("only one class, 'robin'", 1),
@@ -852,7 +950,7 @@ REFUSED: dict[str, tuple[str, int]] = {
     "{train} --data.root {classes} --data.val_fraction 1.5": ("val_fraction is 1.5", 1),
     "{train} --data.root {classes} --optim.lr -1": ("--optim.lr is -1.0", 1),
     "{train} --data.root {classes} --optim.label_smoothing 2": ("allowed are 0 to 1", 1),
-    "{train} --data.root {classes} --model.drop_path 1": ("drop path rate", 1),
+    "{train} --data.root {classes} --model.drop_path 1": ("--model.drop_path is 1.0; allowed are 0 to 0.99", 1),
     "{train} --data.root {classes} --optim.lrr 1": ("did you mean '--optim.lr'?", 2),
     "{train} --data.root {classes} --lr 1": ("did you mean '--optim.lr'?", 2),
     "{train} --data.root {classes} --optim.l 1": ("unknown option", 2),

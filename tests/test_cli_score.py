@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +110,41 @@ def test_boxes_labels_and_groups_of_a_csv(model: Path, data: Path, capsys: pytes
     assert "insertion" not in rows[0]
 
 
+def test_paths_that_are_not_utf8_cost_no_scores(model: Path, data: Path) -> None:
+    masks = (data / "masks").rename(data / os.fsdecode(b"m\xff"))
+    network = shutil.copytree(model, data / os.fsdecode(b"model\xff"))
+    words = ["--metrics", "localization", "--out", data / "o", *COMMON]
+    assert run(network, data / "photos", "--masks", masks, *words) == 0
+    document, _ = read(data / "o")
+    assert document["masks"].endswith("/m\\xff")
+    assert document["model"].endswith("/model\\xff")
+
+
+def test_a_label_of_a_csv_is_one_of_the_model_or_its_index_and_others_are_told_of(
+    model: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = data / "boxes.csv"
+    words = [model, data / "photos", "--masks", table, "--metrics", "localization", "--out", data / "o", *COMMON]
+    lines = ["image,x0,y0,x1,y1,label", "0.png,4,4,40,20,1", "1.png,4,4,40,20,crwo"]
+    table.write_text("\n".join(lines))
+    assert run(*words) == 0
+    told = capsys.readouterr().err
+    assert "labels that the model does not, such as 'crwo'; did you mean 'crow'?: their true class counts" in told
+    assert [row["label"] for row in read(data / "o")[1][::3]][:2] == ["robin", ""]
+
+
+def test_pictures_are_told_of_when_they_are_there(model: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [model, data / "photos", "--masks", data / "masks", "--metrics", "localization", "--out", data / "o"]
+    assert run(*words, *COMMON) == 0
+    assert (data / "o" / "best_worst.png").is_file()
+    capsys.readouterr()
+    assert run(*words, *COMMON, "--methods", "centre", "--overwrite") == 0
+    told = capsys.readouterr().err
+    assert "8 images: scores.json and scores.csv in" in told
+    assert "best_worst" not in told
+    assert not (data / "o" / "best_worst.png").exists()
+
+
 def test_faithfulness_needs_no_masks(model: Path, data: Path) -> None:
     assert run(model, data / "photos" / "crow", "--fill", "blur", "--out", data / "o", *COMMON) == 0
     document, rows = read(data / "o")
@@ -176,6 +213,7 @@ def test_what_can_not_be_read_is_skipped_and_listed(
         (["--masks", "{data}/photos/none"], "There are no masks"),
         (["--batch_size", "0"], "batch_size"),
         (["--fill", "red"], "paper"),
+        (["--masks", "{data}/masks", "--metrics", "localization", "--fill", "blur"], "--fill is of faithfulness"),
     ],
 )
 def test_refusals(model: Path, data: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vit.foundation import UserError, claim_folder, is_first_process, none_read, remove_torn
+from vit.foundation import UserError, claim_folder, is_first_process, nearest, none_read, remove_torn
 from vit.options import Method, RolloutOptions
 from vit.terminal import progress, say, tell_skipped
 from wiring.data import image_files
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from vit.models.classifier import Classifier
     from vit.saliency.export import ExportOptions, Photograph
     from vit.saliency.targets import Target
+
+LONGEST_NAME = 255  # bytes, of most file systems
+LONGEST_END = ".top10000.full.map.png"  # what an export may add to a stem; the names of `atomic_write` are shorter
 
 
 def refuse_others(verb: Callable[..., None], given: Mapping[str, Any], taken: set[str], what: str) -> None:
@@ -90,12 +95,29 @@ def export_names(files: list[ImageFile], model: Classifier) -> list[Photograph]:
 
 def output_stems(files: list[ImageFile]) -> list[Path]:
     """The stems of photographs' maps. A photograph keeps its suffix where its stem would be taken for the files of
-    another, or of the export itself: contact_sheet.png, NAME.full.npy, NAME.map.png, NAME.top1.npy."""
+    another, or of the export itself: contact_sheet.png, NAME.full.npy, NAME.map.png, NAME.top1.npy. One that leaves
+    no room for the ends of these names is cut short."""
     from datamodules.image_files import unique_stems
 
     own = re.compile(r"contact_sheet|.*\.(full|map|top[0-9]+)", re.DOTALL)
     stems = [file.relative if own.fullmatch(str(file.output_stem)) else file.output_stem for file in files]
-    return unique_stems(stems, [file.relative for file in files])
+    return unique_stems(
+        [_with_room(stem, file) for stem, file in zip(stems, files, strict=True)],
+        [_with_room(file.relative, file) for file in files],
+    )
+
+
+def _with_room(stem: Path, file: ImageFile) -> Path:
+    """The stem, its name cut between two characters where an end would make it longer than a file's name may be, and
+    then told from others by its photograph's path."""
+    room = LONGEST_NAME - len(LONGEST_END)
+    name = stem.name
+    if len(os.fsencode(name)) <= room:
+        return stem
+    digest = hashlib.sha1(os.fsencode(file.relative), usedforsecurity=False).hexdigest()[:8]
+    while len(os.fsencode(name)) > room - len("~") - len(digest):
+        name = name[:-1]
+    return stem.with_name(f"{name}~{digest}")
 
 
 def refuse_images_within(out: Path, files: list[ImageFile]) -> None:
@@ -110,6 +132,23 @@ def refuse_images_within(out: Path, files: list[ImageFile]) -> None:
             f"The output folder {out} holds {len(within)} of the images to explain, such as {within[0].relative}.\n"
             "Give a folder beside them, or name the images without those in it."
         )
+
+
+def remove_summaries(folder: Path) -> None:
+    """Removes what tells of all maps of an export, so that a new one in its folder is never taken for the older."""
+    for name in ("index.csv", "contact_sheet.png", "gallery.html"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _refuse_other_scores(table: str | None, scores: Mapping[str, float], photographs: list[Photograph]) -> None:
+    """Raises UserError when the table of `--scores` is of none of the photographs."""
+    if table is None or any(each.name in scores for each in photographs):
+        return
+    name = photographs[0].name
+    raise UserError(
+        f"{table} has no score of any of the {len(photographs)} images, such as {name!r}{nearest(name, scores)}.\n"
+        "Its column `image` must have them by the same path: give the scores.csv of vit score on the same images."
+    )
 
 
 def export_photographs(
@@ -135,15 +174,20 @@ def export_photographs(
 
     measured = ("score", {}) if scores is None else read_scores(Path(scores), options.method)
     photographs = export_names(files, network)
+    _refuse_other_scores(scores, measured[1], photographs)
     if options.target.by_image:
         options.target.of([each.name for each in photographs])
     refuse_images_within(out, files)
     folder = claim_folder(out, overwrite=overwrite, resume=resume)
+    if not resume and is_first_process():
+        remove_summaries(folder)
     prepared = prepared_for(network, crop=crop)
     skipped: dict[str, str] = {}
     with ExportLog(folder, fingerprint(network), options.facts(prepared), resume=resume) as log:
         if resume and is_first_process():
-            remove_torn({(folder / path).parent for each in photographs for path in options.files(each.stem)})
+            remove_torn(
+                {folder} | {(folder / path).parent for each in photographs for path in options.files(each.stem)}
+            )
         places = processes.first(remaining(photographs, folder, options, log))
         dataset = image_files([files[number] for number in places], prepared, photo_side=PHOTO_SIDE)
         batches = dataset.loader(batch_size, num_workers, strict=strict) if places else ()

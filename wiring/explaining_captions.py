@@ -12,7 +12,7 @@ from vit.options import DecodingOptions, Device
 from vit.terminal import progress, say, tell_skipped
 from wiring.caption_verbs import generation, vocabulary_of
 from wiring.data import image_files
-from wiring.explaining import output_stems, refuse_images_within
+from wiring.explaining import output_stems, refuse_images_within, remove_summaries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,9 +71,10 @@ def explain_captioner(
     if start_block > last_block or start_block < 0:
         raise UserError(f"--start_block is {start_block}; the encoder has blocks 0 to {last_block}.")
     vocabulary, options = vocabulary_of(network, model), generation(decoding, network)
-    files = list_images(images, limit=limit)
+    files = list_images(images, limit=limit, elsewhere=[out])
     refuse_images_within(Path(out), files)
     folder = claim_folder(out, overwrite=overwrite)
+    remove_summaries(folder)
     loader = image_files(files, network.preprocessing, photo_side=PHOTO_SIDE).loader(
         batch_size, num_workers, strict=strict
     )

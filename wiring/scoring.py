@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from vit.foundation import claim_folder, none_read
+from vit.foundation import UserError, claim_folder, nearest, none_read
 from vit.terminal import print_lines, print_tables, progress, say, tell_skipped
 from wiring.models import prepared_for
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from datamodules.image_files import ImageFile
-    from datamodules.masks import MarkedImages
+    from datamodules.masks import Annotation, MarkedImages
     from vit.models.classifier import Classifier
     from vit.options import Precision
     from vit.saliency.faithfulness import Fill
@@ -39,19 +39,31 @@ def score_photographs(
     overwrite: bool,
 ) -> None:
     """Scores the maps of each method, against masks where there are some and against the model itself, and writes and
-    prints what came of it."""
+    prints what came of it.
+
+    Raises:
+        UserError: a fill without faithfulness, masks that can't be used, or nothing that can be read.
+    """
     from datamodules.masks import find_annotations, labels_and_groups
     from datamodules.reading import printable
     from vit.saliency.score import Scorer
     from vit.saliency.score_report import class_lines, score_tables, summarise, write_scores
 
+    faithful = network.num_classes > 0 and metrics != "localization"
+    if fill != "paper" and not faithful:
+        raise UserError(
+            "--fill is of faithfulness, which is not measured here: that takes a head, and --metrics all or "
+            f"faithfulness.\nLeave --fill {fill} out."
+        )
     known = None if masks is None else find_annotations(masks, files)
     labels, groups = labels_and_groups(files, known)
     truths = [network.labels.index(label) if label in network.labels else -1 for label in labels]
+    if known is not None:
+        truths = _said_truths(network, files, known, truths)
     folder = claim_folder(out, overwrite=overwrite)
     scorer = Scorer(
         network, methods, device=device, precision=precision,
-        faithfulness=fill if network.num_classes and metrics != "localization" else None,
+        faithfulness=fill if faithful else None,
         truths_known=min(truths) >= 0, method_options={method: {"refine": refine} for method in methods},
     )  # fmt: skip
     dataset = _marked_images(network, files, known if metrics != "faithfulness" else None, truths)
@@ -65,13 +77,35 @@ def score_photographs(
         raise none_read(f"{len(files)} images", skipped)
     scores = scorer.scores()
     summary = summarise(scores, groups=groups, seed=seed)
-    settings = {"model": source, "masks": masks, "refine": refine, "fill": scorer.faithfulness,
-                "accuracy_of": scorer.accuracy_of, "skipped": len(skipped)}  # fmt: skip
+    settings = {"model": printable(source), "masks": masks and printable(masks), "refine": refine,
+                "fill": scorer.faithfulness, "accuracy_of": scorer.accuracy_of, "skipped": len(skipped)}  # fmt: skip
     names = [printable(file.relative) for file in files]
+    pictures = folder / "best_worst.png"
+    pictures.unlink(missing_ok=True)  # those of an older run; with only baselines there are none
     write_scores(scores, summary, names, folder, groups=groups, settings=settings)
     print_tables(score_tables(summary))
     print_lines(class_lines(summary))
-    say(f"{len(scores.index)} images: scores.json, scores.csv and best_worst.png in {folder}")
+    written = "scores.json, scores.csv and best_worst.png" if pictures.exists() else "scores.json and scores.csv"
+    say(f"{len(scores.index)} images: {written} in {folder}")
+
+
+def _said_truths(
+    network: Classifier, files: list[ImageFile], known: list[Annotation | None], truths: list[int]
+) -> list[int]:
+    """The true classes, of the masks' column `label` where it says one: a label of the model, or its index. Of others,
+    which masks of many things may well have, the user is told; of a folder's name nothing is expected."""
+    from vit.saliency.targets import class_index
+
+    found, strange = list(truths), []
+    for place, each in enumerate(known):
+        if each is not None and each.label:
+            index = class_index(each.label, network.labels, network.num_classes)
+            found[place] = -1 if index is None else index
+            strange += [] if index is not None else [each.label]
+    if strange and network.labels:
+        say(f"{len(strange)} of {len(files)} images have labels that the model does not, such as {strange[0]!r}"
+            f"{nearest(strange[0], network.labels)}: their true class counts as unknown")  # fmt: skip
+    return found
 
 
 def _marked_images(network: Classifier, files: list[ImageFile], known: Any, truths: list[int]) -> MarkedImages:

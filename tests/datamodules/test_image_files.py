@@ -216,6 +216,21 @@ def test_find_images_stays_out_of_other_folders(tmp_path):
     assert len(find_images(tmp_path / "a", [tmp_path / "b"])) == 1
 
 
+def test_what_lies_elsewhere_is_left_out_of_folders_and_globs(tmp_path, monkeypatch):
+    for name in ("p/x.png", "p/deep/y.png"):
+        photo(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    arguments = (["p"], ["p/*"], ["p/**/*.png"])
+    before = [list_images(given, elsewhere=["p/maps"]) for given in arguments]  # there is none yet
+    photo(tmp_path / "p/maps/x.png")
+    photo(tmp_path / "p/maps/deep/y.png")
+    (tmp_path / "p/link").symlink_to(tmp_path / "p/maps")
+    assert [list_images(given, elsewhere=["p/maps"]) for given in arguments] == before
+    assert relatives(list_images(["p"])) == ["deep/y.png", "maps/deep/y.png", "maps/x.png", "x.png"]
+    for named in ("p/maps/x.png", "p/maps", "p/maps/x.*"):  # what is asked for is not passed over
+        assert "maps/x.png" in relatives(list_images(["p", named], elsewhere=["p/maps"]))
+
+
 @pytest.mark.skipif(not DATA.is_dir(), reason="the real photographs are not here")
 def test_real_photographs_all_load():
     files = list_images([DATA / "masks/images"])

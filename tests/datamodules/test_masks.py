@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
 
 from datamodules.image_files import list_images
 from datamodules.masks import MASK_SIDE, Annotation, MarkedImages, find_annotations, labels_and_groups, read_mask
@@ -54,6 +55,29 @@ def of_classes() -> Image.Image:
 )
 def test_of_two_values_all_but_black_is_the_object(tmp_path: Path, values: np.ndarray) -> None:
     corner(read_mask(Annotation(picture(tmp_path / "m.png", values)), SIZE))
+
+
+@pytest.mark.parametrize("high", [1, 100, 300, 65535])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_of_two_values_in_sixteen_bits_all_but_black_is_the_object(tmp_path: Path, high: int, suffix: str) -> None:
+    path = picture(tmp_path / f"m{suffix}", STEPS.astype(np.uint16) * high)
+    with Image.open(path) as saved:
+        assert saved.mode.startswith("I;16")
+    corner(read_mask(Annotation(path), SIZE))
+
+
+def test_two_values_of_floats_and_of_turned_and_negative_pictures(tmp_path: Path) -> None:
+    corner(read_mask(Annotation(picture(tmp_path / "float.tif", STEPS.astype(np.float32) / 1000)), SIZE))
+    corner(read_mask(Annotation(picture(tmp_path / "long.tif", STEPS.astype(np.int32) * 7)), SIZE))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3  # stored upside down
+    Image.fromarray(STEPS[::-1, ::-1].astype(np.uint16)).save(tmp_path / "turned.png", exif=exif)
+    corner(read_mask(Annotation(tmp_path / "turned.png"), SIZE))
+    white_is_zero = {PHOTOMETRIC_INTERPRETATION: 0}
+    negative = Image.fromarray(np.where(STEPS, 0, 65535).astype(np.uint16))
+    negative.save(tmp_path / "negative.tif", tiffinfo=white_is_zero)
+    corner(read_mask(Annotation(tmp_path / "negative.tif"), SIZE))
+    corner(read_mask(Annotation(picture(tmp_path / "below.tif", STEPS.astype(np.int32) - 1)), SIZE))
 
 
 def test_soft_edges_are_cut_in_the_middle(tmp_path: Path) -> None:
@@ -125,6 +149,7 @@ def test_a_csv_of_masks(tmp_path: Path, photos: Path) -> None:
         ("image,x0,y0,x1,y1\na/x.jpg,5,0,5,9\n", "line 2: the box 5, 0, 5, 9"),
         ("image,x0,y0,x1,y1\na/x.jpg,5,0,six,9\n", "line 2: the box 5, 0, six, 9"),
         ("image,x0,y0,x1,y1\na/x.jpg,1,,5,9\n", "line 2: the box 1, nothing, 5, 9"),
+        ("image,x0,y0,x1,y1\na/x.jpg,,2,5,9\n", "line 2: the box nothing, 2, 5, 9"),
         ("image,mask\na/x.jpg,1.png\na/x.jpg,2.png\n", "line 3: another mask"),
         ("image,mask\nz.jpg,1.png\n", "fits none of the 3 images, such as a/x.jpg"),
         ("", "has the columns none"),

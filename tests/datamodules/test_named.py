@@ -186,6 +186,31 @@ def test_hugging_face_data_sets(tmp_path, no_network):
     assert "no image column" in refused(f"hf:{tmp_path / 'texts'}")
 
 
+def test_a_hugging_face_split_without_labels_is_left_out(tmp_path, no_network, caplog):
+    datasets = pytest.importorskip("datasets", reason="datasets is an extra")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["wren", "robin"])})
+
+    def saved(name, **splits):
+        images = [{"bytes": encoded(value), "path": None} for value in range(4)]
+        tables = {
+            split: datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
+            for split, labels in splits.items()
+        }
+        datasets.DatasetDict(tables).save_to_disk(str(tmp_path / name))
+        return f"hf:{tmp_path / name}"
+
+    known = [0, 1, 0, 1]
+    data = ImageFolder(saved("hub", train=known, validation=[None] * 4, test=[-1] * 4), val_fraction=0.5, **OPTIONS)
+    assert data.labels == ("robin", "wren")
+    assert sum(data.counts()["val"].values()) == 2  # held out of train
+    assert [record.message.rpartition(": ")[2] for record in caplog.records] == [
+        "val has no labels.",
+        "test has no labels.",
+    ]
+    assert "row 1 of test has no label" in refused(saved("one", train=known, test=[0, -1, 1, 0]))
+    assert "row 0 of train has no label" in refused(saved("none", train=[-1] * 4, test=known))
+
+
 def test_hugging_face_without_a_network(tmp_path, no_network, monkeypatch):
     pytest.importorskip("datasets", reason="datasets is an extra")
     began = time.perf_counter()
