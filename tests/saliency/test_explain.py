@@ -17,6 +17,7 @@ from vit.saliency.rollout import RolloutOptions, rollout
 SIZES = {"image_size": (10, 21), "patch_size": (5, 7), "embed_dim": 22, "depth": 3, "num_heads": 2}
 FEW = {"rise": {"masks": 12}, "smoothgrad": {"samples": 3}, "integrated_gradients": {"steps": 3}}
 FEW["occlusion"] = {"window": 1}  # the smallest image here is one patch
+ROTARY = {"rotary": {"kind": "centred", "theta": 100.0}, "learned_positions": False, "embed_dim": 24}
 METHODS = [(name, FEW.get(name, {})) for name in EVERY_METHOD]
 METHODS += [("rollout", {"head_fusion": "max", "discard_ratio": 0.5}), ("legrad", {"refine": True})]
 
@@ -24,7 +25,7 @@ METHODS += [("rollout", {"head_fusion": "max", "discard_ratio": 0.5}), ("legrad"
 @pytest.fixture
 def build(randomise):
     def make(num_classes=5, *, pool="class", **options):
-        return randomise(Classifier(image_encoder(**SIZES, **options), num_classes, pool=pool))
+        return randomise(Classifier(image_encoder(**{**SIZES, **options}), num_classes, pool=pool))
 
     return make
 
@@ -43,6 +44,7 @@ def images():
         {"pool": "mean", "class_token": False},
         {"pool": "class+mean", "dist_token": True, "num_registers": 3},
         {"pool": "attention", "num_registers": 2},
+        ROTARY,
     ],
 )
 def test_a_map_has_the_size_of_its_image(build, method, options, size, model_options):
@@ -89,8 +91,9 @@ def test_attribution_is_the_relevance_of_the_patches(build, images):
 
 
 @pytest.mark.parametrize(("method", "options"), METHODS)
-def test_logits_are_those_of_the_model(build, images, method, options):
-    model = build()
+@pytest.mark.parametrize("model_options", [{}, {"pool": "attention"}, ROTARY])
+def test_logits_are_those_of_the_model(build, images, method, options, model_options):
+    model = build(**model_options)
     torch.testing.assert_close(explain_batch(model, images, method=method, **options).logits, model(images).detach())
 
 

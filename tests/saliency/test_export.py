@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from datamodules.transforms import _CentreCrop
 from vit.foundation import remove_torn
 from vit.models.classifier import Classifier, Preprocessing
 from vit.models.encoder import image_encoder
@@ -196,9 +197,9 @@ def test_a_full_map_of_a_crop_is_nan_around_it(tmp_path: Path, monkeypatch: pyte
     answer(monkeypatch, torch.arange(6.0).reshape(1, 2, 3))
     list(steps(tmp_path, [batch([0])], 1, full=True, prepared=Preprocessing((14, 21), resize_mode="crop")))
     covered = ~np.isnan(np.load(tmp_path / "birds/0.full.npy"))
-    # The crop of a photo of 30 x 40 that has the shape 14 : 21 is 40 wide and 40 · 14 / 21 = 26.7 high.
-    assert np.flatnonzero(covered.any(axis=1)).tolist() == list(range(1, 28))
-    assert covered[1:28].all()
+    # Of 30 x 40 scaled to 16 x 21 the rows 1 to 15 are seen, which are 1.9 to 28.1 of 30.
+    assert np.flatnonzero(covered.any(axis=1)).tolist() == list(range(2, 28))
+    assert covered[2:28].all()
 
 
 # Sizes of photo and model, share that is kept -> (top, bottom, left, right) of the crop, by hand.
@@ -222,6 +223,54 @@ def test_the_map_of_a_crop_lies_where_the_crop_was(
     np.testing.assert_array_equal(full[top:bottom, left:right], upsample(grid, (bottom - top, right - left)))
     full[top:bottom, left:right] = np.nan
     assert np.isnan(full).all()
+
+
+def seen_by_the_transform(size: tuple[int, int], prepared: Preprocessing, axis: int) -> tuple[float, float]:
+    """Where the crop that the model gets begins and ends in the photo, read from a photo of rising numbers.
+
+    From its inner pixels, as the filter bends the ramp where the photo ends.
+    """
+    places = np.arange(size[axis], dtype=np.float32) + 0.5
+    ramp = np.ascontiguousarray(np.broadcast_to(np.expand_dims(places, 1 - axis), size))
+    crop = _CentreCrop(prepared.image_size, prepared.crop_pct, Image.Resampling.BILINEAR).apply(ramp)
+    line = np.moveaxis(crop, axis, 0)[:, crop.shape[1 - axis] // 2].astype(np.float64)
+    first, last = len(line) // 4, 3 * len(line) // 4
+    step = (line[last] - line[first]) / (last - first)
+    start = line[first] - (first + 0.5) * step
+    return start, start + len(line) * step
+
+
+# Sizes of photo and model, share that is kept: all with some rounding on the way.
+ROUNDED = [
+    ((1000, 1500), (32, 32), 0.875),
+    ((1000, 1500), (96, 128), 0.9),
+    ((1500, 1000), (37, 37), 0.95),
+    ((613, 997), (35, 21), 1.0),
+    ((23, 31), (40, 40), 0.9),  # enlarged
+]
+
+
+@pytest.mark.parametrize(("size", "image_size", "crop_pct"), ROUNDED)
+@pytest.mark.parametrize("shrunk", [1, 0.4])
+def test_the_map_of_a_crop_lies_where_the_transform_cut(
+    size: tuple[int, int], image_size: tuple[int, int], crop_pct: float, shrunk: float
+) -> None:
+    """Also on a smaller copy of the photo: what was seen follows from the photo itself."""
+    prepared = Preprocessing(image_size, resize_mode="crop", crop_pct=crop_pct)
+    shown = (round(size[0] * shrunk), round(size[1] * shrunk))
+    covered = ~np.isnan(uncropped(np.eye(2, dtype=np.float32), size, prepared, shown=shown))
+    assert covered.shape == shown
+    for axis in (0, 1):
+        places = np.flatnonzero(covered.any(axis=1 - axis))
+        ends = (places[0], places[-1] + 1)
+        truth = [end * shown[axis] / size[axis] for end in seen_by_the_transform(size, prepared, axis)]
+        assert ends == pytest.approx(truth, abs=0.51)  # the nearest whole pixel
+
+
+def test_of_a_crop_one_pixel_at_least_is_shown() -> None:
+    prepared = Preprocessing((32, 32), resize_mode="crop")
+    full = uncropped(np.eye(2, dtype=np.float32), (10_000, 4), prepared, shown=(768, 1))
+    assert (~np.isnan(full)).sum() == 1
 
 
 def test_a_map_that_is_none_is_flagged_and_not_drawn_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

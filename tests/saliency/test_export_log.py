@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from vit.foundation import UserError
+from vit.models.classifier import Classifier
+from vit.models.encoder import image_encoder
 from vit.saliency.export_log import LOG, ExportLog, fingerprint
 
 OPTIONS = {"--method": "rollout", "--full": False}
@@ -61,7 +62,7 @@ def test_other_maps_are_not_mixed_in(tmp_path: Path) -> None:
     fill(tmp_path)
     before = (tmp_path / LOG).read_bytes()
     for changed, words in (
-        ({"model": "n"}, "another model: the sha256 of its weights is m"),
+        ({"model": "n"}, "another model: the sha256 of its weights and shape is m"),
         ({"--full": True}, "other options: --full was False, is True"),
         ({"--rollout.residual": 0.5}, "--rollout.residual was None, is 0.5"),
     ):
@@ -75,13 +76,28 @@ def test_other_maps_are_not_mixed_in(tmp_path: Path) -> None:
 
 
 def test_a_fingerprint_changes_with_each_weight_and_label() -> None:
-    def of(change: float = 0.0, labels: tuple[str, ...] = ("a",), dtype: torch.dtype = torch.float32) -> str:
-        model = nn.Linear(3, 2).requires_grad_(False)
-        model.weight.fill_(1)
-        model.bias.zero_()
-        model.weight[1, 2] += change
-        model.labels = labels  # type: ignore[assignment]
-        return fingerprint(model.to(dtype))  # type: ignore[arg-type]
+    def of(change: float = 0.0, labels: tuple[str, ...] = ("a", "b"), dtype: torch.dtype = torch.float32) -> str:
+        model = made(labels=labels)
+        model.head.weight.data[1, 2] += change
+        return fingerprint(model.to(dtype))
 
     assert of() == of()
-    assert len({of(), of(1e-6), of(labels=("b",)), of(dtype=torch.bfloat16)}) == 4
+    assert len({of(), of(1e-6), of(labels=("b", "a")), of(dtype=torch.bfloat16)}) == 4
+
+
+def test_a_fingerprint_changes_with_what_the_weights_do_not_tell() -> None:
+    others = [{"num_heads": 1}, {"act": "quick_gelu"}, {"norm_eps": 1e-5}, {"pool": "mean"}, {"multilabel": True}]
+    assert len({fingerprint(made(**other)) for other in [{}, *others]}) == 1 + len(others)
+    # A head as wide reads two blocks, or two parts of one.
+    assert fingerprint(made(pool_blocks=2)) != fingerprint(made(pool="class+mean"))
+
+
+def made(**options: Any) -> Classifier:
+    """A model whose weights are all zero, whatever else it is."""
+    outer = {name: options.pop(name) for name in ("pool", "pool_blocks", "multilabel", "labels") if name in options}
+    sizes = {"image_size": (14, 21), "patch_size": (7, 7), "embed_dim": 16, "depth": 2, "num_heads": 2}
+    model = Classifier(image_encoder(**{**sizes, **options}), 2, **outer)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+    return model

@@ -15,7 +15,6 @@ def test_two_images() -> None:
     (found,) = bootstrap(np.array([[0.0], [1.0]]))
     assert found.plain == Interval(0.5, 0.0, 1.0)
     assert found.grouped is None
-    assert not found.plain.excludes_zero
 
 
 def test_groups_count_alike_in_the_grouped_mean() -> None:
@@ -54,7 +53,6 @@ def test_it_is_scipys_percentile_bootstrap() -> None:
     ).confidence_interval
     assert found.plain.low == pytest.approx(theirs.low, abs=0.01)
     assert found.plain.high == pytest.approx(theirs.high, abs=0.01)
-    assert found.plain.excludes_zero
 
 
 def test_it_is_a_function_of_its_seed_whatever_is_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +69,27 @@ def test_of_one_group_the_bounds_are_not_known() -> None:
     assert found.plain.mean == 2
     assert math.isnan(found.plain.low)
     assert math.isnan(found.plain.high)
-    assert not found.plain.excludes_zero
+
+
+def test_a_group_that_comes_to_no_number_is_left_out_of_the_grouped_mean() -> None:
+    # Groups a and b have the ratios 1/4 and 3/4; in c the weights come to less than nothing, so it has none.
+    values = np.array([[1.0], [3.0], [0.1]])
+    weights = np.array([[4.0], [4.0], [-0.5]])
+    (found,) = bootstrap(values, weights, groups=["a", "b", "c"])
+    assert found.grouped is not None
+    assert found.grouped.mean == pytest.approx(1 / 2)
+    (alone,) = bootstrap(values[2:].repeat(2, axis=0), weights[2:].repeat(2, axis=0), groups=["c", "d"])
+    assert alone.grouped is not None
+    assert all(map(math.isnan, alone.grouped)), "there is no group to take the mean of"
+
+
+def test_bounds_of_the_grouped_mean_are_of_the_groups_that_have_a_number() -> None:
+    values, weights = np.tile([[1.0], [3.0]], (10, 1)), np.full((20, 1), 4.0)
+    values[0], weights[0] = 0.1, -0.5
+    (found,) = bootstrap(values, weights, groups=[f"group {number}" for number in range(20)])
+    assert found.grouped is not None
+    assert found.grouped.mean == pytest.approx((9 / 4 + 10 * 3 / 4) / 19)
+    assert 0.3 < found.grouped.low < found.grouped.mean < found.grouped.high < 0.7
 
 
 def test_nothing_is_refused() -> None:

@@ -13,7 +13,7 @@ from vit.models.encoder import image_encoder
 from vit.saliency import score
 from vit.saliency.baselines import centre_gaussian, random_map
 from vit.saliency.explain import Explanation, explain_batch
-from vit.saliency.faithfulness import Perturbation
+from vit.saliency.faithfulness import Fill, Perturbation
 from vit.saliency.localization import evaluate_maps
 from vit.saliency.score import FAITHFULNESS, LOCALIZATION, SHOWN, Scorer, Scores, chosen_methods
 
@@ -49,6 +49,11 @@ def scored(
     for each in batches:
         scorer.add(each)
     return scorer.scores()
+
+
+def mean_outside(images: Tensor, inside: Tensor) -> Tensor:
+    outside = ~inside
+    return (images * outside).sum((2, 3), keepdim=True) / outside.sum((2, 3), keepdim=True)
 
 
 def means(scores: Scores, method: str) -> dict[str, float]:
@@ -102,6 +107,37 @@ def test_methods_and_both_kinds_of_metrics_in_one_pass(model: Classifier) -> Non
     right = one["target"].numpy() == found.predicted
     assert found.correct.tolist() == right.tolist()
     assert found.wrong.tolist() == [*(~right[:3]).tolist(), False], "an image of unknown class is neither"
+
+
+@pytest.mark.parametrize(("fill", "for_all", "for_a_map"), [("paper", 2, 56), ("zero", 1, 38)])
+def test_the_whole_image_is_asked_once(model: Classifier, fill: Fill, for_all: int, for_a_map: int) -> None:
+    asked = []
+    model.register_forward_pre_hook(lambda _, inputs: asked.append(inputs[0]))
+    one = batch(objects(2))
+    scored(model, one, faithfulness=fill)
+    assert sum(torch.equal(images, one["image"]) for images in asked) == 1
+    # That one made the map; then what docs/scores.md says of a method and two baselines, and object and background.
+    assert len(asked) == 1 + for_all + 3 * for_a_map + 2
+
+
+def test_all_that_is_said_of_the_whole_image_is_of_one_pass(model: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its arithmetic may be coarse, another pass might say another class."""
+    said = torch.tensor([[0.0, 0.1, 9.0], [5.0, 0.0, 0.0]])
+    monkeypatch.setattr(score, "explain_batch", lambda *given, **options: Explanation(torch.rand(2, 2, 3), said))
+    one = batch(objects(2))
+    found = scored(model, one, faithfulness="zero")
+    assert found.predicted.tolist() == [2, 0]
+    assert found.probability == pytest.approx(said.double().softmax(dim=1).amax(dim=1).numpy())
+    inside = one["mask"][:, None]
+    object_alone, background_alone = (
+        model(images).double().softmax(dim=1)[[0, 1], [2, 0]].detach().numpy()
+        for images in (one["image"] * inside, torch.where(inside, mean_outside(one["image"], inside), one["image"]))
+    )
+    total = found.probability + object_alone - 1 / 3 - background_alone  # p(neither): of fewer than five others
+    assert 2 * found.object_worth == pytest.approx(total, abs=1e-6)
+    centre = centre_gaussian(2, 3).expand(2, -1, -1)
+    deletion = Perturbation(model, one["image"], fill="zero", logits=said).scores(centre)["deletion"]
+    assert found.values["centre"]["deletion"] == pytest.approx(deletion.numpy())
 
 
 def test_without_masks_or_without_a_head(model: Classifier) -> None:

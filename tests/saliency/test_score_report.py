@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,7 @@ def test_groups_are_those_of_the_images_that_were_scored(scores: Scores) -> None
 
 def test_it_says_in_words_what_is_read(scores: Scores) -> None:
     summary = summarise(scores)
-    crow = summary.classes["crow"]
+    crow = summary.classes[0]
     assert crow.background_share.plain.mean == pytest.approx(1.8 / 2.3)
     assert crow.area.plain.mean == 0.25
     every, of_crow, of_robin = class_lines(summary)
@@ -83,6 +84,19 @@ def test_it_says_in_words_what_is_read(scores: Scores) -> None:
     )
     assert "rollout has 20% (14%..26%) of its energy on the object, which covers 25% of the image" in of_crow
     assert of_robin.startswith("robin (1 images): too few images to tell.")
+
+
+def test_a_class_called_all_is_one_of_the_classes(scores: Scores, tmp_path: Path) -> None:
+    scores = replace(scores, labels=("all", "robin"))
+    summary = summarise(scores)
+    lines = class_lines(summary)
+    assert [line.split(":")[0] for line in lines] == ["all (6 images)", "all (5 images)", "robin (1 images)"]
+    write_scores(scores, summary, NAMES, tmp_path, settings={})
+    document = json.loads((tmp_path / "scores.json").read_text())
+    assert {label: entry["images"] for label, entry in document["classes"].items()} == {"all": 5, "robin": 1}
+    assert document["all_classes"]["images"] == 6
+    assert document["all_classes"]["background_share"]["mean"] == pytest.approx(1.8 / 2.9)
+    assert document["reads_background"] == ["all"]
 
 
 def test_tables_have_a_row_of_means_and_one_of_bounds(scores: Scores) -> None:

@@ -112,11 +112,8 @@ def legrad_maps(model: Classifier, images: Tensor, target: Tensor | None, *, sta
     if not 0 <= start_block < depth:
         raise ValueError(f"start_block is {start_block}; the model has blocks 0 to {depth - 1}")
     with record(model, gradients=True) as trace:
-        tokens, outputs = model.encoder.embed(images), []
-        for block in model.encoder.blocks:
-            tokens = block(tokens)
-            outputs.append(tokens)
-        scores = [model.head(model.pooled(model.encoder.norm(tokens))) for tokens in outputs[start_block:]]
+        outputs = model.encoder.last_tokens(images, depth - start_block)
+        scores = [model.head(model.pooled(tokens)) for tokens in outputs]
         chosen = chosen_classes(scores[-1], target)[:, None]
         gradients = [trace.gradient(score.gather(1, chosen), start_block + place) for place, score in enumerate(scores)]
     with torch.inference_mode():

@@ -21,7 +21,7 @@ The rule of the verdict, for the images of one predicted class: the 95% interval
     above 1/2    the model reads the background rather than the object
     above 1/5    it leans on the background
     below 1/5    it reads the object
-    elsewhere    this many images don't tell; nor do fewer than 5
+    elsewhere    this many images don't tell, as where the bounds are not known; nor do fewer than 5
 """
 
 from dataclasses import dataclass
@@ -40,11 +40,9 @@ FEWEST = 5
 
 
 class Alone(NamedTuple):
-    """Probabilities of the class that is predicted for the whole image, from the whole, from the object alone and from
-    the background alone, each (B,); and of all classes from the background alone, (B, num_classes). All float64, on
-    the CPU."""
+    """Probabilities of the class that is predicted for the whole image, from the object alone and from the background
+    alone, each (B,); and of all classes from the background alone, (B, num_classes). All float64, on the CPU."""
 
-    whole: Tensor
     object: Tensor
     background: Tensor
     answers: Tensor
@@ -59,23 +57,23 @@ class Verdict:
 
 
 @torch.inference_mode()
-def alone(model: Classifier, images: Tensor, masks: Tensor, *, precision: str = "fp32") -> Alone:
-    """What the model says of object and background alone; takes three forward passes.
+def alone(model: Classifier, images: Tensor, masks: Tensor, predicted: Tensor, *, precision: str = "fp32") -> Alone:
+    """What the model says of object and background alone; takes two forward passes.
 
     Args:
         model: a Classifier with a head, in evaluation mode.
         images: (B, C, img_h, img_w), normalised, on the model's device.
         masks: (B, any_h, any_w) bool, True on the object.
+        predicted: (B,) classes that the model predicts for the whole images, on any device.
     """
     inside = functional.interpolate(masks[:, None].to(images), images.shape[-2:], mode="nearest-exact")
     outside = 1 - inside
     own = (images * outside).sum((2, 3), keepdim=True) / outside.sum((2, 3), keepdim=True).clamp(min=1)
     with arithmetic(precision, images.device):
-        logits = (model(images), model(images * inside), model(images * outside + own * inside))
+        logits = (model(images * inside), model(images * outside + own * inside))
     answers = [model.probabilities(each.double()).cpu() for each in logits]
-    predicted = answers[0].argmax(dim=1, keepdim=True)
-    whole, of_object, of_background = (each.gather(1, predicted)[:, 0] for each in answers)
-    return Alone(whole, of_object, of_background, answers[2])
+    of_object, of_background = (each.gather(1, predicted.cpu()[:, None])[:, 0] for each in answers)
+    return Alone(of_object, of_background, answers[1])
 
 
 class Neither:
@@ -107,8 +105,8 @@ def worth(whole: Tensor, of_object: Tensor, of_background: Tensor, neither: Tens
 
 
 def verdict(share: Interval, images: int) -> Verdict:
-    """The rule above, in words."""
-    if images < FEWEST or not share.low <= share.high:
+    """The rule above, in words. Bounds that are NaN are on neither side of anything."""
+    if images < FEWEST:
         return Verdict("too few images to tell", False)
     if share.low > MOSTLY:
         return Verdict("READS THE BACKGROUND rather than the object", True)

@@ -7,6 +7,7 @@ photographs. What is done is logged, so that an export that was killed goes on w
 import csv
 import hashlib
 import json
+import math
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,7 +32,7 @@ from vit.saliency.export_log import ExportLog
 from vit.saliency.gallery import Entry, write_gallery
 from vit.saliency.map_files import MapFormat, finite_range, map_path, save_map
 from vit.saliency.methods import METHODS
-from vit.saliency.render import Colormap, Layout, contact_sheet, map_flag, overlay, save_overlay, upsample
+from vit.saliency.render import Colormap, Layout, contact_sheet, map_flag, overlay, save_overlay, scaled, upsample
 from vit.saliency.targets import Target
 
 INDEX_COLUMNS = (
@@ -302,7 +303,7 @@ def write_one(job: Job, out: Path, options: ExportOptions, prepared: Preprocessi
     if options.full:
         full = upsample(job.grid_map, job.size) if whole else uncropped(job.grid_map, job.size, prepared)
         save_map(out / map_path(job.stem, options.form, full=True), full, options.form, limits=limits)
-    shown = job.grid_map if whole else uncropped(job.grid_map, job.photo.shape[:2], prepared)
+    shown = job.grid_map if whole else uncropped(job.grid_map, job.size, prepared, shown=job.photo.shape[:2])
     picture = overlay(
         job.photo, shown, label=_heading(job), probability=job.probability, colormap=options.colormap,
         opacity=options.opacity, layout=options.layout,
@@ -340,9 +341,7 @@ def _is_filled(path: Path) -> bool:
 
 
 def _thumbnail(picture: np.ndarray) -> np.ndarray:
-    scale = min(1.0, THUMBNAIL_SIDE / max(picture.shape[:2]))
-    height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
-    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+    return scaled(picture, min(1.0, THUMBNAIL_SIDE / max(picture.shape[:2])))
 
 
 def _write_index(path: Path, log: ExportLog, stems: list[Path]) -> None:
@@ -381,19 +380,42 @@ def _entry(stem: Path, row: list[Any], scores: Mapping[str, float]) -> Entry:
     )  # fmt: skip
 
 
-def uncropped(grid_map: np.ndarray, size: tuple[int, int], prepared: Preprocessing) -> np.ndarray:
+def uncropped(
+    grid_map: np.ndarray, size: tuple[int, int], prepared: Preprocessing, *, shown: tuple[int, int] | None = None
+) -> np.ndarray:
     """(img_h, img_w) float32: the map on the part of the photo that the model saw, NaN around it.
 
     Args:
         grid_map: (grid_h, grid_w).
         size: (img_h, img_w) of the photo.
-        prepared: how the centre was cropped: the shorter side was scaled to image_size / crop_pct.
+        prepared: how the centre was cropped.
+        shown: (img_h, img_w) of the result, where a smaller copy of the photo is shown; None for `size`.
     """
-    height, width = size
-    scale = min(height / prepared.image_size[0], width / prepared.image_size[1]) * prepared.crop_pct
-    crop_h = min(height, round(prepared.image_size[0] * scale))
-    crop_w = min(width, round(prepared.image_size[1] * scale))
-    top, left = (height - crop_h) // 2, (width - crop_w) // 2
-    full = np.full(size, np.nan, np.float32)
-    full[top : top + crop_h, left : left + crop_w] = upsample(grid_map, (crop_h, crop_w))
+    shown = shown or size
+    rows, columns = (_pixels(*part, side) for part, side in zip(_seen(size, prepared), shown, strict=True))
+    full = np.full(shown, np.nan, np.float32)
+    full[rows, columns] = upsample(grid_map, (rows.stop - rows.start, columns.stop - columns.start))
     return full
+
+
+def _pixels(start: float, end: float, side: int) -> slice:
+    """The whole pixels of a part of `side`, one at least."""
+    first = min(round(start * side), side - 1)
+    return slice(first, max(round(end * side), first + 1))
+
+
+def _seen(size: tuple[int, int], prepared: Preprocessing) -> list[tuple[float, float]]:
+    """Where the centre crop of a photo starts and ends, in shares of its height and of its width.
+
+    To the same whole pixels as the crop that the data modules cut: the photo is resized until it just covers
+    image_size / crop_pct, rounded down; a square one by its shorter side, with the longer one rounded down.
+    """
+    kept = prepared.image_size
+    whole_h, whole_w = (math.floor(side / prepared.crop_pct) for side in kept)
+    if whole_h == whole_w:
+        resized = [int(whole_h * side / min(size)) for side in size]
+    else:
+        ratio = min(size[0] / whole_h, size[1] / whole_w)
+        resized = [round(side / ratio) for side in size]
+    starts = [round((whole - crop) / 2) for whole, crop in zip(resized, kept, strict=True)]
+    return [(start / whole, (start + crop) / whole) for start, whole, crop in zip(starts, resized, kept, strict=True)]

@@ -14,7 +14,7 @@ from vit.foundation import UserError
 from vit.models.classifier import Classifier
 
 LOG = "export.jsonl"
-FORMAT = 1
+FORMAT = 2  # 1 had a fingerprint of the weights and labels alone
 
 
 class ExportLog:
@@ -135,8 +135,8 @@ def _compare(folder: Path, found: Any, header: dict[str, Any]) -> None:
         raise UserError(f"{folder / LOG} is of another version of this program.\nGive another folder, or --overwrite.")
     if found["model"] != header["model"]:
         raise UserError(
-            f"The maps in {folder} are of another model: the sha256 of its weights is {found['model'][:16]}..., this "
-            f"one's is {header['model'][:16]}...\nGive another folder, or --overwrite."
+            f"The maps in {folder} are of another model: the sha256 of its weights and shape is "
+            f"{found['model'][:16]}..., this one's is {header['model'][:16]}...\nGive another folder, or --overwrite."
         )
     before, now = found["options"], header["options"]
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
@@ -149,8 +149,11 @@ def _compare(folder: Path, found: Any, header: dict[str, Any]) -> None:
 
 
 def fingerprint(model: Classifier) -> str:
-    """sha256 of a model's weights, as they were loaded, and of its labels."""
-    digest = hashlib.sha256(json.dumps(list(model.labels)).encode())
+    """sha256 of a model's weights, as they were loaded, of its labels, and of what neither tells: the number of heads,
+    the activation, the norms' eps, what the head reads and how its answers become probabilities."""
+    shape = [model.encoder.architecture, model.pool, model.pool_blocks, model.multilabel]
+    told = json.dumps([list(model.labels), shape], sort_keys=True, default=str)
+    digest = hashlib.sha256(told.encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

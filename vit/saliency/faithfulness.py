@@ -28,12 +28,14 @@ from vit.models.classifier import Classifier
 Fill = Literal["paper", "zero", "mean", "blur"]
 
 STEPS = 20  # parts of an image that are taken away one after the other, of equal size
-# Fill of the paper of each; with which pixels first; at which numbers of parts; what is read.
 _PERTURBED = range(0, 19, 2)  # 0 to 90% in steps of 10
 _ALL = range(STEPS + 1)
 
 
 class _Metric(NamedTuple):
+    """The fill of its paper; which pixels go first; at which numbers of parts; whether accuracy or probability is
+    read."""
+
     fill: str
     highest_first: bool
     parts: Sequence[int]
@@ -63,18 +65,28 @@ class Perturbation:
         images: (B, C, img_h, img_w), normalised, on the model's device.
         fill: what stands where pixels were: "zero" (black), "mean" (the mean colour of the training data), "blur"
             (RISE's: a Gaussian of sigma 5 in a window of 11 pixels at 224), or "paper", what each metric's paper has.
+        logits: (B, num_classes) of the images as they are, where they are known; None asks the model.
         precision: arithmetic of the forward passes.
 
     Raises:
         ValueError: for a model without a head.
     """
 
-    def __init__(self, model: Classifier, images: Tensor, *, fill: Fill = "paper", precision: str = "fp32") -> None:
+    def __init__(
+        self,
+        model: Classifier,
+        images: Tensor,
+        *,
+        fill: Fill = "paper",
+        logits: Tensor | None = None,
+        precision: str = "fp32",
+    ) -> None:
         if model.num_classes == 0:
             raise ValueError("faithfulness asks for a prediction, but the model has no head; score localization alone")
         self.model = model
         self.images = images
         self.fill = fill
+        self.logits = logits
         self.precision = precision
         self._fills: dict[str, Tensor] = {}
         self._empty: dict[str, Answer] = {}
@@ -82,7 +94,7 @@ class Perturbation:
     @cached_property
     def whole(self) -> Answer:
         """Of the images as they are; the class that is explained is the one predicted here."""
-        return self._ask(self.images, None)
+        return self._ask(self.images, None) if self.logits is None else self._answers(self.logits, None)
 
     def scores(self, maps: Tensor, truths: Tensor | None = None) -> dict[str, Tensor]:
         """The four metrics, each (B,) float64 on the CPU.
@@ -134,6 +146,10 @@ class Perturbation:
     def _ask(self, images: Tensor, explained: Tensor | None) -> Answer:
         with arithmetic(self.precision, images.device):
             logits = self.model(images)
+        return self._answers(logits, explained)
+
+    @torch.inference_mode()
+    def _answers(self, logits: Tensor, explained: Tensor | None) -> Answer:
         probabilities = self.model.probabilities(logits.float())
         predicted = probabilities.argmax(dim=1)
         explained = predicted if explained is None else explained

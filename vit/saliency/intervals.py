@@ -27,11 +27,6 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether both bounds lie on one side of zero."""
-        return self.low > 0 or self.high < 0
-
 
 class Estimate(NamedTuple):
     """Of all images alike, and, where images have groups, of all groups alike."""
@@ -62,7 +57,7 @@ def bootstrap(
 
     Returns:
         An estimate for each statistic; `grouped` is the mean over groups of the statistic within each, from the same
-        resamples.
+        resamples. A group whose weights come to nothing, or less, has no such number, and is left out.
 
     Raises:
         ValueError: for no image, or shapes that do not fit.
@@ -74,15 +69,17 @@ def bootstrap(
     names, members = np.unique(np.arange(len(values)) if groups is None else np.asarray(groups), return_inverse=True)
     numerators, denominators = _sums(values, members, len(names)), _sums(weights, members, len(names))
     within = _ratio(numerators, denominators)  # (groups, statistics)
+    known = np.isfinite(within)
+    # A group that has no number of its own is left out of the mean, or it would leave none to all of them.
+    of_groups, counted = (each[:, :, None] for each in (np.where(known, within, 0), known.astype(np.float64)))
     drawn_plain, drawn_grouped = [], []
     for counts in _resampled_counts(len(names), seed, resamples):
-        sums = [np.tensordot(counts, each, axes=1) for each in (numerators, denominators)]
-        drawn_plain.append(_ratio(*sums))
-        drawn_grouped.append(counts @ within / len(names))
+        drawn_plain.append(_drawn(counts, numerators, denominators))
+        drawn_grouped.append(_drawn(counts, of_groups, counted))
     plain = _intervals(_ratio(numerators.sum(0), denominators.sum(0)), np.concatenate(drawn_plain), len(names))
     if groups is None:
         return [Estimate(each, None) for each in plain]
-    grouped = _intervals(within.mean(axis=0), np.concatenate(drawn_grouped), len(names))
+    grouped = _intervals(_ratio(of_groups.sum(0), counted.sum(0)), np.concatenate(drawn_grouped), len(names))
     return [Estimate(*pair) for pair in zip(plain, grouped, strict=True)]
 
 
@@ -100,6 +97,11 @@ def _ratio(numerators: Numbers, denominators: Numbers) -> Numbers:
     parts = np.where(counted, numerators / np.where(counted, denominators, 1), 0).sum(axis=-1)
     number = counted.sum(axis=-1)
     return np.asarray(np.where(number > 0, parts / np.maximum(number, 1), np.nan), np.float64)
+
+
+def _drawn(counts: Numbers, numerators: Numbers, denominators: Numbers) -> Numbers:
+    """(rows, statistics) of the groups as they were drawn, counts (rows, groups)."""
+    return _ratio(np.tensordot(counts, numerators, axes=1), np.tensordot(counts, denominators, axes=1))
 
 
 def _resampled_counts(groups: int, seed: int, resamples: int) -> Iterator[Numbers]:

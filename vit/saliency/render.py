@@ -1,4 +1,4 @@
-"""Saliency maps as pictures for people: numpy and OpenCV only, so that a worker needs no torch.
+"""Saliency maps as pictures for people: numpy, OpenCV and ISA-L only, so that a worker needs no torch.
 
 Pictures are uint8 RGB (height, width, 3). Maps are float (grid_h, grid_w) or (img_h, img_w); a NaN marks a
 place that the map does not cover, such as what lies outside a centre crop. Text is drawn with the TrueType
@@ -164,10 +164,8 @@ def word_strip(
     _check_picture(photo)
     if maps.ndim != 3 or len(maps) != len(words):
         raise ValueError(f"{len(words)} words need maps ({len(words)}, grid_h, grid_w), got {maps.shape}.")
-    scale = STRIP_SIDE / max(photo.shape[:2])
-    height, width = (max(1, round(side * scale)) for side in photo.shape[:2])
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    shown: Picture = cv2.resize(photo, (width, height), interpolation=method).astype(np.uint8, copy=False)
+    shown = scaled(photo, STRIP_SIDE / max(photo.shape[:2]))
+    height, width = shown.shape[:2]
     panels = [shown]
     for saliency in maps:
         flag = map_flag(saliency)
@@ -274,12 +272,16 @@ def _check_picture(picture: NDArray[Any]) -> None:
 def _fit_photo(photo: Picture) -> Picture:
     """(img_h, img_w, 3), scaled so that its long side lies in [SHORTEST, LONGEST]."""
     long_side = max(photo.shape[:2])
-    scale = min(max(long_side, SHORTEST), LONGEST) / long_side
+    return scaled(photo, min(max(long_side, SHORTEST), LONGEST) / long_side)
+
+
+def scaled(picture: Picture, scale: float) -> Picture:
+    """(height, width, 3), each side `scale` times as long, in whole pixels, one at least."""
     if scale == 1:
-        return photo
-    height, width = (max(1, round(side * scale)) for side in photo.shape[:2])
+        return picture
+    height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    return cv2.resize(photo, (width, height), interpolation=method).astype(np.uint8, copy=False)
+    return cv2.resize(picture, (width, height), interpolation=method).astype(np.uint8, copy=False)
 
 
 def _blend(photo: Picture, saliency: NDArray[Any], colormap: Colormap, opacity: float) -> Picture:
@@ -376,7 +378,7 @@ def _blank_page(columns: int, per_page: int, step_y: int, step_x: int, gap: int)
 def _place(room: Picture, picture: Picture) -> None:
     """Draws the picture, shrunk to fit, into the room (height, width, 3): centred, at its bottom."""
     _check_picture(picture)
-    scale = min(1, room.shape[0] / picture.shape[0], room.shape[1] / picture.shape[1])
-    height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
+    small = scaled(picture, min(1, room.shape[0] / picture.shape[0], room.shape[1] / picture.shape[1]))
+    height, width = small.shape[:2]
     y, x = room.shape[0] - height, (room.shape[1] - width) // 2
-    room[y:, x : x + width] = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+    room[y:, x : x + width] = small

@@ -107,6 +107,8 @@ def chosen_methods(names: str) -> list[str]:
 class Scorer:
     """Takes batches of images and scores the maps of several methods, and the baselines.
 
+    All that is said of a whole image is of one forward pass, that of its first map.
+
     Holds a few numbers an image, and the best and worst maps; nothing else grows with the number of images.
 
     Args:
@@ -160,7 +162,9 @@ class Scorer:
         maps, logits = self._maps(images, index)
         perturbation = None
         if self.faithfulness is not None:
-            perturbation = Perturbation(self.model, images, fill=self.faithfulness, precision=self.precision)
+            perturbation = Perturbation(
+                self.model, images, fill=self.faithfulness, logits=logits, precision=self.precision
+            )
         for method, each in maps.items():
             found = {} if masks is None else _localization(each, masks)
             if perturbation is not None:
@@ -242,7 +246,7 @@ class Scorer:
             probability, predicted = self.model.probabilities(logits.double()).max(dim=1)
             fact |= {"probability": probability.cpu(), "predicted": predicted.cpu()}
             if masks is not None:
-                parts = alone(self.model, images, masks.to(self.device), precision=self.precision)
+                parts = alone(self.model, images, masks.to(self.device), predicted, precision=self.precision)
                 self._neither.add(fact["predicted"], parts.answers)
                 fact |= {"probability_of_object": parts.object, "probability_of_background": parts.background}
         return fact

@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,9 +42,10 @@ class Table(NamedTuple):
 
 
 class ClassSummary(NamedTuple):
-    """The images that are predicted as one class (or all of them): how many, the share of the background in the
-    prediction, the object's area, the energy inside of each method, and what to make of it."""
+    """The images that are predicted as one class (or all of them): its label, how many, the share of the background in
+    the prediction, the object's area, the energy inside of each method, and what to make of it."""
 
+    label: str
     images: int
     background_share: Estimate
     area: Estimate
@@ -58,14 +59,15 @@ class Summary(NamedTuple):
     Args:
         estimates: part ("all", "correct", "wrong": those that have images) -> method -> metric.
         images: of each part.
-        classes: predicted label, or "all" -> what the model reads; empty without masks or a head.
+        classes: number of the predicted class, or "all" -> what the model reads; empty without masks or a head. A
+            class may be labelled "all", too.
         groups: how many there are; None without groups.
         seed: of the resamples.
     """
 
     estimates: dict[str, Estimates]
     images: dict[str, int]
-    classes: dict[str, ClassSummary]
+    classes: dict[int | Literal["all"], ClassSummary]
     groups: int | None
     seed: int
 
@@ -106,25 +108,25 @@ def _estimates(scores: Scores, chosen: NDArray[np.bool_], groups: Any, seed: int
     return {method: {metric: next(found) for metric in scores.metrics} for method in scores.methods}
 
 
-def _classes(scores: Scores, groups: Any, seed: int) -> dict[str, ClassSummary]:
+def _classes(scores: Scores, groups: Any, seed: int) -> dict[int | Literal["all"], ClassSummary]:
     if np.isnan(scores.background_worth).all():
         return {}
-    parts = {"all": np.ones(len(scores.index), bool)}
+    found: dict[int | Literal["all"], ClassSummary] = {}
+    found["all"] = _class(scores, "all", np.ones(len(scores.index), bool), groups, seed)
     for number in np.unique(scores.predicted).tolist():
-        parts[scores.labels[number] if scores.labels else f"class {number}"] = scores.predicted == number
-    return {label: _class(scores, chosen, groups, seed) for label, chosen in parts.items()}
+        found[number] = _class(scores, _label(scores, number), scores.predicted == number, groups, seed)
+    return found
 
 
-def _class(scores: Scores, chosen: NDArray[np.bool_], groups: Any, seed: int) -> ClassSummary:
+def _class(scores: Scores, label: str, chosen: NDArray[np.bool_], groups: Any, seed: int) -> ClassSummary:
     energies = [scores.values[method]["energy_inside"] for method in scores.methods]
     values = np.stack([scores.background_worth, scores.area, *energies], axis=1)
     weights = np.ones_like(values)
     weights[:, 0] += scores.object_worth + scores.background_worth - 1
     share, area, *inside = bootstrap(values[chosen], weights[chosen], groups=_of(groups, chosen), seed=seed)
     images = int(chosen.sum())
-    return ClassSummary(
-        images, share, area, dict(zip(scores.methods, inside, strict=True)), verdict(share.plain, images)
-    )
+    energy = dict(zip(scores.methods, inside, strict=True))
+    return ClassSummary(label, images, share, area, energy, verdict(share.plain, images))
 
 
 def _of(groups: Any, chosen: NDArray[np.bool_]) -> Any:
@@ -163,13 +165,13 @@ def bounds(interval: Interval) -> str:
 def class_lines(summary: Summary) -> list[str]:
     """What the model reads, in words: of all images, then of each class it predicted."""
     lines = []
-    for label, found in summary.classes.items():
+    for found in summary.classes.values():
         share, area = found.background_share.plain, found.area.plain
         method, energy = next(iter(found.energy_inside.items()))
         lines.append(
-            f"{label} ({found.images} images): {found.verdict.words}. The background makes {share.mean:.0%} of the "
-            f"prediction ({_percents(share)}); {method} has {energy.plain.mean:.0%} ({_percents(energy.plain)}) of its "
-            f"energy on the object, which covers {area.mean:.0%} of the image."
+            f"{found.label} ({found.images} images): {found.verdict.words}. The background makes {share.mean:.0%} of "
+            f"the prediction ({_percents(share)}); {method} has {energy.plain.mean:.0%} ({_percents(energy.plain)}) of "
+            f"its energy on the object, which covers {area.mean:.0%} of the image."
         )
     return lines
 
@@ -194,6 +196,7 @@ def write_scores(
         names: of all images, by index; `groups` likewise.
         settings: what was scored and how, for scores.json.
     """
+    classes = [found for number, found in summary.classes.items() if number != "all"]
     document = {
         **settings,
         "images": summary.images,
@@ -205,10 +208,9 @@ def write_scores(
             part: {method: {metric: _plain(each) for metric, each in row.items()} for method, row in rows.items()}
             for part, rows in summary.estimates.items()
         },
-        "classes": {label: _class_entry(found) for label, found in summary.classes.items()},
-        "reads_background": [
-            label for label, found in summary.classes.items() if label != "all" and found.verdict.reads_background
-        ],
+        "all_classes": _class_entry(summary.classes["all"]) if summary.classes else None,
+        "classes": {found.label: _class_entry(found) for found in classes},
+        "reads_background": [found.label for found in classes if found.verdict.reads_background],
     }
     with atomic_write(folder / "scores.json") as temporary:
         temporary.write_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
