@@ -625,8 +625,11 @@ def check(
     from datamodules.doctor.listing import check_fix_list, list_data, write_fix_list
     from datamodules.doctor.report import write_problems, write_report
     from datamodules.doctor.scan import Scan, scan
+    from datamodules.named import is_named
     from vit.inference import choose_device
 
+    if is_named(data):
+        raise UserError(f"vit check reads folders and manifests, and {data} is neither.\nGive a folder of photos.")
     for name, value in (("batch_size", batch_size), ("max_epochs", max_epochs)):
         check_range(name, value, 1)
     check_range("num_workers", num_workers, -1)

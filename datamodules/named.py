@@ -7,6 +7,13 @@ webdataset:FOLDER                         datamodules.shards
 
 from datamodules.collection import Collection
 
+KINDS = ("torchvision", "hf", "webdataset")
+
+
+def is_named(root: str) -> bool:
+    """Whether a root names a data set that is no folder of photographs and no manifest; generated scenes are one."""
+    return root.partition(":")[0] in (*KINDS, "birdscenes") and ":" in root
+
 
 def named_collection(root: str) -> Collection | None:
     """The images of such a data set, or None for a root that does not begin like one.

@@ -81,6 +81,12 @@ def test_mistakes_in_the_words(vit, photos, tmp_path):
         assert len(err.splitlines()) <= 5
 
 
+def test_data_sets_by_name_are_not_checked(vit):
+    code, _, err = vit("check --out check", "hf:photos")
+    assert code == 1
+    assert "vit check reads folders and manifests, and hf:photos is neither" in err
+
+
 @pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on this machine")
 def test_the_report_in_a_browser(vit, photos, tmp_path):
     (photos / "val/wren/copy.jpg").write_bytes((photos / "train/wren/3.jpg").read_bytes())

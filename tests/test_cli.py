@@ -235,9 +235,14 @@ def test_a_checkpoint_of_the_same_classes_keeps_its_head(vit: Vit, model: Path, 
     ran = vit(f"train --data.root {classes} {keep} --run {tmp_path}/same")
     assert ran.code == 0, ran.err
     assert "new head" not in ran.err
+    assert "note" not in ran.err
     assert rows(tmp_path / "same" / "metrics.csv")[0]["val_top1"] == "1.0"
     before, after = (load_file(folder / "model.safetensors") for folder in (model, tmp_path / "same" / "model"))
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+    ran = vit(f"train --data.root {classes} {keep} --optim.head_init probe --model.variant huge --run {tmp_path}/noted")
+    assert "note: the head has these classes already, and stays" in ran.err
+    assert "note: --model.variant is for a new model; the checkpoint's stands" in ran.err
 
     shutil.copytree(classes, tmp_path / "other")
     (tmp_path / "other" / "bright").rename(tmp_path / "other" / "robin")

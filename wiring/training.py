@@ -62,8 +62,11 @@ def probed(
     arithmetic: dict[str, Any] = {"device": options.device, "precision": trainer.precision}
     if optim.trained == "head":
         module, task.skipped = cached_features(module, task.model, options.run, resume=options.resume, **arithmetic)
-    if optim.head_init == "probe" and new_head and not options.resume:
-        start_from_probe(task, module, **arithmetic)
+    if optim.head_init == "probe" and not options.resume:
+        if new_head:
+            start_from_probe(task, module, **arithmetic)
+        else:
+            say("note: the head has these classes already, and stays; --optim.head_init is for a new one")
     return module
 
 
