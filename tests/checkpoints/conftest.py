@@ -55,7 +55,7 @@ def ask():
         files = ImageFiles(
             list_images([path]), prepared.pop("image_size"), prepared.pop("mean"), prepared.pop("std"), **prepared
         )
-        found = model(files[0]["image"][None]).softmax(dim=1)[0].tolist()
+        found = model.probabilities(model(files[0]["image"][None]))[0].tolist()
         assert 0.02 < max(found) - min(found) < 0.98  # neither all alike nor all or nothing: there is something to see
         return dict(zip(model.labels, found, strict=True))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
@@ -123,6 +124,45 @@ def test_every_weight_arrives(saved):
     assert sum(p.numel() for p in ours.parameters()) == count
 
 
+@pytest.mark.parametrize("head", ["Model", "ForMaskedLM"])
+@pytest.mark.parametrize("kind", ["Roberta", "XLMRoberta", "Camembert"])
+def test_positions_that_begin_behind_that_of_padding(randomise, tmp_path, kind, head):
+    pad = 3
+    config = getattr(transformers, f"{kind}Config")(**TINY, pad_token_id=pad)
+    reference = randomise(getattr(transformers, f"{kind}{head}")(config), std=0.3)
+    reference.save_pretrained(tmp_path)
+    ours, left_out = load_text_encoder(tmp_path)
+    assert all(name.startswith("lm_head.") for name in left_out)
+    assert ours.encoder.architecture["max_tokens"] == 13 - 4
+    ids, mask, kinds = texts()
+    ids = torch.where(mask, torch.where(ids == pad, 0, ids), pad)
+    with torch.no_grad():
+        encoder = reference if head == "Model" else reference.roberta
+        expected = encoder(ids, attention_mask=mask.long(), token_type_ids=kinds).last_hidden_state
+        found = ours(ids, mask=mask, token_types=kinds)
+    torch.testing.assert_close(found[mask], expected[mask], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("entries", "told"),
+    [
+        ({"is_decoder": True}, "model_type 'bert' and is_decoder True"),
+        ({"model_type": "megatron-bert"}, "model_type 'megatron-bert'"),
+        ({"model_type": ["bert"]}, r"model_type \['bert'\]"),
+        ({"model_type": "roberta", "pad_token_id": -2}, "pad_token_id -2; allowed are 0 to 11"),
+        ({"model_type": "roberta", "pad_token_id": 12}, "pad_token_id 12; allowed are 0 to 11"),
+        ({"model_type": "roberta", "pad_token_id": "one"}, "pad_token_id 'one'; allowed are 0 to 11"),
+    ],
+)
+def test_what_computes_something_else_is_refused(saved, entries, told):
+    _, folder = saved()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | entries))
+    with pytest.raises(UserError, match=told) as caught:
+        load_text_encoder(folder)
+    assert len(str(caught.value).splitlines()) <= 5
+
+
 def test_what_does_not_fit_is_refused(saved):
     _, folder = saved()
     tensors = load_file(folder / "model.safetensors")
@@ -149,7 +189,16 @@ def test_what_does_not_fit_is_refused(saved):
         with pytest.raises(UserError, match=message):
             load_text_encoder(folder)
     (folder / "config.json").unlink()
-    with pytest.raises(UserError, match="No such file"):
+    with pytest.raises(UserError, match=r"has no config\.json, which says"):
+        load_text_encoder(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_link_out_of_the_folder_is_not_followed(saved, tmp_path, name):
+    _, folder = saved()
+    (folder / name).rename(tmp_path / name)
+    (folder / name).symlink_to(tmp_path / name)
+    with pytest.raises(UserError, match="is a link to"):
         load_text_encoder(folder)
 
 

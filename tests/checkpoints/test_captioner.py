@@ -137,3 +137,11 @@ def rewrite(folder, **parts):
     ours = {**json.loads((folder / CONFIG).read_text())[OURS], **parts}
     ours.pop("config_sha256")
     (folder / CONFIG).write_text(json.dumps({OURS: {**ours, "config_sha256": digest_of({OURS: ours})}}))
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, TOKENIZER])
+def test_a_link_out_of_the_folder_is_not_followed(folder, name):
+    (folder / name).rename(folder.parent / name)
+    (folder / name).symlink_to(folder.parent / name)
+    with pytest.raises(UserError, match=f"{name} is a link to"):
+        load_captioner(folder)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 from vit.checkpoints.export import export
 from vit.checkpoints.load import load_with_report
@@ -89,6 +89,10 @@ PLACES = {
     "SwiGLU, no layer scale": (
         {"mlp": "swiglu", "mlp_ratio": 2 * 64 / 24},
         {"torchvision": "SwiGLU", "timm": "SwiGLU without layer scale"},
+    ),
+    "SwiGLU, attention pool": (
+        {"mlp": "swiglu", "mlp_ratio": 2 * 64 / 24, "init_values": 0.1, "pool": "attention"},
+        {"torchvision": "SwiGLU", "transformers": "attention", "timm": "attention pooling beside SwiGLU"},
     ),
     "post-norm": (
         {"post_norm": True},
@@ -191,3 +195,21 @@ def test_what_is_written_comes_back(tmp_path, build, ask, photo, target):
     # transformers keeps the size that is cropped, 34 = int(30 / 0.875), not the share
     crop_pct = {"timm": 0.875, "transformers": 30 / 34}[target]
     assert again.preprocessing == replace(model.preprocessing, crop_pct=crop_pct)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("options", [{}, REGISTERS, {"pool": "class+dist", "dist_token": True}])
+@pytest.mark.parametrize("target", ["timm", "transformers"])
+def test_classes_that_do_not_exclude_each_other_stay_so(tmp_path, build, ask, photo, run_card, target, options):
+    model = build(**options)
+    model.multilabel = True
+    export(model, target, tmp_path)
+    expected = ask(model, photo)
+    assert sum(expected.values()) != pytest.approx(1, abs=1e-2)
+    assert run_card(tmp_path, target, photo) == pytest.approx(expected, abs=1e-5)
+    alone = pipeline("image-classification", model=str(tmp_path))
+    assert {found["label"]: found["score"] for found in alone(str(photo))} == pytest.approx(expected, abs=1e-5)
+    for source in (tmp_path, alone.model):
+        again, report = load_with_report(source)
+        assert (again.multilabel, again.labels) == (True, model.labels)
+        assert "trained for" not in "".join(report.notes)

@@ -1,6 +1,7 @@
 """The model folder gives back the same model, here, in timm and in transformers, or says what is wrong with it."""
 
 import json
+import os
 
 import pytest
 import timm
@@ -287,3 +288,34 @@ def test_transformers_computes_in_float32_whatever_the_weights_are_kept_in():
 
     model = AutoModelForImageClassification.from_pretrained("vit/assets/birdscenes")
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_link_out_of_the_folder_is_not_followed(folder, name):
+    (folder / name).rename(folder.parent / name)
+    (folder / name).symlink_to(folder.parent / name)
+    assert f"{name} is a link to" in refusal(folder)
+
+
+def test_a_folder_in_a_hubs_cache_is_all_links(folder, tmp_path):
+    blobs, snapshot = tmp_path / "hub" / "blobs", tmp_path / "hub" / "snapshots" / "a1b2"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for number, file in enumerate(folder.iterdir()):
+        file.rename(blobs / str(number))
+        (snapshot / file.name).symlink_to(blobs / str(number))
+    assert load(snapshot).labels == LABELS
+
+
+def test_a_config_that_is_no_file_or_bottomless_is_refused(folder):
+    (folder / "config.json").write_text("[" * 100_000)
+    assert "nested too deep" in refusal(folder)
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+    assert "no regular file" in refusal(folder)
+
+
+def test_the_card_says_what_a_learned_query_asks(tmp_path, randomise):
+    """Not the registers, nor the class token: see Classifier._pool."""
+    write_folder(randomise(oblong("attention", num_registers=3)), tmp_path)
+    assert "a learned query asks of the patches' tokens" in (tmp_path / "README.md").read_text(encoding="utf-8")

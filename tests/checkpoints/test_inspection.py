@@ -36,7 +36,9 @@ def test_all_of_a_bare_file(file, state):
     assert told["parameters"] == f"{sum(value.numel() for value in state.values()) - 192:,}"  # the class position
     assert told["tensors"] == f"{len(state)} in it, {len(state)} of the model's"
     assert told["tokens"] == "5 = 1 prefix + 2 x 2 patches"
-    assert told["assumed (4)"] == "norm_eps=1e-06, act=gelu, pos_interpolation=bicubic_antialias, num_heads=3"
+    assert told["assumed (5)"] == (
+        "norm_eps=1e-06, act=gelu, pos_interpolation=bicubic_antialias, num_heads=3, pool=class"
+    )
     assert "assumed" in told["preprocessing"]
     assert (told["source"], told["classes"], told["labels"]) == ("timm (by the names of its tensors)", "5", "none")
     assert told["as torchvision"] == "can be exported"

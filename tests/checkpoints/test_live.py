@@ -142,9 +142,19 @@ def test_wrapped_models_are_found(timm_vit):
         assert report.assumed == []
 
 
-def test_half_precision_becomes_single(timm_vit):
-    model = load(timm_vit().half())
+@pytest.mark.parametrize("options", [{}, {"distilled": True}])
+@torch.no_grad()
+def test_half_precision_becomes_single_before_anything_is_computed(timm_vit, options):
+    reference = timm_vit(**options, dynamic_img_size=True).half()
+    model = load(reference).eval()
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    larger = load(reference, image_size=(21, 28)).eval()
+    reference = reference.float()
+    images = torch.randn(2, 3, 14, 14)
+    assert_close(model(images), reference(images))
+    if not options:
+        images = torch.randn(2, 3, 21, 28)
+        assert_close(larger(images), reference(images))
 
 
 def test_a_model_without_weights_is_refused(timm_vit):

@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 
-from vit.checkpoints.load import load, load_with_report
+from vit.checkpoints.content import read
+from vit.checkpoints.load import _converted, load, load_with_report
 from vit.checkpoints.sources import SOURCES
 from vit.foundation import UserError
 from vit.models.classifier import Classifier
@@ -39,14 +40,14 @@ def test_every_key_is_reported(file, state):
     model, report = load_with_report(file(state), num_heads=2)
     assert report.matched == len(state) == len(model.state_dict())
     assert (report.resized, report.dropped) == ([], [])
-    assert report.assumed == ["norm_eps=1e-06", "act=gelu", "pos_interpolation=bicubic_antialias"]
+    assert report.assumed == ["norm_eps=1e-06", "act=gelu", "pos_interpolation=bicubic_antialias", "pool=class"]
     assert f"{len(state)} tensors loaded" in report.lines()[0]
     assert "assumed: norm_eps=1e-06" in report.lines()[1]
 
 
 def test_what_the_user_says_is_not_assumed(file, state):
     told = {"num_heads": 11, "act": "quick_gelu", "norm_eps": 1e-3, "pos_interpolation": "bicubic"}
-    model, report = load_with_report(file(state), **told)
+    model, report = load_with_report(file(state), pool="class", **told)
     assert report.assumed == []
     assert told.items() <= model.encoder.architecture.items()
     block = model.encoder.blocks[0]
@@ -149,6 +150,44 @@ def test_channels_without_a_rule_are_refused(file, timm_vit):
     assert "of 2 channels can't be made one of 3; of 3 channels it can" in refusal(path, in_chans=3)
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, ["pool=class"]),
+        ({"num_classes": 0}, []),  # there is no head that learned to read anything
+        ({"global_pool": "avg"}, ["pool=mean"]),
+        ({"class_token": False, "global_pool": "avg", "fc_norm": False}, ["pool=mean"]),
+        ({"class_token": False, "global_pool": "map"}, []),  # its weights tell
+        ({"distilled": True}, []),
+    ],
+)
+def test_a_pooling_that_nothing_tells_is_assumed_aloud(file, timm_vit, options, told):
+    _, report = load_with_report(file(timm_vit(**options).state_dict()), num_heads=2)
+    assert [text for text in report.assumed if "pool" in text] == told
+
+
+def test_a_head_of_two_vectors_beside_three_asks_which(file, timm_vit):
+    """Class and distillation token, or class token and mean: the shapes are the same."""
+    reference = timm_vit(distilled=True)
+    state = reference.state_dict()
+    state["head.weight"] = torch.cat([state["head.weight"], state.pop("head_dist.weight")], dim=1) / 2
+    state["head.bias"] = (state["head.bias"] + state.pop("head_dist.bias")) / 2
+    assert "--model.pool" in refusal(file(state))
+    images = torch.randn(2, 3, 14, 14)
+    model, report = load_with_report(file(state), num_heads=2, pool="class+dist")
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(images), reference(images), rtol=1e-5, atol=1e-5)
+    assert not any("pool" in text for text in report.assumed)
+    assert load(file(state), num_heads=2, pool="class+mean").num_classes == 5
+    assert load(file(state), num_heads=2, pool="mean").num_classes == 0
+
+
+def test_single_precision_is_not_copied(file, state):
+    content = read(file(state))
+    _, converted = _converted(content)
+    assert all(converted.tensors[name] is value for name, value in content.tensors.items())
+
+
 @pytest.mark.parametrize("prefix", ["backbone.", "model.", "encoder.", "teacher.backbone.", "model.vit.", "net.model."])
 def test_a_model_within_a_larger_one(file, state, prefix):
     inside = {f"{prefix}{name}": value for name, value in state.items()}
@@ -169,6 +208,15 @@ def test_of_two_models_the_teacher_is_taken(file, state):
     assert f"({len(state)} tensors beside teacher)" in report.dropped[0]
 
 
+def test_averaged_weights_within_a_larger_model_are_taken(file, state):
+    """As timm's ModelEmaV2 has them, a container of its own, beside the model of a LightningModule."""
+    both = {f"model.{name}": torch.zeros_like(value) for name, value in state.items()}
+    both |= {f"model_ema.module.{name}": value for name, value in state.items()}
+    model, report = load_with_report(file(both), num_heads=2)
+    assert torch.equal(model.head.weight, state["head.weight"])
+    assert f"({len(state)} tensors beside model_ema)" in report.dropped[0]
+
+
 def test_at_most_one_source_recognises_a_checkpoint(timm_vit):
     """Whatever the order of the registry, the source is the same."""
     assert [source.name for source in SOURCES if source.recognises(timm_vit().state_dict())] == ["timm"]
@@ -183,6 +231,19 @@ def test_another_pooling_drops_the_head(file, state, pool):
     assert "left out: head" in "\n".join(report.lines())
     assert (model.pool, model.num_classes) == (pool, 0)
     assert report.matched == len(state) - 2
+
+
+@pytest.mark.parametrize("options", [{"pool": "class"}, {"pool_blocks": 2}])
+def test_the_norm_behind_a_pooling_becomes_the_encoders(file, timm_vit, options):
+    reference = timm_vit(global_pool="avg")
+    model, report = load_with_report(file(reference.state_dict()), num_heads=2, **options)
+    assert sorted(report.dropped) == ["head.bias", "head.weight"]
+    assert report.notes == ["fc_norm, which normed what the head read, is here the encoder's final norm"]
+    assert model.encoder.architecture["final_norm"]
+    images = torch.randn(2, 3, 14, 14)
+    with torch.no_grad():
+        expected = reference.fc_norm(reference.forward_features(images))
+        torch.testing.assert_close(model.eval().encoder(images), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_same_pooling_keeps_the_head(file, state):
@@ -218,11 +279,21 @@ def test_keys_that_do_not_fit_are_counted_and_named(file, state, rename, count):
     assert "match" in text
 
 
+# What is said in place of the name, where the others are taken for something else without it.
+SAID = {
+    "head.weight": "1 unexpected: head.bias",
+    "cls_token": "5 positions, which is no square grid",
+    "patch_embed.proj.weight": "is no Vision Transformer that is known here",
+    "blocks.0.attn.qkv.weight": "is no Vision Transformer that is known here",
+    "blocks.0.attn.qkv.bias": "2 unexpected: encoder.blocks.1.attn.qkv.bias, encoder.blocks.2.attn.qkv.bias",
+    "blocks.0.ls1.gamma": "5 unexpected: encoder.blocks.0.ls2.gamma, encoder.blocks.1.ls1.gamma",
+}
+
+
 def test_any_missing_key_is_refused(file, state):
-    alone = {"head.weight"}  # without it there is no head, and its bias is one too many
     for name in state:
         text = refusal(file({key: value for key, value in state.items() if key != name}))
-        assert name.split(".")[-1] in text or name in alone | {"patch_embed.proj.weight", "pos_embed", "cls_token"}
+        assert SAID.get(name, name) in text
 
 
 @pytest.mark.parametrize(

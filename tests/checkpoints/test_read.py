@@ -6,6 +6,7 @@ import pickle
 import random
 import subprocess
 import sys
+import zipfile
 from argparse import Namespace
 from pathlib import Path
 
@@ -199,7 +200,8 @@ def test_links_within_a_hubs_cache_are_followed(tmp_path, shards, tensors):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "null", "{}", '{"weight_map": {}}', '{"weight_map": 3}', '{"weight_map": {"a": 3}}', "<html>",
+    ["", "[" * 100_000, "[]", "null", "{}",
+     '{"weight_map": {}}', '{"weight_map": 3}', '{"weight_map": {"a": 3}}', "<html>",
      '{"weight_map": {"a": "weights.pth"}}', '{"weight_map": {"a": "x\\u0000.safetensors"}}',
      '{"metadata": [], "weight_map": {"a": "x.safetensors"}}',
      '{"metadata": {"total_size": "big"}, "weight_map": {"a": "x.safetensors"}}'],
@@ -391,13 +393,55 @@ def test_files_without_named_tensors_are_refused(path, content):
     assert "holds no tensors" in refusal(path)
 
 
+@pytest.mark.parametrize("names", [("model",), ("model", "state_dict")])
+def test_a_file_that_holds_itself_is_refused(path, tensors, names):
+    content = dict(tensors)
+    inner = content
+    for name in names[:-1]:
+        inner[name] = {}
+        inner = inner[name]
+    inner[names[-1]] = content
+    torch.save(content, path)
+    assert "more than 8 deep" in refusal(path)
+
+
+def test_tensors_that_say_more_than_the_file_holds_are_refused(path, tensors):
+    """A number that is expanded to a matrix costs a file nothing, and its reader all its time."""
+    torch.save({**tensors, "pos_embed": torch.zeros(1).expand(3, 5)}, path)
+    assert "pos_embed" in refusal(path)
+    torch.save({**tensors, "pos_embed": torch.eye(3).to_sparse()}, path)
+    assert "pos_embed" in refusal(path)
+    torch.save({**tensors, "pos_embed": torch.zeros(3, device="meta")}, path)
+    assert "pos_embed" in refusal(path)
+    shared = torch.randn(3, 5)
+    torch.save({"a": shared, "b": shared.T, "c": shared[1:2].expand(1, 5)}, path)
+    assert_same(read_tensors(path), {"a": shared, "b": shared.T, "c": shared[1:2]})
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".npz"])
+def test_an_archive_that_unpacks_to_much_more_is_refused(tmp_path, suffix):
+    path = tmp_path / f"weights{suffix}"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("archive/data/0", bytes(80 * 2**20))
+    assert path.stat().st_size < 2**20
+    assert "unpacks to 80 MB" in refusal(path)
+
+
 def test_a_pickled_module_is_refused(path):
     torch.save({"model": torch.nn.Linear(2, 3)}, path)
     assert "executed" in refusal(path)
     assert "state_dict()" in refusal(path)
 
 
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors", "model.safetensors.index.json"])
+def test_a_pipe_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    assert "No checkpoint at" in refusal(tmp_path / name)
+
+
 def test_a_missing_file_is_named(tmp_path):
     assert "No checkpoint at" in refusal(tmp_path / "nothing.pth")
     (tmp_path / "folder.pth").mkdir()
     assert "No checkpoint at" in refusal(tmp_path / "folder.pth")
+    for allowed in (".npz", ".index.json", "a model folder", "timm:NAME", "hf:OWNER/NAME"):
+        assert allowed in refusal(tmp_path / "absent.pth")

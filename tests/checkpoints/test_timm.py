@@ -8,6 +8,8 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.layers import SwiGLUPacked
+from timm.layers.attention_pool import AttentionPoolPrr
 from torch import nn
 
 from vit.checkpoints import canonical
@@ -329,3 +331,28 @@ def test_heads_of_the_largest(name, heads):
     keywords, told = canonical.architecture(converted.tensors, {}, {**TIMM.assumes, **converted.assumed})
     assert keywords["num_heads"] == reference.blocks[0].attn.num_heads == heads
     assert f"num_heads={heads}" in told
+
+
+def test_a_pooling_of_another_kind_is_refused_by_its_names(timm_vit, file):
+    reference = timm_vit(global_pool="prr")
+    assert "'prr' pooling" in refusal(reference)
+    # Without norms it has no weights, so nothing tells: the pooling that is taken is told as an assumption.
+    assert "pool=class" in load_with_report(file(reference), num_heads=2)[1].assumed
+    reference.attn_pool = AttentionPoolPrr(22, 2, post_norm=True)
+    path = file(reference)
+    assert "attn_pool." in refusal(path, num_heads=2)
+    assert "attn_pool." in refusal(path, num_heads=2, pool="class")
+    model, report = load_with_report(path, num_heads=2, pool="mean")
+    assert model.num_classes == 0
+    assert any(name.startswith("attn_pool.") for name in report.dropped)
+
+
+def test_attention_pooling_beside_swiglu_is_refused(timm_vit, file):
+    """timm gives the pool's MLP the activation of the gate, which its weights don't tell."""
+    reference = timm_vit(global_pool="map", class_token=False, mlp_layer=SwiGLUPacked, act_layer=nn.SiLU)
+    assert "attention pooling beside SwiGLU" in refusal(reference)
+    path = file(reference)
+    assert "attention pooling beside SwiGLU" in refusal(path, num_heads=2)
+    x = torch.randn(2, 3, 14, 14)
+    found = load(path, num_heads=2, pool="mean").eval()(x)
+    torch.testing.assert_close(found, reference.forward_features(x).mean(dim=1), rtol=1e-5, atol=1e-5)

@@ -1,9 +1,8 @@
-"""transformers' BERT: recognised by its keys, renamed by one table, its three projections made one.
+"""transformers' BERT and RoBERTa: recognised by their keys, renamed by one table, their three projections made one.
 
 model, left_out = load_text_encoder("folder")      # with config.json and weights, as transformers writes them
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,17 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from vit.checkpoints.read import read_tensors
+from vit.checkpoints.content import read_json
+from vit.checkpoints.read import read_tensors, refuse_link
 from vit.foundation import UserError
 from vit.models.text import TextEncoder, text_encoder
+
+POSITIONS = "embeddings.position_embeddings.weight"
 
 # (ours, theirs): the whole of a key, or of the part of it behind `encoder.blocks.N.` and `encoder.layer.N.`
 EMBED_TABLE = (
     ("encoder.embed.token_embed.weight", "embeddings.word_embeddings.weight"),
-    ("encoder.embed.pos_embed", "embeddings.position_embeddings.weight"),
+    ("encoder.embed.pos_embed", POSITIONS),
     ("encoder.embed.type_embed.weight", "embeddings.token_type_embeddings.weight"),
     ("encoder.embed.norm.weight", "embeddings.LayerNorm.weight"),
     ("encoder.embed.norm.bias", "embeddings.LayerNorm.bias"),
@@ -38,7 +40,12 @@ BLOCK_TABLE = (
     ("norm2.bias", "output.LayerNorm.bias"),
 )
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # as transformers writes them now, and wrote them before
+CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 PROJECTIONS = ("query", "key", "value")
+
+# Model types whose code computes what ours does. Others have the same keys, too: Megatron's norms stand elsewhere.
+PLAIN = ("bert", "electra", "ernie")
+BEHIND_PADDING = ("roberta", "xlm-roberta", "camembert")  # the first word has the place behind that of padding
 
 # What transformers' names of activations are called here.
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
@@ -57,7 +64,7 @@ def to_ours(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """
     rest = _plain(tensors)
     rest.pop("embeddings.position_ids", None)  # 0, 1, 2 ..., which older releases stored
-    left_out = [name for name in rest if name.startswith("cls.")]
+    left_out = [name for name in rest if name.startswith(("cls.", "lm_head."))]
     rest = {name: value for name, value in rest.items() if name not in left_out}
     state = {ours: rest.pop(theirs) for ours, theirs in EMBED_TABLE if theirs in rest}
     if "encoder.embed.pos_embed" in state:
@@ -81,6 +88,12 @@ def architecture(tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str
         UserError: when the config is of another kind of model, or does not say how many heads there are.
     """
     tensors = _plain(tensors)
+    kind, decodes = config.get("model_type", "bert"), config.get("is_decoder", False)
+    if kind not in PLAIN + BEHIND_PADDING or decodes:
+        raise UserError(
+            f"The config has model_type {kind!r:.60} and is_decoder {decodes!r:.60}.\n"
+            f"Allowed are {', '.join(PLAIN + BEHIND_PADDING)}, and no decoder, whose words see those before them alone."
+        )
     act, positions = config.get("hidden_act", "gelu"), config.get("position_embedding_type", "absolute")
     if act not in ACTIVATIONS or positions != "absolute":
         raise UserError(
@@ -93,7 +106,7 @@ def architecture(tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str
     types = tensors.get("embeddings.token_type_embeddings.weight")
     return {
         "vocab_size": words.shape[0],
-        "max_tokens": tensors["embeddings.position_embeddings.weight"].shape[0],
+        "max_tokens": tensors[POSITIONS].shape[0],
         "embed_dim": words.shape[1],
         "depth": _depth(tensors),
         "num_heads": int(config["num_attention_heads"]),
@@ -116,21 +129,37 @@ def load_text_encoder(place: str | Path) -> tuple[TextEncoder, list[str]]:
     """
     folder = _folder(place)
     weights = [folder / name for name in WEIGHTS if (folder / name).is_file()] or [folder / WEIGHTS[0]]
+    if folder == Path(place):
+        refuse_link(weights[0])
     tensors = read_tensors(weights[0] if folder == Path(place) else Path(place))
     if not recognises(tensors):
         raise UserError(
             f"{folder} holds no BERT: its first tensors are {', '.join(list(tensors)[:3])}.\n"
             "Allowed are text encoders as transformers' BertModel writes them."
         )
+    if not (folder / CONFIG).exists():
+        raise UserError(f"{folder} has no {CONFIG}, which says how many heads it has.\nPut it beside the weights.")
+    config = read_json(folder / CONFIG)
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        tensors = _from_first_word(tensors, config)
         keywords = architecture(tensors, config)
         model = text_encoder(**keywords)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{folder} can't be read as a BERT: {type(error).__name__}: {error}") from None
     state, left_out = to_ours(tensors)
     _load_strictly(model, state, folder)
     return model.eval(), left_out
+
+
+def _from_first_word(tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors, their positions beginning with that of the first word; RoBERTa has rows before it."""
+    if config.get("model_type") not in BEHIND_PADDING:
+        return tensors
+    tensors = _plain(tensors)
+    pad, rows = config.get("pad_token_id", 1), tensors[POSITIONS].shape[0]
+    if type(pad) is not int or not 0 <= pad <= rows - 2:
+        raise UserError(f"The config has pad_token_id {pad!r:.60}; allowed are 0 to {rows - 2}.")
+    return {**tensors, POSITIONS: tensors[POSITIONS][pad + 1 :]}
 
 
 def _folder(place: str | Path) -> Path:
@@ -148,12 +177,13 @@ def load_tokenizer(place: str | Path, model: TextEncoder) -> Tokenizer:
         UserError: when there is none, it can't be read, or it has more ids than the model knows.
     """
     folder = _folder(place)
-    path = folder / "tokenizer.json"
+    path = folder / TOKENIZER
     if not path.is_file():
         raise UserError(
-            f"{folder} has no tokenizer.json, so nobody knows which word is which number.\n"
+            f"{folder} has no {TOKENIZER}, so nobody knows which word is which number.\n"
             "Put it beside the weights; transformers writes it with AutoTokenizer.save_pretrained."
         )
+    refuse_link(path)
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library has no error of its own
@@ -181,9 +211,10 @@ def _load_strictly(model: TextEncoder, state: dict[str, Tensor], folder: Path) -
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The keys without the `bert.` of models with a head, and with today's names of the norms."""
+    """The keys without the `bert.` or `roberta.` of models with a head, and with today's names of the norms."""
     return {
         name.removeprefix("bert.")
+        .removeprefix("roberta.")
         .replace("LayerNorm.gamma", "LayerNorm.weight")
         .replace("LayerNorm.beta", "LayerNorm.bias"): value
         for name, value in tensors.items()

@@ -95,8 +95,15 @@ def from_ours(state: dict[str, Tensor], pool: str) -> dict[str, Tensor]:
     return tensors
 
 
-def pooling(tensors: dict[str, Tensor]) -> str:
-    """What the head reads, as far as the tensors tell: see `Classifier`."""
+def pooling(tensors: dict[str, Tensor], asked: str | None = None) -> str:
+    """What the head reads, as far as the tensors tell: see `Classifier`.
+
+    Args:
+        asked: what the user says of it.
+
+    Raises:
+        UserError: when they tell as little as nothing, and so does the user.
+    """
     if "attn_pool.latent" in tensors:
         return "attention"
     if has_two_heads(tensors):
@@ -104,7 +111,16 @@ def pooling(tensors: dict[str, Tensor]) -> str:
     if "cls_token" not in tensors or ("fc_norm.weight" in tensors and "norm.weight" not in tensors):
         return "mean"
     width = tensors["patch_embed.proj.weight"].shape[0]
-    return "class+mean" if "head.weight" in tensors and tensors["head.weight"].shape[1] == 2 * width else "class"
+    if "head.weight" not in tensors or tensors["head.weight"].shape[1] != 2 * width:
+        return "class"
+    if "dist_token" not in tensors:
+        return "class+mean"
+    if asked is None:
+        raise UserError(
+            "The checkpoint's head reads two vectors: the class token's, and the distillation token's or the mean.\n"
+            "Say which: vit train takes --model.pool class+dist or class+mean, vit.load pool=."
+        )
+    return asked if "+" in asked else "class+mean"
 
 
 def has_two_heads(tensors: dict[str, Tensor]) -> bool:

@@ -16,7 +16,7 @@ import torch
 from vit.checkpoints.card import Training, captioner_card
 from vit.checkpoints.content import read_json
 from vit.checkpoints.folder import CARD, CONFIG, OURS, WEIGHTS, digest_of, refuse_damaged, sha256, with_tuples
-from vit.checkpoints.read import read_tensors
+from vit.checkpoints.read import read_tensors, refuse_link
 from vit.checkpoints.targets.target import write_json, write_safetensors
 from vit.foundation import UserError, atomic_write
 from vit.models.captioner import Captioner
@@ -82,6 +82,7 @@ def load_captioner(source: str | Path) -> Captioner:
     for name, key in ((WEIGHTS, "weights_sha256"), (TOKENIZER, "tokenizer_sha256")):
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not whole: it has no {name}.\nCopy the model folder again.")
+        refuse_link(folder / name)
         refuse_damaged(folder / name, ours[key], sha256(folder / name))
     model = _build(ours, (folder / TOKENIZER).read_text(encoding="utf-8"), str(folder / CONFIG))
     _fill(model, dict(read_tensors(folder / WEIGHTS)), folder)

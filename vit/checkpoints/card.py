@@ -100,7 +100,7 @@ _READS = {
     "mean": "the mean of the patches",
     "class+mean": "the class token beside the mean of the patches",
     "class+dist": "the class token and the distillation token",
-    "attention": "what a learned query asks of all tokens",
+    "attention": "what a learned query asks of the patches' tokens",
 }
 _USE = """\
 ## Intended use and limits

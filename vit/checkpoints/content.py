@@ -10,7 +10,7 @@ from torch import nn
 
 from vit.checkpoints import folder, hub, timm_config, transformers_config
 from vit.checkpoints.live import read_module
-from vit.checkpoints.read import Stored, read_file, read_tensors
+from vit.checkpoints.read import Stored, read_file, read_tensors, refuse_link
 from vit.checkpoints.sources.lightning import merge_adapters
 from vit.checkpoints.sources.source import Facts, Tensors
 from vit.foundation import UserError
@@ -79,6 +79,7 @@ def _read_folder(path: Path, name: str) -> Content:
     file = hub.weights_in(path)
     if file is None:
         raise UserError(f"{path} has none of {', '.join(hub.WEIGHTS)}.\nCopy the weights into it.")
+    refuse_link(file)
     tensors = read_tensors(file)
     if config.get("model_type", TIMM_WRAPPER) != TIMM_WRAPPER:
         processor = _processor(path)
@@ -91,6 +92,7 @@ def _read_folder(path: Path, name: str) -> Content:
 def _undamaged(path: Path, config: dict[str, Any]) -> Tensors:
     """The weights of a model folder, which are read and hashed at the same time."""
     weights = path / folder.WEIGHTS
+    refuse_link(weights)
     with ThreadPoolExecutor(1) as beside:
         digest = beside.submit(folder.sha256, weights)
         try:
@@ -113,16 +115,19 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-        UserError: when the file is missing or holds anything else.
+        UserError: when the file is missing, is a link out of its folder, or holds anything else.
     """
+    if not path.exists():
+        raise UserError(f"{path.parent} is no model folder: it has no {path.name}.\nGive the `model` folder of a run.")
+    refuse_link(path)
+    if not path.is_file():  # a pipe would be waited for
+        raise UserError(f"{path} is not the config of a model folder: it is no regular file.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"{path.parent} is no model folder: it has no {path.name}.\nGive the `model` folder of a run."
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{path} is not the config of a model folder: {error}") from None
+    except RecursionError:
+        raise UserError(f"{path} is not the config of a model folder: it is nested too deep.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not the config of a model folder: {error!s:.200}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} is not the config of a model folder: it holds a {type(content).__name__}.")
     return content

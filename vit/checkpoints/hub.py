@@ -112,7 +112,7 @@ def _shards(index: Path) -> list[str]:
         return []
     try:
         names = {str(file) for file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
-    except (ValueError, KeyError, TypeError, AttributeError):  # whoever reads it says what is wrong
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # whoever reads it says what is wrong
         return []
     return sorted(name for name in names if Path(name).name == name)
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from vit.checkpoints import canonical, timm_config, transformers_config
 from vit.checkpoints.modules import is_a, is_timm_eva, is_timm_vit, rotary_facts, timm_facts, torchvision_facts
-from vit.checkpoints.sources.source import Facts, Tensors
+from vit.checkpoints.sources.source import MULTILABEL, Facts, Tensors
 from vit.foundation import UserError
 from vit.models.classifier import Classifier
 from vit.models.encoder import Encoder
@@ -33,7 +33,9 @@ def read_module(module: nn.Module) -> tuple[Tensors, Facts]:
         config: Any = module.config
         if isinstance(inner := getattr(module, "timm_model", None), nn.Module):  # timm's, wrapped by transformers
             found, facts = read_module(inner)
-            return found, replace(facts, labels=transformers_config.labels({"id2label": config.id2label}))
+            several = getattr(config, "problem_type", None) == MULTILABEL
+            names = transformers_config.labels({"id2label": config.id2label})
+            return found, replace(facts, multilabel=several, labels=names)
         told = f"The {type(module).__name__}'s config"
         return tensors, transformers_config.facts(config.to_dict(), None, tensors, told)
     if is_timm_vit(module):

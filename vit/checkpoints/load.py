@@ -10,14 +10,16 @@ from torch import Tensor, nn
 
 from vit.checkpoints import canonical
 from vit.checkpoints.content import Content, read
-from vit.checkpoints.sources import SOURCES, Converted, Source, Tensors, locate
+from vit.checkpoints.sources import SOURCES, TIMM, Converted, Source, Tensors, locate
 from vit.checkpoints.sources.timm_rotary import reorder
-from vit.checkpoints.sources.unfit import refuse_twins, refuse_unfit
+from vit.checkpoints.sources.unfit import refuse_gated_pool, refuse_twins, refuse_unfit
 from vit.foundation import UserError
 from vit.layers.patches import adapt_channels, resize_patches
 from vit.layers.positions import resize_positions
 from vit.models.classifier import Classifier, Preprocessing
 from vit.models.encoder import image_encoder
+
+TOLD_BY_NAMES = ("attention", "class+dist")  # poolings with tensors of their own; others are guessed of a bare file
 
 
 @dataclass
@@ -58,7 +60,10 @@ class LoadReport:
 
 
 def load(source: str | Path | nn.Module, **options: Any) -> Classifier:
-    """The model of a checkpoint: a .safetensors or .pth file, a model folder or `timm:NAME`.
+    """The model of a checkpoint.
+
+    That is a file (.safetensors, .pth, .pt, .bin, .ckpt or .npz, or the index of several), a folder of our own, of
+    timm or of transformers, `timm:NAME`, `hf:OWNER/NAME`, or a module in memory, of these libraries or torchvision.
 
     Options are those of `load_with_report`, which also says what happened to each key.
 
@@ -117,13 +122,18 @@ def load_with_report(
         report.notes.append(text.format(*stated, *trained_size))
     keywords["image_size"] = image_size or trained_size
     tensors = reorder(converted.tensors, keywords["num_heads"], keywords.pop("rotary_order", ""))
-    given_pool = content.facts.pool or converted.pool or canonical.pooling(converted.tensors)
+    told_pool = content.facts.pool or converted.pool
+    given_pool = told_pool or canonical.pooling(converted.tensors, pool)
+    if not (pool or told_pool or given_pool in TOLD_BY_NAMES) and "head.weight" in converted.tensors:
+        report.assumed.append(f"pool={given_pool}")
     state = canonical.to_ours(tensors, grid)
     blocks = pool_blocks or content.facts.pool_blocks
     if pool not in (None, given_pool) or blocks != content.facts.pool_blocks:
-        state = _without_head(state, report)
-    elif given_pool != "attention":
+        state = _without_head(state, keywords, report)
+    elif content.facts.pool not in (None, "attention"):
         _drop_attention_pool(state, report)
+    elif origin is TIMM and not content.facts.encoder:
+        refuse_gated_pool(tensors, keywords["mlp"])
     _fit_patches(state, keywords, patch_size, in_chans, report)
     prepared = _preprocessing(content, keywords, image_size)
     model = _build(content, keywords, drop_path, (pool or given_pool, blocks), state, prepared)
@@ -145,14 +155,27 @@ def _converted(content: Content) -> tuple[Source, Converted]:
             f"Allowed are weights as {', '.join(source.name for source in SOURCES)} name them."
         )
     try:
+        # Half precision is no place to add up or to resize in; what is single already is the same tensor.
+        tensors = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
         converted = origin.convert(tensors)
     except (IndexError, KeyError, RuntimeError, ValueError) as error:  # tensors of shapes that the source never has
         raise UserError(f"{content.name} does not fit the layout of {origin.name}: {error!s:.200}") from None
     return origin, replace(converted, left_out=(*beside, *converted.left_out))
 
 
-def _without_head(state: Tensors, report: LoadReport) -> Tensors:
-    """The encoder's tensors: what another pooling gave the head to read is not what this head has learned."""
+def _without_head(state: Tensors, keywords: dict[str, Any], report: LoadReport) -> Tensors:
+    """The encoder's tensors: what another pooling gave the head to read is not what this head has learned.
+
+    Where the norm stood behind the pooling, it becomes the encoder's, which had none: tokens without are far too large.
+    """
+    norm = state.get("fc_norm.weight")
+    if not keywords["final_norm"] and norm is not None and norm.shape == (keywords["embed_dim"],):
+        keywords["final_norm"] = True
+        report.notes.append("fc_norm, which normed what the head read, is here the encoder's final norm")
+        state = {
+            f"encoder.norm.{name.removeprefix('fc_norm.')}" if name.startswith("fc_norm.") else name: value
+            for name, value in state.items()
+        }
     report.dropped += [name for name in state if not name.startswith("encoder.")]
     return {name: value for name, value in state.items() if name.startswith("encoder.")}
 

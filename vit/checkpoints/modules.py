@@ -38,6 +38,8 @@ def timm_facts(module: nn.Module) -> Facts:
     }
     if kinds[2] == "GluMlp" and (block.mlp.gate_last or not isinstance(block.mlp.act, nn.SiLU)):
         raise _unfit(module, "a gated MLP that is no SwiGLU with the gate first")
+    if kinds[2] == "GluMlp" and timm.global_pool == "map":  # whose MLP has the activation of the gate
+        raise _unfit(module, "attention pooling beside SwiGLU")
     # With two heads, both tokens are read. The tensors tell that.
     return Facts(encoder=encoder, pool=None if hasattr(timm, "head_dist") else POOLS[timm.global_pool])
 

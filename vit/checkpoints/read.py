@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import warnings
+import zipfile
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,8 +25,13 @@ INDEX = ".index.json"  # of weights in several files: model.safetensors.index.js
 AVERAGED = ("state_dict_ema", "model_ema", "ema", "teacher")
 WRAPPERS = (*AVERAGED, "state_dict", "model", "model_state_dict", "student")
 
+# A packed archive may be this many times as large as its file, and this much more: weights hardly pack at all.
+UNPACKED_RATIO, UNPACKED_MORE = 20, 64 * 2**20
+
 # What parallel and compiled wrappers put before each key.
 PREFIXES = ("module.", "_orig_mod.")
+
+_STATE_DICT = f"A checkpoint is a state dict, also inside {', '.join(WRAPPERS)}."
 
 
 class Stored(NamedTuple):
@@ -57,14 +63,20 @@ def read_file(path: Path) -> Stored:
     Raises:
         UserError: when the file is missing, is no checkpoint, or holds anything but tensors.
     """
+    if not path.is_file():
+        raise UserError(
+            f"No checkpoint at {path}.\nGive a {', '.join(READERS)} file, a *{INDEX} "
+            "of several, a model folder, timm:NAME or hf:OWNER/NAME."
+        )
     if path.name.endswith(INDEX):
         return Stored(_read_shards(path))
-    if not path.is_file():
-        raise UserError(f"No checkpoint at {path}.\nGive a {', '.join(READERS)} file, a model folder, or timm:NAME.")
     if path.suffix not in READERS:
         raise UserError(f"{path} is not a checkpoint by its name.\nAllowed are {', '.join(READERS)} files.")
     try:
+        _refuse_bomb(path)
         content = READERS[path.suffix](path)
+    except UserError:
+        raise
     except Exception as error:  # whatever a damaged file makes a reader do
         if isinstance(error, _Hostile) or (isinstance(error, pickle.UnpicklingError) and _is_pickle(path)):
             raise UserError(
@@ -76,6 +88,21 @@ def read_file(path: Path) -> Stored:
             f"{path} can't be read as a checkpoint: {reason[0][:200]}\n{_what_it_looks_like(path)}"
         ) from None
     return _unwrap(content, path)
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Refuses an archive, of torch or numpy, that unpacks to much more than it is."""
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\3\4":
+            return
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    size = path.stat().st_size
+    if unpacked > UNPACKED_RATIO * size + UNPACKED_MORE:
+        raise UserError(
+            f"{path} unpacks to {unpacked / 2**20:,.0f} MB, its file has {size / 2**20:,.1f} MB.\n"
+            f"Allowed are {UNPACKED_RATIO} times as much and {UNPACKED_MORE // 2**20} MB: weights hardly pack at all."
+        )
 
 
 def _read_pickle(path: Path) -> Any:
@@ -140,7 +167,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
             "Copy them into its folder."
         )
     for name, expected in shards.items():
-        _refuse_outside(index, name)
+        refuse_link(index.parent / name)
         found = read_tensors(index.parent / name)
         if found.keys() != expected:
             differing = sorted(found.keys() ^ expected)
@@ -168,28 +195,34 @@ def _read_index(index: Path) -> tuple[dict[str, set[str]], int | None]:
         total_size = content.get("metadata", {}).get("total_size")
         if not shards or strange or suffix not in READERS or not (total_size is None or total_size == int(total_size)):
             raise ValueError(f"it names {strange[:1] or 'nothing'}, not {suffix} files of its folder")
-    except FileNotFoundError:
-        raise UserError(f"No checkpoint at {index}.") from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{index} is no index of weights: {error!s:.200}\nCopy the file again.") from None
     return shards, total_size
 
 
-def _refuse_outside(index: Path, name: str) -> None:
-    """Refuses a link that leads out of the folder; but in a hub's cache, all files are links to its blobs."""
-    folder = index.parent.absolute()
+def refuse_link(path: Path) -> None:
+    """Refuses a link that leads out of its folder; but in a hub's cache, all files are links to its blobs.
+
+    For files that a folder names; a file that the user names may be a link to anywhere.
+
+    Raises:
+        UserError: for such a link.
+    """
+    folder = path.parent.absolute()
     roots = [folder.resolve()]
     if folder.parent.name == "snapshots":
         roots.append(folder.parent.parent.resolve() / "blobs")
-    target = (folder / name).resolve()
+    target = path.resolve()
     if target.parent not in roots:
-        raise UserError(f"{folder / name} is a link to {target}, outside of its folder.\nCopy the file itself there.")
+        raise UserError(f"{path} is a link to {target}, outside of its folder.\nCopy the file itself there.")
 
 
 def _unwrap(content: Any, path: Path) -> Stored:
     notes: list[str] = []
     extra: Mapping[str, Any] = {}
-    while isinstance(content, Mapping):
+    for _ in range(len(WRAPPERS) + 1):
+        if not isinstance(content, Mapping):
+            break
         found = [name for name in WRAPPERS if _may_hold_tensors(content.get(name))]
         if not found:
             break
@@ -197,12 +230,26 @@ def _unwrap(content: Any, path: Path) -> Stored:
             averaged = ", which is averaged" if found[0] in AVERAGED else ""
             notes.append(f"of {', '.join(sorted(found))} in the file, {found[0]} was taken{averaged}")
         extra, content = content, content[found[0]]
+    else:  # a pickle may hold itself
+        raise UserError(f"{path} holds one dictionary in another, more than {len(WRAPPERS)} deep.\n{_STATE_DICT}")
     tensors = {}
     if isinstance(content, Mapping):
         tensors = {_strip(str(name)): value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise UserError(f"{path} holds no tensors.\nA checkpoint is a state dict, also inside {', '.join(WRAPPERS)}.")
+        raise UserError(f"{path} holds no tensors.\n{_STATE_DICT}")
+    if odd := [name for name, value in tensors.items() if not _is_whole(value)]:
+        raise UserError(
+            f"{path} holds less than its tensors say, in {len(odd)} of them; the first is {odd[0]:.100}.\n"
+            "Allowed are plain tensors, whose every number is in the file: no expanded, sparse or meta ones."
+        )
     return Stored(tensors, tuple(notes), extra)
+
+
+def _is_whole(value: Tensor) -> bool:
+    """Whether each number is in memory; one that is expanded to a billion takes the time of a billion to look at."""
+    if value.layout != torch.strided or value.device.type != "cpu":
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def _may_hold_tensors(value: Any) -> bool:

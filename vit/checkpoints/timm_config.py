@@ -13,7 +13,7 @@ from torch import nn
 
 from vit.checkpoints.hub import MODULES
 from vit.checkpoints.modules import is_timm_eva, rotary_facts, timm_facts
-from vit.checkpoints.sources.source import Facts
+from vit.checkpoints.sources.source import MULTILABEL, Facts
 from vit.foundation import UserError, nearest
 from vit.models.classifier import IMAGENET_MEAN, IMAGENET_STD
 
@@ -37,7 +37,8 @@ def facts(config: Mapping[str, Any], name: str) -> Facts:
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{name} does not say how images are prepared: {error!s:.200}") from None
     found = rotary_facts(model) if is_timm_eva(model) else timm_facts(model)
-    return replace(found, labels=labels, preprocessing=options, notes=notes)
+    several = config.get("problem_type") == MULTILABEL
+    return replace(found, multilabel=several, labels=labels, preprocessing=options, notes=notes)
 
 
 def skeleton(config: Mapping[str, Any], name: str) -> nn.Module:

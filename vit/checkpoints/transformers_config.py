@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vit.checkpoints.sources.source import Facts, Tensors
+from vit.checkpoints.sources.source import MULTILABEL, Facts, Tensors
 from vit.checkpoints.transformers_processor import Misfit, preprocessing, shown
 from vit.foundation import UserError
 
@@ -115,7 +115,8 @@ def facts(config: Mapping[str, Any], processor: Mapping[str, Any] | None, tensor
         notes += _problem(config)
     except Misfit as misfit:
         raise UserError(f"{name} can't be used: {misfit}.\nTake it from the place of the weights again.") from None
-    return Facts(encoder=encoder, labels=names, preprocessing=prepared, notes=tuple(notes))
+    several = config.get("problem_type") == MULTILABEL
+    return Facts(encoder=encoder, multilabel=several, labels=names, preprocessing=prepared, notes=tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -231,6 +232,6 @@ def labels(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _problem(config: Mapping[str, Any]) -> list[str]:
     problem = config.get("problem_type")
-    if problem in (None, "single_label_classification"):
+    if problem in (None, "single_label_classification", MULTILABEL):
         return []
     return [f"trained for {problem}, so its outputs are no logits of classes of which one is right"]

@@ -9,6 +9,8 @@ from torch import Tensor
 
 Tensors = dict[str, Tensor]
 
+MULTILABEL = "multi_label_classification"  # transformers' problem type, in its own configs and those of timm's models
+
 # What every checkpoint in timm's layout has, and those that are near it.
 CANONICAL = {"patch_embed.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight"}
 

@@ -57,7 +57,8 @@ def recognises(tensors: Tensors) -> bool:
 
 def convert(tensors: Tensors) -> Converted:
     tensors, left_out = leave_out(unprefixed(tensors, PATCHES, PREFIXES) or {}, UNUSED)
-    return Converted(fuse(rename(tensors, KEY_TABLE), ("attn.q.", "attn.k.", "attn.v."), "attn.qkv."), left_out)
+    canonical = fuse(rename(tensors, KEY_TABLE), ("attn.q.", "attn.k.", "attn.v."), "attn.qkv.")
+    return Converted(canonical, left_out, pool=None if "head_dist.weight" in canonical else "class")
 
 
 TRANSFORMERS_VIT = Source(

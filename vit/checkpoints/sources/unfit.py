@@ -60,6 +60,16 @@ def refuse_twins(tensors: Tensors) -> None:
         )
 
 
+def refuse_gated_pool(tensors: Tensors, mlp: str) -> None:
+    """Raises UserError for timm's tensors of attention pooling beside SwiGLU: timm's pool has the activation of the
+    gate, that of our own models another, and the names are the same."""
+    if mlp == "swiglu" and "attn_pool.latent" in tensors:
+        raise UserError(
+            "The checkpoint has attention pooling beside SwiGLU, and does not say which activation the pool has.\n"
+            "Give the model folder, if it is one of ours; or another pooling than attention, and the pool is left out."
+        )
+
+
 def _text(what: str, why: str) -> str:
     return (
         f"The checkpoint is {what}, which does not fit: {why}.\n"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vit.checkpoints import canonical
-from vit.checkpoints.sources.source import Tensors
+from vit.checkpoints.sources.source import MULTILABEL, Tensors
 from vit.checkpoints.targets import timm_rotary
 from vit.checkpoints.targets.target import Target, beyond, mlp_widths, write_json, write_safetensors
 from vit.models.classifier import Classifier
@@ -57,6 +57,8 @@ def obstacles(model: Classifier) -> list[str]:
         found.append("SwiGLU with norm_eps 1e-05")
     if shape.get("mlp") == "swiglu" and shape.get("init_values") is None:
         found.append("SwiGLU without layer scale")
+    if shape.get("mlp") == "swiglu" and model.pool == "attention":  # whose MLP would get the gate's activation
+        found.append("attention pooling beside SwiGLU")
     if shape.get("patch_bias", True) == shape.get("embed_norm", False):
         found.append("patches with a bias and a norm, or with neither")
     if model.pool == "attention" and has_fc_norm(model):
@@ -114,7 +116,7 @@ def config(model: Classifier) -> dict[str, Any]:
         "num_features": model.encoder.embed_dim,
         "global_pool": POOLS[model.pool],
         **labels,
-        **({"problem_type": "multi_label_classification"} if model.multilabel else {}),
+        **({"problem_type": MULTILABEL} if model.multilabel else {}),
         "model_args": model_args(model),
         "pretrained_cfg": {
             "input_size": [model.encoder.architecture.get("in_chans", 3), *prepared.image_size],

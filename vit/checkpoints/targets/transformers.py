@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from vit.checkpoints import canonical
-from vit.checkpoints.sources.source import Tensors
+from vit.checkpoints.sources.source import MULTILABEL, Tensors
 from vit.checkpoints.sources.transformers_dinov2 import KEY_TABLE as DINOV2_TABLE
 from vit.checkpoints.sources.transformers_vit import KEY_TABLE as VIT_TABLE
 from vit.checkpoints.targets.target import (
@@ -137,6 +137,7 @@ def config(model: Classifier) -> dict[str, Any]:
         "id2label": {str(index): label for index, label in enumerate(labels)},
         "label2id": {label: index for index, label in enumerate(labels)},
         "dtype": "float32",
+        **({"problem_type": MULTILABEL} if model.multilabel else {}),
     }
     if not kind.startswith("dinov2"):
         return {**common, "intermediate_size": mlp_widths(model)[0]}
