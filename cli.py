@@ -63,14 +63,13 @@ from wiring.explaining import (
 from wiring.explaining_captions import CAPTION_OPTIONS, explain_captioner
 from wiring.explaining_text import TEXT_OPTIONS, explain_texts
 from wiring.folds import cross_validate
-from wiring.models import build_model, pair, require_head, require_kind
+from wiring.models import build_model, pair, prepared_for, require_head, require_kind
 from wiring.pretraining import pretrain_encoder
 from wiring.runs import RunOptions
 from wiring.scoring import score_photographs
 from wiring.training import train_classifier
 from wiring.tuning import find_settings
 
-KEEP_OR_NOT = "--resume keeps what is there, and --overwrite does not.\nGive one of the two."
 DEMO_CHECKPOINT = Path(vit.__file__).parent / "assets" / "birdscenes"
 
 
@@ -114,11 +113,9 @@ def train(
         overwrite: write into a run folder that already holds files.
         resume: go on from the run folder's last checkpoint.
     """
-    if resume and overwrite:
-        raise UserError(KEEP_OR_NOT)
     options = RunOptions(
         run=Path(run), config=current_config() or "", seed=seed, limit=limit, profile=profile, device=device,
-        overwrite=overwrite, resume=resume,
+        overwrite=overwrite and not resume, resume=resume,  # the options that a run keeps may say both
     )  # fmt: skip
     if task != "caption" and decoder != DecoderOptions():
         raise UserError("The settings --decoder.* are for --task caption.")
@@ -215,6 +212,7 @@ def predict(
     seed: int = 0,
     batch_size: int = 32,
     num_workers: int = -1,
+    crop: bool = False,
     precision: Precision = "fp32",
     device: Device = "auto",
     strict: bool = False,
@@ -234,6 +232,7 @@ def predict(
         seed: drawn words follow from it.
         batch_size: images a forward pass.
         num_workers: processes that read images; -1 picks the number of cores less one, at most 8.
+        crop: take the middle square also where evaluation sees the whole photo.
         precision: arithmetic of the forward pass.
         device: auto takes a GPU when there is one.
         strict: stop at the first unreadable image.
@@ -258,7 +257,7 @@ def predict(
     require_head(network, model)
     path = claim_file(out, overwrite=overwrite)
     files = list_images(images, limit=limit)
-    dataset = image_files(files, network.preprocessing)
+    dataset = image_files(files, prepared_for(network, crop=True) if crop else network.preprocessing)
     batches = progress(
         dataset.loader(batch_size, num_workers, strict=strict),
         "predicting",
@@ -369,7 +368,7 @@ def explain(
     check_range("batch_size", batch_size, 1)
     check_range("opacity", opacity, 0, 1)
     if resume and overwrite:
-        raise UserError(KEEP_OR_NOT)
+        raise UserError("--resume keeps what is there, and --overwrite does not.\nGive one of the two.")
     if scores is not None and not gallery:
         raise UserError("--scores are for the gallery.\nGive --gallery, too.")
     processes.join()

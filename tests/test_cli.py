@@ -194,6 +194,27 @@ def test_a_finished_run_can_be_resumed_by_its_config(vit: Vit, trained: Path, tm
     assert (run / "metrics.csv").read_bytes() == (trained / "metrics.csv").read_bytes()
 
 
+def test_a_run_that_was_begun_over_another_is_resumed_by_its_config(vit: Vit, trained: Path, tmp_path: Path) -> None:
+    """Its options say overwrite."""
+    run = shutil.copytree(trained, tmp_path / "run")
+    assert vit(f"train --config {run}/config.yaml --overwrite --run {run}").code == 0
+    ran = vit(f"train --config {run}/config.yaml --resume --run {run}")
+    assert ran.code == 0, ran.err
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_overwriting_removes_what_is_of_the_run_and_nothing_else(vit: Vit, trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    shutil.copy(run / "checkpoints" / "last.ckpt", run / "checkpoints" / "dino.ckpt")
+    line = f"train --config {run}/config.yaml --overwrite --run {run}"
+    ran = vit(f"{line} --model.pretrained {run}/checkpoints/best.ckpt")
+    assert ran.code == 1
+    assert "is a checkpoint of the run that --overwrite begins anew" in ran.err
+    assert (run / "checkpoints" / "best.ckpt").is_file()
+    assert vit(line).code == 0
+    assert (run / "checkpoints" / "dino.ckpt").is_file()
+
+
 @pytest.mark.parametrize("change", ["--optim.lr 0.5", "--trainer.max_epochs 3", "--seed 1", "--model.drop_path 0.1"])
 def test_a_run_is_not_resumed_with_other_options(vit: Vit, trained: Path, tmp_path: Path, change: str) -> None:
     run = tmp_path / "copy"
@@ -240,9 +261,8 @@ def test_a_checkpoint_of_the_same_classes_keeps_its_head(vit: Vit, model: Path, 
     before, after = (load_file(folder / "model.safetensors") for folder in (model, tmp_path / "same" / "model"))
     assert all(torch.equal(before[name], after[name]) for name in before)
 
-    ran = vit(f"train --data.root {classes} {keep} --optim.head_init probe --model.variant huge --run {tmp_path}/noted")
+    ran = vit(f"train --data.root {classes} {keep} --optim.head_init probe --run {tmp_path}/noted")
     assert "note: the head has these classes already, and stays" in ran.err
-    assert "note: --model.variant is for a new model; the checkpoint's stands" in ran.err
 
     shutil.copytree(classes, tmp_path / "other")
     (tmp_path / "other" / "bright").rename(tmp_path / "other" / "robin")
@@ -926,7 +946,6 @@ def places(
 # The words -> what the answer says, and the exit code: 2 when nothing was run, 1 otherwise.
 REFUSED: dict[str, tuple[str, int]] = {
     "{train}": ("--data.root is missing", 1),
-    "{train} --data.root {classes} --resume --overwrite": ("Give one of the two", 1),
     "{train} --data.root {classes} --data.balanced --optim.class_weights balanced": ("rare classes twice", 1),
     "{train} --data.root {here}/emty": ("did you mean 'empty'?", 1),
     "{train} --data.root {here}/empty": ("no class folders with images", 1),

@@ -40,7 +40,7 @@ def train_captioner(
     from vit.training.captioning import CaptioningTask
 
     refuse_classification(data, optim, takes="label_smoothing")
-    check_run(options, trainer)
+    check_run(options, trainer, model.pretrained)
     network, module, report = build_captioner(data, model, decoder, options.seed, options.limit)
     if not module.length("val"):
         raise UserError(f"{data.root} has one image, and none is left for validation.\nGive two or more.")

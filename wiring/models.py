@@ -31,10 +31,7 @@ def _loaded(options: ModelOptions) -> tuple[Classifier, list[str]]:
         options.pretrained, image_size=pair(options.image_size), pool=options.pool, pool_blocks=options.pool_blocks,
         drop_path=options.drop_path, **_unsaid(options),
     )  # fmt: skip
-    new = ModelOptions()
-    unused = [name for name in ("variant", "patch_size") if getattr(options, name) != getattr(new, name)]
-    notes = [f"note: --model.{name} is for a new model; the checkpoint's stands" for name in unused]
-    return model, [*report.lines(), *notes]
+    return model, report.lines()
 
 
 def _new(options: ModelOptions) -> Classifier:

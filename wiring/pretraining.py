@@ -31,7 +31,7 @@ def pretrain_encoder(
     from vit.training.pretraining import PretrainingTask
 
     refuse_classification(data, optim)
-    check_run(options, trainer)
+    check_run(options, trainer, model.pretrained)
     network, report = build_model(model, options.seed)
     guesser = masked_model(pretrain, network.encoder)
     module = data_module(data, network, seed=options.seed, labelled=False, limit=options.limit)

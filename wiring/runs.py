@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vit.training.task import Judge, TrainingTask
 
 
+CHECKPOINTS = [f"checkpoints/{name}.ckpt{end}" for name in ("last", "best") for end in ("", ".sha256")]
 FOLDS = "folds.json"  # in the folder of a cross-validation: what its folds came to
 
 
@@ -46,17 +47,25 @@ class RunOptions:
     resume: bool = False
 
 
-def check_run(options: RunOptions, trainer: TrainerOptions) -> None:
-    """Raises UserError for a device that is not there, processes that do not know of each other, or a run that can't
-    be resumed with these options."""
+def check_run(options: RunOptions, trainer: TrainerOptions, start: str | None) -> None:
+    """Raises UserError for a device that is not there, processes that do not know of each other, a checkpoint to begin
+    with that would be overwritten, or a run that can't be resumed with these options."""
     from vit.inference import choose_device
     from vit.training.resume import last_checkpoint, refuse_changes
 
     choose_device(options.device)
     _check_processes(trainer)
+    if options.overwrite and start and _is_overwritten(Path(start), options.run):
+        raise UserError(
+            f"{start} is a checkpoint of the run that --overwrite begins anew.\nCopy it, or give another --run."
+        )
     if options.resume:
         last_checkpoint(options.run)
         refuse_changes(options.run / "config.yaml", options.config)
+
+
+def _is_overwritten(start: Path, run: Path) -> bool:
+    return start.suffix == ".ckpt" and start.resolve().is_relative_to(run.resolve())
 
 
 def _check_processes(trainer: TrainerOptions) -> None:
@@ -83,13 +92,13 @@ def open_run(options: RunOptions) -> Path:
 
 def _forget(folder: Path) -> None:
     """Removes what an earlier run in the folder would be resumed from, and what is told of it."""
-    for path in (*(folder / "checkpoints").glob("*.ckpt*"), *(folder / "tensorboard").glob("events.*")):
-        path.unlink()
-    for name in ("metrics.csv", "times.csv", "curves.png", FOLDS):
-        (folder / name).unlink(missing_ok=True)
-    for fold in folder.glob("fold_[0-9]*"):
-        if (fold / "config.yaml").is_file() and not fold.is_symlink():
-            shutil.rmtree(fold)
+    (folder / FOLDS).unlink(missing_ok=True)
+    folds = [fold for fold in folder.glob("fold_*") if re.fullmatch(r"fold_\d+", fold.name)]
+    for home in (folder, *folds):
+        for name in (*CHECKPOINTS, "metrics.csv", "times.csv", "curves.png"):
+            (home / name).unlink(missing_ok=True)
+        for events in (home / "tensorboard").glob("events.out.tfevents.*"):
+            events.unlink()
 
 
 def run_task(

@@ -32,7 +32,7 @@ def train_classifier(
     Args:
         fold: validates this one of so many parts of the images, rather than the data's own val.
     """
-    check_run(options, trainer)
+    check_run(options, trainer, model.pretrained)
     if data.balanced and optim.class_weights == "balanced":
         raise UserError("--data.balanced and --optim.class_weights balanced make up for rare classes twice.\nGive one.")
     refuse_unfit_probe(optim, trainer)

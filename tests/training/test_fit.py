@@ -521,14 +521,28 @@ def test_a_signal_that_breaks_the_step_ends_the_run_as_signals_do(
     assert getattr(ended.value, "code", None) == code
 
 
+def test_a_signal_does_not_hide_that_nothing_could_be_saved(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise RuntimeError("no space left")
+
+    step = ClassificationTask.training_step
+    monkeypatch.setattr(ClassificationTask, "training_step", signalled(step, {2: signal.SIGTERM}))
+    monkeypatch.setattr(L.Trainer, "save_checkpoint", full)
+    with pytest.raises(RuntimeError, match="no space left"):
+        run(photos, tmp_path)
+
+
 def test_other_images_are_not_the_run_that_is_resumed(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def named(count: int) -> ClassificationTask:
-        return task(names=[f"{number}.png" for number in range(count)])
+    def named(count: int, folder: str) -> ClassificationTask:
+        return task(names=[f"{folder}/{number}.png" for number in range(count)])
 
-    def go(count: int, *, resume: bool = False) -> FitResult:
-        return fit(named(count), data(photos), tmp_path, max_epochs=2, precision="fp32", device="cpu", resume=resume)
+    def go(count: int, *, folder: str = "here", resume: bool = False) -> FitResult:
+        learner = named(count, folder)
+        return fit(learner, data(photos), tmp_path, max_epochs=2, precision="fp32", device="cpu", resume=resume)
 
     with monkeypatch.context() as patch:
         patch.setattr(ClassificationTask, "training_step", stop_at(7, ClassificationTask.training_step, before=True))
@@ -536,7 +550,7 @@ def test_other_images_are_not_the_run_that_is_resumed(
             go(18)
     with pytest.raises(UserError, match="began with 18 training images; these 17 are not the same"):
         go(17, resume=True)
-    assert go(18, resume=True).epochs == 2
+    assert go(18, folder="moved", resume=True).epochs == 2
 
 
 def test_a_signal_that_comes_while_the_processes_agree_counts_from_the_next_time_on(

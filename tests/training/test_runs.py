@@ -63,7 +63,9 @@ def test_epochs_without_a_speed_do_not_count_in_it(tmp_path: Path) -> None:
 def test_of_an_option_that_most_runs_have_the_same_only_the_others_tell(tmp_path: Path) -> None:
     rates = {"a": 1e-4, "b": 1e-4, "c": 1e-3, "d": 1e-4}
     runs = [read_run(make(tmp_path / name, top1=[0.5], lr=lr)) for name, lr in rates.items()]
-    assert [row[-1] for row in run_table(runs)[2]] == ["", "", "optim.lr=0.001", ""]
+    title, _, rows = run_table(runs)
+    assert [row[-1] for row in rows] == ["", "", "optim.lr=0.001", ""]
+    assert "what most have: optim.lr=0.0001" in title
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_a_damaged_run_is_told_and_left_out(
 def test_of_a_loss_the_lowest_is_the_best(tmp_path: Path) -> None:
     folder = make(tmp_path / "a", top1=[])
     (folder / "metrics.csv").write_text("epoch,step,val_loss\n1,10,0.9\n2,20,0.5\n3,30,0.6\n")
-    assert run_table([read_run(folder)])[2][0][2:5] == ["0.5000", "2", "0.6000"]
+    assert run_table([read_run(folder)])[2][0][2:5] == ["loss 0.5000", "2", "loss 0.6000"]
 
 
 def test_runs_are_found_below_a_folder_each_once(tmp_path: Path) -> None:

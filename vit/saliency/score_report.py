@@ -209,7 +209,8 @@ def write_scores(
             for part, rows in summary.estimates.items()
         },
         "all_classes": _class_entry(summary.classes["all"]) if summary.classes else None,
-        "classes": {found.label: _class_entry(found) for found in classes},
+        # A class may be labelled "all"; then that is its own entry.
+        "classes": {found.label: _class_entry(found) for found in (*summary.classes.values(), *classes)},
         "reads_background": [found.label for found in classes if found.verdict.reads_background],
     }
     with atomic_write(folder / "scores.json") as temporary:

@@ -118,7 +118,13 @@ class CheckpointWriter(L.Callback):
         self.stop.stop()
 
     def _save(self, trainer: L.Trainer, name: str) -> None:
-        path = self.run / "checkpoints" / name
+        try:
+            self._write(trainer, self.run / "checkpoints" / name)
+        except Exception:
+            self.stop.signal = None  # the run ends of this, and not as the signal asked it to
+            raise
+
+    def _write(self, trainer: L.Trainer, path: Path) -> None:
         if not trainer.is_global_zero:
             trainer.save_checkpoint(path)  # gives its part to the first process, which alone writes
             self._saved_at = time.monotonic()

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from vit.checkpoints.card import Training
 from vit.checkpoints.read import weights_only_enforced
-from vit.foundation import is_first_process, remove_torn
+from vit.foundation import UserError, is_first_process, remove_torn
 from vit.inference import choose_device, choose_precision
 from vit.training.callbacks import MetricsFile, TrainingProgress
 from vit.training.checkpoints import CheckpointWriter
@@ -176,8 +176,8 @@ def _fit_or_stop(
         sys.exit(128 + signal.SIGTERM)
     except SystemExit:  # what Lightning makes of an interrupt
         raise KeyboardInterrupt from None
-    except Exception:
-        if not stop.asked:
+    except Exception as error:
+        if not stop.asked or isinstance(error, UserError | OSError):
             raise
         # The signal has ended what the step was made by, such as the compiler of torch.compile.
         if stop.signal == signal.SIGINT:

@@ -134,14 +134,18 @@ def run_table(runs: Sequence[Run]) -> tuple[str, list[str], list[list[str]]]:
     rows = []
     for run in runs:
         of = "" if run.options.get("trainer.max_time") else f"/{run.options.get('trainer.max_epochs', '?')}"
-        text = run.judge.text
-        ends = [text(run.values[run.best]), str(run.best + 1), text(run.values[-1])] if run.values else ["", "", ""]
+        ends = [_shown(run, run.best), str(run.best + 1), _shown(run, -1)] if run.values else ["", "", ""]
         rate = "" if run.images_per_second is None else f"{run.images_per_second:.0f}"
         own = ", ".join(f"{name}={run.options[name]}" for name in names if str(run.options[name]) != usual.get(name))
         rows.append([os.path.relpath(run.folder, base), " + ".join(run.recipes), *ends, f"{len(run.values)}{of}", rate,
                      _duration(run.seconds), own])  # fmt: skip
     told = ", ".join(dict.fromkeys(run.judge.name for run in runs))
-    return f"Runs below {base}, {told} on their validation images:", columns, rows
+    others = f"; what most have: {', '.join(f'{name}={value}' for name, value in usual.items())}" if usual else ""
+    return f"Runs below {base}, {told} on their validation images{others}:", columns, rows
+
+
+def _shown(run: Run, epoch: int) -> str:
+    return f"{'' if run.judge.higher_is_better else 'loss '}{run.judge.text(run.values[epoch])}"
 
 
 def _duration(seconds: float | None) -> str:

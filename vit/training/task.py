@@ -230,8 +230,9 @@ class TrainingTask(L.LightningModule):
 
     @cached_property
     def _images(self) -> list[Any]:
-        """How many training images there are, and a digest of their names."""
-        return [len(self.names), hashlib.sha256("\0".join(self.names).encode(errors="surrogateescape")).hexdigest()]
+        """How many training images there are, and a digest of their names: without folders, which may be moved."""
+        names = "\0".join(name.rpartition("/")[2] for name in self.names)
+        return [len(self.names), hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.skipped = processes.merged(self.skipped)
