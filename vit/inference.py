@@ -39,7 +39,6 @@ def choose_precision(precision: str, device: torch.device) -> str:
     return "bf16" if device.type == "cpu" and _bf16_is_quick() else "fp32"
 
 
-@cache
 def _bf16_is_quick() -> bool:
     """Whether this processor trains faster in bf16 than in fp32.
 
@@ -51,6 +50,7 @@ def _bf16_is_quick() -> bool:
     return torch.cpu._is_avx512_bf16_supported() and _vendor() == "AuthenticAMD"
 
 
+@cache
 def _vendor() -> str:
     """The processor's maker as Linux has it, such as AuthenticAMD; an empty text where it can't be told."""
     try:
