@@ -22,7 +22,8 @@ wrap them in; nothing of a file is ever executed.
     read -> recognise the source by the names of its tensors -> rename by its table -> resize -> merge strictly
 
 `vit info CHECKPOINT` tells all that was found and what loading it would do, key by key: what is missing, unexpected,
-left out, resized, and what was assumed because the file does not say it. What fits nothing is refused."""
+left out, resized, and what was assumed because the file does not say it. What fits nothing is refused,
+and so are files that unpack to many times their size, and links that lead out of a model's folder."""
 
 _RESIZING = """\
 ## Another size than trained for
