@@ -64,6 +64,7 @@ def test_a_run_that_was_overwritten_is_not_gone_on_with(
     words = ["train", "--config", "debug", "--data.root", str(photos), "--data.batch_size", "4", "--device", "cpu",
              "--trainer.max_epochs", "1", *folds, "--run", str(tmp_path / "run")]  # fmt: skip
     assert cli.main(words) == 0
+    (tmp_path / "run" / "fold_7").touch()  # no fold of ours
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     assert cli.main([*words, "--overwrite", "--data.root", str(photos / "photoz")]) == 1
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before

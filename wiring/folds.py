@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any
 from vit.foundation import UserError, atomic_write, is_first_process
 from vit.options import ModelOptions, OptimOptions, TrainerOptions, TrainingDataOptions
 from vit.terminal import print_tables, say
-from wiring.data import data_module
-from wiring.models import build_model
-from wiring.runs import FOLDS, RunOptions, check_run, open_run
-from wiring.training import refuse_unfit_probe, train_classifier
+from wiring.runs import FOLDS, RunOptions, open_run
+from wiring.training import prepared, train_classifier
 
 if TYPE_CHECKING:
     from vit.training.task import Judge
@@ -37,12 +35,8 @@ def cross_validate(
     check_folds(folds, data, trainer)
     if options.resume:
         refuse_changes(options.run / "config.yaml", options.config)
-    else:
-        check_run(options, trainer, model.pretrained)
     if options.overwrite:  # what can't be is found before anything is removed
-        refuse_unfit_probe(optim, trainer)
-        network, _ = build_model(model, options.seed)
-        data_module(data, network, seed=options.seed, limit=options.limit, fold=(1, folds))
+        prepared(data, model, optim, trainer, options, fold=(1, folds))
     folder = open_run(options)
     done, judge = _finished(folder) if options.resume else ([], None)
     for number in range(len(done) + 1, folds + 1):

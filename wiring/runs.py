@@ -65,7 +65,13 @@ def check_run(options: RunOptions, trainer: TrainerOptions, start: str | None) -
 
 
 def _is_overwritten(start: Path, run: Path) -> bool:
-    return start.suffix == ".ckpt" and start.resolve().is_relative_to(run.resolve())
+    return start.resolve() in {(home / name).resolve() for home in _homes(run) for name in CHECKPOINTS}
+
+
+def _homes(run: Path) -> list[Path]:
+    """The folder of a run, and those of its folds."""
+    folds = [fold for fold in run.glob("fold_*") if re.fullmatch(r"fold_\d+", fold.name)]
+    return [run, *(fold for fold in folds if (fold / "config.yaml").is_file())]
 
 
 def _check_processes(trainer: TrainerOptions) -> None:
@@ -93,8 +99,7 @@ def open_run(options: RunOptions) -> Path:
 def _forget(folder: Path) -> None:
     """Removes what an earlier run in the folder would be resumed from, and what is told of it."""
     (folder / FOLDS).unlink(missing_ok=True)
-    folds = [fold for fold in folder.glob("fold_*") if re.fullmatch(r"fold_\d+", fold.name)]
-    for home in (folder, *folds):
+    for home in _homes(folder):
         for name in (*CHECKPOINTS, "metrics.csv", "times.csv", "curves.png"):
             (home / name).unlink(missing_ok=True)
         for events in (home / "tensorboard").glob("events.out.tfevents.*"):

@@ -32,6 +32,28 @@ def train_classifier(
     Args:
         fold: validates this one of so many parts of the images, rather than the data's own val.
     """
+    task, module, told, new_head = prepared(data, model, optim, trainer, options, fold=fold)
+    open_run(options)
+    say(*told)
+    about = describe_data(data, module, model.pretrained)
+    module = probed(task, module, optim, trainer, options, new_head=new_head)
+    return run_task(task, module, options, optim, trainer, about), task.judge
+
+
+def prepared(
+    data: TrainingDataOptions,
+    model: ModelOptions,
+    optim: OptimOptions,
+    trainer: TrainerOptions,
+    options: RunOptions,
+    *,
+    fold: tuple[int, int] | None,
+) -> tuple[ClassificationTask, Any, list[str], bool]:
+    """(The task, its data, what to tell of them, whether the head is new), before anything is written.
+
+    Raises:
+        UserError: for options, a model or data that can't be.
+    """
     check_run(options, trainer, model.pretrained)
     if data.balanced and optim.class_weights == "balanced":
         raise UserError("--data.balanced and --optim.class_weights balanced make up for rare classes twice.\nGive one.")
@@ -40,11 +62,7 @@ def train_classifier(
     module = data_module(data, network, seed=options.seed, limit=options.limit, fold=fold)
     new_head = fit_head(network, module, data.root)
     task = classification_task(network, module, optim, trainer, seed=options.seed)
-    open_run(options)
-    say(*report, *new_head)
-    about = describe_data(data, module, model.pretrained)
-    module = probed(task, module, optim, trainer, options, new_head=bool(new_head))
-    return run_task(task, module, options, optim, trainer, about), task.judge
+    return task, module, [*report, *new_head], bool(new_head)
 
 
 def probed(

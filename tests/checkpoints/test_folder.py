@@ -297,14 +297,17 @@ def test_a_link_out_of_the_folder_is_not_followed(folder, name):
     assert f"{name} is a link to" in refusal(folder)
 
 
-def test_a_folder_in_a_hubs_cache_is_all_links(folder, tmp_path):
-    blobs, snapshot = tmp_path / "hub" / "blobs", tmp_path / "hub" / "snapshots" / "a1b2"
+@pytest.mark.parametrize("below", ["", "image_encoder"])
+def test_a_folder_in_a_hubs_cache_is_all_links(folder, tmp_path, below):
+    blobs, snapshot = tmp_path / "hub" / "blobs", tmp_path / "hub" / "snapshots" / "a1b2" / below
     blobs.mkdir(parents=True)
     snapshot.mkdir(parents=True)
     for number, file in enumerate(folder.iterdir()):
         file.rename(blobs / str(number))
         (snapshot / file.name).symlink_to(blobs / str(number))
     assert load(snapshot).labels == LABELS
+    (tmp_path / "alias").symlink_to(snapshot)
+    assert load(tmp_path / "alias").labels == LABELS
 
 
 def test_a_config_that_is_no_file_or_bottomless_is_refused(folder):

@@ -32,6 +32,7 @@ from vit.training import fit as fit_module
 from vit.training.classification import ClassificationTask
 from vit.training.fit import FitResult, fit
 from vit.training.stopping import StopRequest
+from vit.training.task import digest
 
 ROOT = Path(__file__).parent.parent.parent
 EPOCHS = 4
@@ -550,6 +551,8 @@ def test_other_images_are_not_the_run_that_is_resumed(
             go(18)
     with pytest.raises(UserError, match="began with 18 training images; these 17 are not the same"):
         go(17, resume=True)
+    last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["running"]["images"] == [18, digest(f"{number}.png" for number in range(18))]
     assert go(18, folder="moved", resume=True).epochs == 2
 
 

@@ -44,7 +44,7 @@ CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 PROJECTIONS = ("query", "key", "value")
 
 # Model types whose code computes what ours does. Others have the same keys, too: Megatron's norms stand elsewhere.
-PLAIN = ("bert", "electra", "ernie")
+PLAIN = ("bert", "bert-generation", "electra", "ernie", "splinter")
 BEHIND_PADDING = ("roberta", "xlm-roberta", "camembert")  # the first word has the place behind that of padding
 
 # What transformers' names of activations are called here.

@@ -26,6 +26,7 @@ AVERAGED = ("state_dict_ema", "model_ema", "ema", "teacher")
 WRAPPERS = (*AVERAGED, "state_dict", "model", "model_state_dict", "student")
 
 # A packed archive may be this many times as large as its file, and this much more: weights hardly pack at all.
+SMALL = 2**20  # bytes that a tensor may have, however few of its numbers are in the file
 UNPACKED_RATIO, UNPACKED_MORE = 20, 64 * 2**20
 
 # What parallel and compiled wrappers put before each key.
@@ -210,8 +211,8 @@ def refuse_link(path: Path) -> None:
     """
     folder = path.parent.absolute()
     roots = [folder.resolve()]
-    if folder.parent.name == "snapshots":
-        roots.append(folder.parent.parent.resolve() / "blobs")
+    for place in (folder, folder.resolve()):  # a folder of a snapshot, or what a link leads to
+        roots += [(each.parent / "blobs").resolve() for each in place.parents if each.name == "snapshots"]
     target = path.resolve()
     if target.parent not in roots:
         raise UserError(f"{path} is a link to {target}, outside of its folder.\nCopy the file itself there.")
@@ -249,7 +250,8 @@ def _is_whole(value: Tensor) -> bool:
     """Whether each number is in memory; one that is expanded to a billion takes the time of a billion to look at."""
     if value.layout != torch.strided or value.device.type != "cpu":
         return False
-    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    size = value.numel() * value.element_size()
+    return size <= max(value.untyped_storage().nbytes(), SMALL)
 
 
 def _may_hold_tensors(value: Any) -> bool:

@@ -177,7 +177,8 @@ def _fit_or_stop(
     except SystemExit:  # what Lightning makes of an interrupt
         raise KeyboardInterrupt from None
     except Exception as error:
-        if not stop.asked or isinstance(error, UserError | OSError):
+        ended = isinstance(error, ConnectionError) or not isinstance(error, UserError | OSError)
+        if not stop.asked or not ended:
             raise
         # The signal has ended what the step was made by, such as the compiler of torch.compile.
         if stop.signal == signal.SIGINT:

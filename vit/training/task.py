@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,6 +49,11 @@ class Judge:
     def text(self, value: float) -> str:
         """A value of the metric for people."""
         return f"{value:.1%}" if self.higher_is_better else f"{value:.4f}"
+
+
+def digest(names: Iterable[str]) -> str:
+    """The sha256 of names, in their order."""
+    return hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
 
 
 class TrainingTask(L.LightningModule):
@@ -231,8 +236,7 @@ class TrainingTask(L.LightningModule):
     @cached_property
     def _images(self) -> list[Any]:
         """How many training images there are, and a digest of their names: without folders, which may be moved."""
-        names = "\0".join(name.rpartition("/")[2] for name in self.names)
-        return [len(self.names), hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()]
+        return [len(self.names), digest(name.rpartition("/")[2] for name in self.names)]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.skipped = processes.merged(self.skipped)
@@ -245,7 +249,7 @@ class TrainingTask(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint["running"]
-        if saved.get("images", self._images) != self._images:
+        if saved.get("images") not in (None, self._images, [len(self.names), digest(self.names)]):  # whole paths once
             raise UserError(
                 f"The run began with {saved['images'][0]} training images; these {self._images[0]} are not the same.\n"
                 "Resume it with the data that it began with, or start a new run from its model folder."

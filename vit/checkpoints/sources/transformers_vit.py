@@ -58,7 +58,8 @@ def recognises(tensors: Tensors) -> bool:
 def convert(tensors: Tensors) -> Converted:
     tensors, left_out = leave_out(unprefixed(tensors, PATCHES, PREFIXES) or {}, UNUSED)
     canonical = fuse(rename(tensors, KEY_TABLE), ("attn.q.", "attn.k.", "attn.v."), "attn.qkv.")
-    return Converted(canonical, left_out, pool=None if "head_dist.weight" in canonical else "class")
+    told = "cls_token" in canonical and "head_dist.weight" not in canonical
+    return Converted(canonical, left_out, pool="class" if told else None)
 
 
 TRANSFORMERS_VIT = Source(
