@@ -53,10 +53,28 @@ def read(source: str | Path | nn.Module) -> Content:
     path = Path(source)
     if path.is_dir():
         return _read_folder(path, name)
+    _refuse_rotary_alone(path)
     stored = read_file(path)
     if folder.OURS in stored.extra:
         return _of_training(stored, name, path)
     return Content(name, stored.tensors, Facts(notes=stored.notes), path)
+
+
+def _refuse_rotary_alone(path: Path) -> None:
+    """Refuses the weights of a model folder of ours with rotary positions: they have the names of published models,
+    whose queries and keys are in another order, and alone they do not say that they are ours."""
+    beside = path.parent / folder.CONFIG
+    if path.name != folder.WEIGHTS or not beside.is_file():
+        return
+    try:
+        ours = read_json(beside).get(folder.OURS)
+    except UserError:  # it is nothing to the weights then
+        return
+    if isinstance(ours, dict) and (ours.get("architecture") or {}).get("rotary") is not None:
+        raise UserError(
+            f"{path} is of a model with rotary positions, and alone it does not say how they turn.\n"
+            f"Give its folder, {path.parent}."
+        )
 
 
 def _of_training(stored: Stored, name: str, path: Path) -> Content:

@@ -33,7 +33,7 @@ def recognises(tensors: Tensors) -> bool:
 
 
 def convert(tensors: Tensors) -> Converted:
-    if "blocks.0.ls1.gamma" in tensors:  # of our own model folders, which say the rest themselves
+    if "blocks.0.ls1.gamma" in tensors:  # of a live model of ours, which says the rest itself
         return Converted(tensors)
     family = FAMILIES.get(("cls_token" in tensors, "reg_token" in tensors))
     if family is None:
