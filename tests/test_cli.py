@@ -319,8 +319,8 @@ def test_processes_that_would_not_train_together_are_refused(
     vit: Vit, classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else each would train the whole run, into one folder."""
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for name, value in (("WORLD_SIZE", "4"), ("LOCAL_WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
     ran = vit(f"train {TINY} --data.root {classes} --run {tmp_path}/run")
     assert ran.code == 1
     assert "There are 4 processes, and --trainer.devices times --trainer.num_nodes is 1." in ran.err

@@ -77,7 +77,7 @@ def _homes(run: Path) -> list[Path]:
 def _check_processes(trainer: TrainerOptions) -> None:
     """Raises UserError where torchrun started another number of processes than are to train together."""
     wanted, started = trainer.devices * trainer.num_nodes, int(os.environ.get("WORLD_SIZE") or 0)
-    if started and started != wanted:
+    if "LOCAL_RANK" in os.environ and started and started != wanted:  # else Lightning starts them
         here = int(os.environ.get("LOCAL_WORLD_SIZE") or started)
         raise UserError(
             f"There are {started} processes, and --trainer.devices times --trainer.num_nodes is {wanted}.\n"
