@@ -143,7 +143,7 @@ def _records(datasets: Any, table: Any, name: str, split: str) -> tuple[list[Rec
     records = []
     for index, value in enumerate(table[labels[0]]):
         values = list(value or ()) if inner is not None else [value]
-        if inner is None and value in _UNKNOWN:
+        if any(one in _UNKNOWN for one in values):
             raise UserError(f"hf:{printable(name)}, row {index} of {split} has no label.")
         known = tuple(names[int(one)] if names else str(one) for one in values)
         row = ImageRow(table, images[0], index, f"hf:{printable(name)}/{split}/{index:06}")

@@ -309,7 +309,7 @@ def _check_request(seed: int, index: int, species: Sequence[str], confound: floa
     for name in species:
         if name not in SPECIES:
             near = difflib.get_close_matches(name, SPECIES, n=1, cutoff=0.0)[0]
-            raise ValueError(f"unknown species {name!r}; did you mean {near!r}? Known are {sorted(SPECIES)}")
+            raise ValueError(f"unknown species {name!r} (did you mean {near!r}?). Known are {sorted(SPECIES)}")
     if two_birds and len(set(species)) < 2:
         raise ValueError(f"two birds need two different species; species is {list(species)}")
     if not 0.0 <= confound <= 1.0:

@@ -806,7 +806,7 @@ def test_scores_of_other_photos_are_refused(vit: Vit, model: Path, tmp_path: Pat
     line = f"explain {model} {tmp_path}/photos --num_workers 0 --method rollout --gallery --out {tmp_path}/maps"
     ran = vit(f"{line} --scores {table}")
     assert ran.code == 1
-    assert "has no score of any of the 1 images, such as 'bright/a.png'; did you mean 'brigth/a.png'?" in ran.err
+    assert "has no score of any of the 1 images, such as 'bright/a.png' (did you mean 'brigth/a.png'?)" in ran.err
     assert len(ran.err.splitlines()) <= 5
     assert not (tmp_path / "maps").exists()
 

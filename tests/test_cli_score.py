@@ -129,7 +129,7 @@ def test_a_label_of_a_csv_is_one_of_the_model_or_its_index_and_others_are_told_o
     table.write_text("\n".join(lines))
     assert run(*words) == 0
     told = capsys.readouterr().err
-    assert "labels that the model does not, such as 'crwo'; did you mean 'crow'?: their true class counts" in told
+    assert "labels that the model does not, such as 'crwo' (did you mean 'crow'?): their true class counts" in told
     assert [row["label"] for row in read(data / "o")[1][::3]][:2] == ["robin", ""]
 
 

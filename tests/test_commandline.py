@@ -275,7 +275,7 @@ def test_wrong_type(line: str, where: str, got: str, allowed: str, capsys: pytes
 
 def test_the_nearest_choice_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     text = refused("train --run a --device atuo", capsys)
-    assert text.splitlines()[0] == "vit train: --device takes auto|cpu; got 'atuo'; did you mean 'auto'?"
+    assert text.splitlines()[0] == "vit train: --device takes auto|cpu; got 'atuo' (did you mean 'auto'?)"
 
 
 def test_endless_value_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
@@ -295,7 +295,7 @@ def test_word_too_many(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:
     text = refused("explian m --out o", capsys)
-    assert "unknown verb 'explian'; did you mean 'explain'?" in text
+    assert "unknown verb 'explian' (did you mean 'explain'?)" in text
     assert "The verbs are: train, explain" in text
 
 
@@ -355,7 +355,7 @@ def test_recipes_in_the_package_come_first(tmp_path: Path) -> None:
 
 def test_unknown_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     text = refused("train --run a --config toy/shrt", capsys)
-    assert "'toy/shrt'; did you mean 'toy/short'?" in text
+    assert "'toy/shrt' (did you mean 'toy/short'?)" in text
     assert "toy/long, toy/short" in text
     assert "no file or recipe 'gone.yaml'" in refused("train --run a --config gone.yaml", capsys)
     assert "can't read" in refused(["train", "--config", "x" * 5000], capsys)
@@ -364,9 +364,9 @@ def test_unknown_recipe(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("optim:\n  l: 3\n", "r.yaml: unknown key 'optim.l'; did you mean 'optim.lr'?"),
-        ("lr: 3\n", "r.yaml: unknown key 'lr'; did you mean 'optim.lr'?"),
-        ("optim: 3\n", "r.yaml: unknown key 'optim'; did you mean 'optim.lr'?"),
+        ("optim:\n  l: 3\n", "r.yaml: unknown key 'optim.l' (did you mean 'optim.lr'?)"),
+        ("lr: 3\n", "r.yaml: unknown key 'lr' (did you mean 'optim.lr'?)"),
+        ("optim: 3\n", "r.yaml: unknown key 'optim' (did you mean 'optim.lr'?)"),
         ("seed: 1\noptim: {lr: [\n", "r.yaml, line 3: "),
         ("seed: 1\nseed: 2\n", "r.yaml, line 2: the key 'seed' is given twice"),
         ("? [a]\n: 1\n", "r.yaml, line 1: "),

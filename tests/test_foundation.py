@@ -127,9 +127,9 @@ def test_nothing_is_written_through_a_link_out_of_the_folder(tmp_path: Path) -> 
 
 
 def test_nearest_names_the_likely_one_or_nothing() -> None:
-    assert nearest("rolout", ["rollout", "attribution"]) == "; did you mean 'rollout'?"
+    assert nearest("rolout", ["rollout", "attribution"]) == " (did you mean 'rollout'?)"
     assert nearest("x", ["rollout", "attribution"]) == ""
-    assert nearest("11", (10, 12, 111)) == "; did you mean '111'?"
+    assert nearest("11", (10, 12, 111)) == " (did you mean '111'?)"
 
 
 @pytest.mark.parametrize(("value", "low", "high"), [(0, 0, 1), (1, 0, 1), (0.5, 0, 1), (10**9, 1, float("inf"))])

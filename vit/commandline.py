@@ -266,7 +266,7 @@ def _suggestion(name: str, allowed: Collection[str]) -> str:
     same = [item for item in allowed if _leaf(item) == _leaf(name)]
     parts = [leaves[leaf] for leaf in get_close_matches(_leaf(name), leaves, n=1)]
     close = same or get_close_matches(name, list(allowed), n=1) or parts
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _leaf(name: str) -> str:

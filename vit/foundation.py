@@ -20,9 +20,9 @@ class UserError(Exception):
 
 
 def nearest(name: str, allowed: object) -> str:
-    """`"; did you mean 'x'?"` for the name in `allowed` that is most like `name`, or an empty string."""
+    """`" (did you mean 'x'?)"` for the name in `allowed` that is most like `name`, or an empty string."""
     close = get_close_matches(name, [str(item) for item in allowed], n=1)  # type: ignore[attr-defined]
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def check_range(option: str, value: float, low: float, high: float = inf) -> None:

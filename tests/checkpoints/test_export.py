@@ -178,7 +178,7 @@ def test_a_model_without_a_head(tmp_path, build, target):
 
 def test_an_unknown_target_is_named(tmp_path, build):
     with pytest.raises(
-        UserError, match=r"no target 'tim'; did you mean 'timm'\?; allowed are timm, transformers, torch"
+        UserError, match=r"no target 'tim' \(did you mean 'timm'\?\); allowed are timm, transformers, torch"
     ):
         export(build(), "tim", tmp_path)
 

@@ -92,7 +92,7 @@ def test_what_may_be_cached_is_for_the_others_to_see(connections, tmp_path):
 )
 def test_unknown_name_gets_the_nearest(connections, name, nearest):
     text = refusal(f"timm:{name}")
-    assert f"no pretrained model {name!r}; did you mean '{nearest}" in text
+    assert f"no pretrained model {name!r} (did you mean '{nearest}" in text
     assert connections == []
 
 

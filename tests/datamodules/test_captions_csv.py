@@ -138,7 +138,7 @@ def test_lines_of_no_use_are_refused(folder, rows, message):
 
 
 def test_files_that_are_no_captions_are_refused(folder):
-    with pytest.raises(UserError, match=r"no column 'caption'; did you mean 'captions'\?; its first line"):
+    with pytest.raises(UserError, match=r"no column 'caption' \(did you mean 'captions'\?\); its first line"):
         CaptionsCsv(write(folder, ["a,b"], header="image,captions"), **MODEL)
     with pytest.raises(UserError, match=r"Can't read .*none.csv: No such file"):
         CaptionsCsv(str(folder / "none.csv"), **MODEL)

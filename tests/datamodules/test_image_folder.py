@@ -168,7 +168,7 @@ def test_val_may_lack_classes_but_not_have_more(tmp_path):
     assert ImageFolder(str(tmp_path), **OPTIONS).labels == ("crow", "robin", "wren")
     make(tmp_path, {"val/robbin": 1})
     message = refused(tmp_path)
-    assert "robbin; did you mean 'robin'?" in message
+    assert "robbin (did you mean 'robin'?)" in message
 
 
 def test_targets_follow_the_checkpoints_labels_by_name(tmp_path):

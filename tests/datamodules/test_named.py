@@ -182,6 +182,9 @@ def test_hugging_face_data_sets(tmp_path, no_network):
     datasets.Dataset.from_dict(many, features=features).save_to_disk(str(tmp_path / "several"))
     data = ImageFolder(f"hf:{tmp_path / 'several'}", **OPTIONS)
     assert (data.multilabel, data.labels, data.counts()["train"]["x"] > 0) == (True, ("x", "y"), True)
+    unknown = many | {"labels": [[0, 1], [0, -1], *many["labels"][2:]]}
+    datasets.Dataset.from_dict(unknown, features=features).save_to_disk(str(tmp_path / "unknown"))
+    assert "row 1 of train has no label" in refused(f"hf:{tmp_path / 'unknown'}")
     datasets.Dataset.from_dict({"text": ["a", "b"]}).save_to_disk(str(tmp_path / "texts"))
     assert "no image column" in refused(f"hf:{tmp_path / 'texts'}")
 

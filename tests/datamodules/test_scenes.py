@@ -278,7 +278,7 @@ def test_speed():
     ("options", "message"),
     [
         ({"size": 31}, "size is 31.*at least 32"),
-        ({"species": ("robbin", "owl")}, "unknown species 'robbin'; did you mean 'robin'"),
+        ({"species": ("robbin", "owl")}, "unknown species 'robbin' \\(did you mean 'robin'"),
         ({"species": ()}, "list of one or more"),
         ({"species": "owl"}, "list of one or more"),
         ({"confound": 1.5}, r"confound is 1.5; it must be in \[0, 1\]"),

@@ -72,7 +72,7 @@ def test_unreadable_photos_are_skipped(tmp_path: Path) -> None:
     ("names", "root", "message"),
     [
         ([], "none", "There is no folder .*none"),
-        (["here/a.png"], "her", "There is no folder .*; did you mean 'here'"),
+        (["here/a.png"], "her", r"There is no folder .* \(did you mean 'here'"),
         (["here/a.png"], "here", "here has 1 images to learn from; two or more are needed"),
         (["here/a.png"], "here/a.png", "is a file, not a folder"),
         (["here/val/a.png", "here/val/b.png"], "here", "has 0 images to learn from"),

@@ -34,5 +34,5 @@ def test_table_can_not_be_changed_by_its_reader():
 
 
 def test_unknown_name_gets_the_nearest():
-    with pytest.raises(UserError, match=r"no variant 'smal'; did you mean 'small'\?; allowed are .*tiny, small"):
+    with pytest.raises(UserError, match=r"no variant 'smal' \(did you mean 'small'\?\); allowed are .*tiny, small"):
         variant("smal")

@@ -183,7 +183,7 @@ def test_gradients_work_compiled(build, images):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "rolout"}, "method is 'rolout'; allowed are default, rollout, .*; did you mean 'rollout'\\?"),
+        ({"method": "rolout"}, "method is 'rolout'; allowed are default, rollout, .* \\(did you mean 'rollout'\\?\\)"),
         ({"discard_ration": 0.5}, "'rollout' has no such option: 'discard_ration'"),
         ({"method": "attribution", "head_fusion": "max"}, "'attribution' has no such option: 'head_fusion'"),
         ({"head_fusion": "median"}, "'median'; allowed are mean, max, min"),

@@ -53,14 +53,17 @@ def test_a_column_gives_each_image_its_class(table):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("herron", "'herron' is no label of the model; did you mean 'heron'\\?.\nAllowed are predicted, its 4 labels"),
+        (
+            "herron",
+            "'herron' is no label of the model \\(did you mean 'heron'\\?\\).\nAllowed are predicted, its 4 labels",
+        ),
         ("4", "'4' is no label"),
         ("-1", "'-1' is no label"),
         ("topk:0", "allowed are topk:1 to topk:4"),
         ("topk:5", "allowed are topk:1 to topk:4"),
         ("topk:many", "allowed are topk:1 to topk:4"),
         ("nowhere.csv:true", "there is no such file"),
-        ("TABLE:tru", "no column 'tru'; did you mean 'true'\\?.\nIt has image, true, other"),
+        ("TABLE:tru", "no column 'tru' \\(did you mean 'true'\\?\\).\nIt has image, true, other"),
         ("TABLE:image", "row 2: 'a/x.jpg' is no label"),
     ],
 )
@@ -71,7 +74,7 @@ def test_what_can_not_be_is_refused(table, text, message):
 
 
 def test_an_image_that_the_table_lacks_is_refused(table):
-    with pytest.raises(UserError, match=r"no class for 'a/y.jpg' \(1 of 2 images have none\); did you mean 'a/x.jpg'"):
+    with pytest.raises(UserError, match=r"no class for 'a/y.jpg' \(1 of 2 images have none\) \(did you mean 'a/x.jpg'"):
         parse_target(f"{table}:true", LABELS, 4).of(["a/x.jpg", "a/y.jpg"])
 
 

@@ -148,7 +148,7 @@ def test_the_verb_draws_one_word(bert, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([SENTENCE, "--word", "aple"], "no word of the text; did you mean 'apple'?"),
+        ([SENTENCE, "--word", "aple"], "no word of the text (did you mean 'apple'?)"),
         ([SENTENCE, "--method", "legrad"], "allowed for texts are last_attention, rollout"),
         ([SENTENCE, "--target", "predicted", "--gallery"], "--gallery means nothing to --task text"),
         ([SENTENCE, "--method", "rollout", "--start_block", "9"], "the model has blocks 0 to 2"),

@@ -9,6 +9,7 @@ from PIL import Image
 
 import cli
 import vit
+from vit.checkpoints.sources.lightning import merge_adapters
 from vit.foundation import UserError
 from vit.models.classifier import Classifier
 from vit.models.encoder import image_encoder
@@ -71,6 +72,16 @@ def test_it_is_the_papers_sum(plain):
     assert isinstance(layer, peft.tuners.lora.LoraLayer)
     expected = weight + 6 / 3 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     torch.testing.assert_close(merged(plain).encoder.blocks[1].attn.qkv.weight, expected)
+
+
+def test_adapters_in_half_precision_are_added_in_float32(plain):
+    add_lora(plain, rank=3, alpha=6)
+    layer = move(plain).encoder.blocks[1].attn.qkv
+    half = {name: value.to(torch.bfloat16) for name, value in plain.state_dict().items()}
+    a, b = (half[f"encoder.blocks.1.attn.qkv.lora_{which}.default.weight"].double() for which in "AB")
+    expected = half["encoder.blocks.1.attn.qkv.base_layer.weight"].double() + layer.scaling["default"] * b @ a
+    found = merge_adapters(half, layer.scaling["default"])["encoder.blocks.1.attn.qkv.weight"]
+    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-6)
 
 
 def test_without_adapters_nothing_is_copied(plain):

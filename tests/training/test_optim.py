@@ -170,7 +170,7 @@ def test_others_are_timms_with_the_rates_and_decays_of_the_groups(model, name):
 
 def test_an_unknown_optimizer_is_refused_with_the_nearest(model):
     groups = parameter_groups(model, lr=1.0, weight_decay=0.1)
-    with pytest.raises(UserError, match=r"--optim.name is adamm; did you mean 'adam'\?\.\nAllowed are"):
+    with pytest.raises(UserError, match=r"--optim.name is adamm \(did you mean 'adam'\?\)\.\nAllowed are"):
         new_optimizer("adamm", groups, beta2=0.95)
     with pytest.raises(UserError, match="bnbadamw8bit can't be used here"):  # without its package
         new_optimizer("bnbadamw8bit", groups, beta2=0.95)

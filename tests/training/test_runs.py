@@ -94,7 +94,7 @@ def test_runs_are_found_below_a_folder_each_once(tmp_path: Path) -> None:
     for name in ("a", "folds/fold_1", "folds/fold_2"):
         make(tmp_path / name, top1=[0.5])
     assert [path.name for path in find_runs([str(tmp_path / "folds"), str(tmp_path)])] == ["fold_1", "fold_2", "a"]
-    with pytest.raises(UserError, match=r"There is no folder .*fold; did you mean 'folds'"):
+    with pytest.raises(UserError, match=r"There is no folder .*fold \(did you mean 'folds'"):
         find_runs([str(tmp_path / "fold")])
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no run"):

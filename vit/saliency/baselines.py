@@ -34,6 +34,13 @@ def random_map(height: int, width: int, seed: int) -> Tensor:
     return torch.rand(height, width, generator=torch.Generator().manual_seed(seed))
 
 
+def noise(images: Tensor, grid: tuple[int, int], *, seed: int = 0) -> Tensor:
+    """A random map (B, grid_h, grid_w) an image, on the CPU, that follows from the seed and the image's own numbers:
+    another image, another map, in any batch."""
+    contents = [crc32(image.cpu().float().contiguous().numpy().tobytes(), seed) for image in images]
+    return torch.stack([random_map(*grid, seed=content) for content in contents])
+
+
 @torch.inference_mode()
 def centre_maps(model: Classifier, images: Tensor, target: Tensor | None) -> Explanation:
     """The centre Gaussian for every image."""
@@ -43,8 +50,6 @@ def centre_maps(model: Classifier, images: Tensor, target: Tensor | None) -> Exp
 
 @torch.inference_mode()
 def random_maps(model: Classifier, images: Tensor, target: Tensor | None, *, seed: int = 0) -> Explanation:
-    """Noise that follows from the seed and the image's own numbers: another image, another map, in any batch."""
-    grid = model.encoder.grid_of(images)
-    contents = [crc32(image.cpu().float().contiguous().numpy().tobytes(), seed) for image in images]
-    maps = torch.stack([random_map(*grid, seed=content) for content in contents]).to(images.device)
-    return Explanation(maps, model(images).float())
+    """The `noise` of each image."""
+    maps = noise(images, model.encoder.grid_of(images), seed=seed)
+    return Explanation(maps.to(images.device), model(images).float())

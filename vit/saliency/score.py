@@ -13,7 +13,7 @@ from vit.foundation import UserError, nearest
 from vit.inference import arithmetic
 from vit.models.classifier import Classifier
 from vit.saliency.background import Neither, alone, worth
-from vit.saliency.baselines import centre_gaussian, random_map
+from vit.saliency.baselines import centre_gaussian, noise
 from vit.saliency.explain import METHODS, explain_batch
 from vit.saliency.faithfulness import METRICS as PERTURBATIONS
 from vit.saliency.faithfulness import Fill, Perturbation
@@ -231,9 +231,9 @@ class Scorer:
         if logits is None:
             with torch.inference_mode(), arithmetic(self.precision, self.device):
                 logits = self.model(images).float()
-        grid_h, grid_w = self.model.encoder.grid_of(images)
-        maps["centre"] = centre_gaussian(grid_h, grid_w).expand(len(images), -1, -1)
-        maps["random"] = torch.stack([random_map(grid_h, grid_w, seed=number) for number in index.tolist()])
+        grid = self.model.encoder.grid_of(images)
+        maps["centre"] = centre_gaussian(*grid).expand(len(images), -1, -1)
+        maps["random"] = noise(images, grid)
         return maps, logits
 
     def _fact(self, images: Tensor, masks: Tensor | None, logits: Tensor) -> dict[str, Tensor]:

@@ -43,7 +43,7 @@ def merge_adapters(tensors: Tensors, scale: float) -> Tensors:
         stem, layer, own = name.partition(".base_layer.")
         if layer and own == "weight":
             a, b = (tensors[f"{stem}.lora_{which}.default.weight"] for which in "AB")
-            value = value + scale * (b @ a)
+            value = value.float() + scale * (b.float() @ a.float())  # of half precision, too: it is rounded once
         if ".lora_" not in name:
             merged[f"{stem}.{own}" if layer else name] = value
     return merged
