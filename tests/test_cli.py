@@ -261,8 +261,10 @@ def test_a_checkpoint_of_the_same_classes_keeps_its_head(vit: Vit, model: Path, 
     before, after = (load_file(folder / "model.safetensors") for folder in (model, tmp_path / "same" / "model"))
     assert all(torch.equal(before[name], after[name]) for name in before)
 
-    ran = vit(f"train --data.root {classes} {keep} --optim.head_init probe --run {tmp_path}/noted")
+    more = "--optim.head_init probe --model.variant pico --model.patch_size 8"
+    ran = vit(f"train --data.root {classes} {keep} {more} --run {tmp_path}/noted")
     assert "note: the head has these classes already, and stays" in ran.err
+    assert "size, and --model.variant pico --model.patch_size 8 counts for nothing" in ran.err.replace("\n", " ")
 
     shutil.copytree(classes, tmp_path / "other")
     (tmp_path / "other" / "bright").rename(tmp_path / "other" / "robin")

@@ -31,7 +31,15 @@ def _loaded(options: ModelOptions) -> tuple[Classifier, list[str]]:
         options.pretrained, image_size=pair(options.image_size), pool=options.pool, pool_blocks=options.pool_blocks,
         drop_path=options.drop_path, **_unsaid(options),
     )  # fmt: skip
-    return model, report.lines()
+    return model, [*report.lines(), *_overruled(options)]
+
+
+def _overruled(options: ModelOptions) -> list[str]:
+    """What to tell of options that say what the checkpoint says, too."""
+    usual = ModelOptions()
+    given = [f"--model.{name} {value}" for name in ("variant", "patch_size")
+             if (value := getattr(options, name)) != getattr(usual, name)]  # fmt: skip
+    return [f"note: the checkpoint decides the model's size, and {' '.join(given)} counts for nothing"] if given else []
 
 
 def _new(options: ModelOptions) -> Classifier:
