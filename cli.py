@@ -52,7 +52,7 @@ from vit.terminal import (
 )
 from wiring.caption_verbs import claim_file, evaluate_captioner, predict_captions
 from wiring.captioning import train_captioner
-from wiring.data import data_module, image_files, run_estimate
+from wiring.data import check_reading, data_module, image_files, run_estimate
 from wiring.explaining import (
     check_method,
     check_serves,
@@ -250,7 +250,9 @@ def predict(
                          num_workers=num_workers, precision=precision, device=device, strict=strict,
                          overwrite=overwrite, seed=seed)  # fmt: skip
         return
-    check_range("batch_size", batch_size, 1)
+    check_reading(batch_size, num_workers)
+    check_range("topk", topk, 1)
+    check_range("seed", seed, 0)
     processes.join()
     place = choose_device(device)
     network = load(model)
@@ -365,7 +367,7 @@ def explain(
         return
     if word is not None:
         raise UserError("--word is for --task text.")
-    check_range("batch_size", batch_size, 1)
+    check_reading(batch_size, num_workers)
     check_range("opacity", opacity, 0, 1)
     if resume and overwrite:
         raise UserError("--resume keeps what is there, and --overwrite does not.\nGive one of the two.")
@@ -442,11 +444,13 @@ def score(
         overwrite: write into a folder that already holds files.
     """
     from datamodules.image_files import list_images
+    from vit import processes
     from vit.checkpoints.load import load
     from vit.inference import choose_device
     from vit.saliency.score import chosen_methods
 
-    check_range("batch_size", batch_size, 1)
+    processes.refuse_several("vit score")
+    check_reading(batch_size, num_workers)
     check_range("seed", seed, 0)
     asked = chosen_methods(methods)
     place = choose_device(device)
@@ -569,6 +573,9 @@ def tune(
         device: auto takes a GPU when there is one.
         overwrite: write into a folder that already holds files.
     """
+    from vit import processes
+
+    processes.refuse_several("vit tune")
     check_range("steps", steps, 10)
     find_settings(data, model, optim, trainer, find=find, out=Path(out), steps=steps, seed=seed, device=device,
                   overwrite=overwrite)  # fmt: skip
@@ -629,9 +636,8 @@ def check(
 
     if is_named(data):
         raise UserError(f"vit check reads folders and manifests, and {data} is neither.\nGive a folder of photos.")
-    for name, value in (("batch_size", batch_size), ("max_epochs", max_epochs)):
-        check_range(name, value, 1)
-    check_range("num_workers", num_workers, -1)
+    check_reading(batch_size, num_workers)
+    check_range("max_epochs", max_epochs, 1)
     place = choose_device(device)
     root = Path(data).absolute()
     if fix_list is not None:

@@ -107,6 +107,13 @@ def test_explain_has_a_map_for_each_word(trained: Path, photos: Path, tmp_path: 
     rows = read(tmp_path / "maps" / "index.csv")
     assert [row["word"] for row in rows] == ["a", "bright", "picture", ",", "in", "light"]
     assert {row["caption"] for row in rows} == {"a bright picture, in light"}
+    drawn = ["--decoding.temperature", "3", "--overwrite"]  # follows from nothing but the command
+    said = []
+    for _ in range(2):
+        assert cli.main([*command, *drawn, "--out", str(tmp_path / "drawn")]) == 0
+        said.append(read(tmp_path / "drawn" / "index.csv"))
+        assert len(np.load(tmp_path / "drawn" / "1.npy")) == len(said[-1])
+    assert said[0] == said[1]
     maps = np.load(tmp_path / "maps" / "1.npy")
     assert maps.shape == (6, 2, 2)
     assert [float(row["max"]) for row in rows] == pytest.approx(maps.max(axis=(1, 2)).tolist(), rel=1e-5)

@@ -225,6 +225,16 @@ def test_refusals(model: Path, data: Path, words: list[str], message: str, capsy
     assert not (data / "o").exists()
 
 
+def test_several_processes_are_refused(
+    model: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert cli.main(["score", str(model), str(data / "photos"), "--out", str(data / "several")]) == 1
+    assert "vit score runs in one process, and 2 were started" in capsys.readouterr().err
+    assert not (data / "several").exists()
+
+
 def test_a_model_without_a_head_and_without_masks_is_refused(
     headless: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

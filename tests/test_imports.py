@@ -21,7 +21,7 @@ ROOMS = {
     "vit.options": {"vit.foundation"},
     "vit.commandline": {"vit.foundation", "vit.options"},
     "vit.terminal": {"vit.foundation"},
-    "vit.processes": set(),
+    "vit.processes": {"vit.foundation"},
     "vit.network": {"vit.foundation"},
     "vit.layers": set(),
     "vit.models": {"vit.foundation", "vit.layers"},

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from vit.foundation import UserError
+
 T = TypeVar("T")
 
 
@@ -36,6 +38,13 @@ def join() -> None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     dist.init_process_group("gloo")  # what is exchanged is small, and on no GPU
     atexit.register(dist.destroy_process_group)
+
+
+def refuse_several(what: str) -> None:
+    """Raises UserError where a launcher started several processes for what one does alone."""
+    started = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
+    if started > 1:
+        raise UserError(f"{what} runs in one process, and {started} were started.\nRun it without torchrun or srun.")
 
 
 def total(*values: float) -> list[float]:

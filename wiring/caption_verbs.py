@@ -10,7 +10,7 @@ from vit.foundation import UserError, check_range, claim_folder, make_folder, no
 from vit.options import DataOptions, DecodingOptions, Device, Precision
 from vit.terminal import progress, say, tell_skipped
 from wiring.captioning import caption_data
-from wiring.data import image_files
+from wiring.data import check_reading, image_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,10 +34,12 @@ def evaluate_captioner(
     overwrite: bool,
 ) -> None:
     """`vit evaluate` of a captioner; see there."""
+    from vit import processes
     from vit.checkpoints.captioner import load_captioner
     from vit.inference import choose_device
     from vit.training.caption_evaluation import evaluate_captions, write_caption_evaluation
 
+    processes.refuse_several("vit evaluate of a captioner")
     place = choose_device(device)
     network = load_captioner(model)
     vocabulary = vocabulary_of(network, model)
@@ -76,11 +78,14 @@ def predict_captions(
     """`vit predict` of a captioner; see there."""
     from datamodules.image_files import list_images
     from datamodules.reading import printable
+    from vit import processes
     from vit.checkpoints.captioner import load_captioner
     from vit.inference import choose_device
     from vit.training.caption_evaluation import caption_batches, write_captions
 
-    check_range("batch_size", batch_size, 1)
+    processes.refuse_several("vit predict of a captioner")
+    check_reading(batch_size, num_workers)
+    check_range("seed", seed, 0)
     place = choose_device(device)
     network = load_captioner(model)
     vocabulary, options = vocabulary_of(network, model), generation(decoding, network)

@@ -72,7 +72,7 @@ def build_captioner(
 
     words = None if decoder.vocabulary is None else Vocabulary.read(decoder.vocabulary)
     if model.pretrained and is_captioner(model.pretrained):
-        if words is not None or pair(model.image_size) is not None or model.crop_pct is not None:
+        if words is not None or pair(model.image_size, "model.image_size") is not None or model.crop_pct is not None:
             raise UserError(f"{model.pretrained} is a captioner: it keeps its own vocabulary, image size and crop.")
         known = load_captioner(model.pretrained)
         module = caption_data(data, known.preprocessing, Vocabulary.from_json(known.tokenizer), seed=seed, limit=limit)

@@ -76,6 +76,12 @@ def whole_data_module(
     return UnlabelledFolder(root, **keywords)
 
 
+def check_reading(batch_size: int, num_workers: int) -> None:
+    """Raises UserError for batches or reading processes that can't be."""
+    check_range("batch_size", batch_size, 1)
+    check_range("num_workers", num_workers, -1)
+
+
 def image_files(files: list[ImageFile], prepared: Preprocessing, *, photo_side: int | None = None) -> ImageFiles:
     """The data set of listed photographs, prepared for a model."""
     from datamodules.image_files import ImageFiles

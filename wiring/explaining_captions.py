@@ -11,7 +11,7 @@ from vit.foundation import UserError, atomic_write, check_range, claim_folder, n
 from vit.options import DecodingOptions, Device
 from vit.terminal import progress, say, tell_skipped
 from wiring.caption_verbs import generation, vocabulary_of
-from wiring.data import image_files
+from wiring.data import check_reading, image_files
 from wiring.explaining import output_stems, refuse_images_within, remove_summaries
 
 if TYPE_CHECKING:
@@ -54,11 +54,13 @@ def explain_captioner(
 ) -> None:
     """Says a caption of each photograph and draws where each of its words looked: a strip and the raw maps each."""
     from datamodules.image_files import list_images
+    from vit import processes
     from vit.checkpoints.captioner import load_captioner
     from vit.inference import choose_device
     from vit.saliency.export import PHOTO_SIDE
 
-    check_range("batch_size", batch_size, 1)
+    processes.refuse_several("vit explain of a captioner")
+    check_reading(batch_size, num_workers)
     check_range("opacity", opacity, 0, 1)
     if method not in ("default", "attribution"):
         raise UserError(
@@ -107,31 +109,39 @@ def _explained(
     opacity: float,
 ) -> Iterator[tuple[list[list[Any]], list[tuple[Any, str]], dict[str, str]]]:
     """Of each batch the rows of the index, the strips with the photographs' names, and the unread."""
+    import torch
+
     from datamodules.reading import printable
     from vit.saliency.captions import beyond_the_caption, explain_captions
     from vit.saliency.map_files import save_map
     from vit.saliency.render import save_overlay, word_strip
 
     stems, device = output_stems(files), next(network.parameters()).device
+    generator = torch.Generator(device).manual_seed(0)  # drawn words are the same in every run
     for batch in batches:
         rows: list[list[Any]] = []
         strips: list[tuple[Any, str]] = []
         if len(batch["image"]):
-            found = explain_captions(network, batch["image"].to(device), options=options, start_block=start_block)
+            found = explain_captions(
+                network, batch["image"].to(device), options=options, generator=generator, start_block=start_block
+            )
             maps = (found.maps if plain else beyond_the_caption(found.maps, found.mask)).cpu().numpy()
             chances = found.log_probs.exp().tolist()
             for n, index in enumerate(batch["index"].tolist()):
-                ids = [each for each in found.ids[n].tolist() if each not in (network.pad, network.end)]
+                # A drawn caption may hold any token anywhere: what is left out of its words has no map.
+                said = [place for place, one in enumerate(found.ids[n].tolist())
+                        if one not in (network.pad, network.start, network.end)]  # fmt: skip
+                ids, of_words = found.ids[n, said].tolist(), maps[n, said]
                 name, words = printable(files[index].relative), vocabulary.words(ids)
                 photo, strip_path = batch["photo"][n].numpy(), stems[index].with_name(stems[index].name + ".png")
-                strip = word_strip(photo, words, maps[n, : len(ids)], colormap=colormap, opacity=opacity)
+                strip = word_strip(photo, words, of_words, colormap=colormap, opacity=opacity)
                 save_overlay(folder / strip_path, strip)
                 path = stems[index].with_name(stems[index].name + ".npy")
-                save_map(folder / path, maps[n, : len(ids)])
+                save_map(folder / path, of_words)
                 about = [name, *batch["size"][n], vocabulary.decode(ids)]
                 shown = os.fsencode(path).decode("utf-8", "backslashreplace")
-                rows += [_row(about, place, word, chances[n][place], shown, maps[n, place])
-                         for place, word in enumerate(words)]  # fmt: skip
+                rows += [_row(about, number, word, chances[n][place], shown, of_words[number])
+                         for number, (place, word) in enumerate(zip(said, words, strict=True))]  # fmt: skip
                 strips.append((strip, name))
         yield rows, strips, dict(batch["skipped"])
 

@@ -34,11 +34,13 @@ def explain_texts(
     Args:
         word: the one to draw; None for all.
     """
+    from vit import processes
     from vit.checkpoints.bert import load_text_encoder, load_tokenizer
     from vit.inference import choose_device
     from vit.saliency.render import contact_sheet, save_overlay
     from vit.saliency.words import read_text, word_attention
 
+    processes.refuse_several("vit explain --task text")
     method = "last_attention" if method == "default" else method
     if start_block and method != "rollout":
         raise UserError(f"--start_block is nothing to {method}; it is for --method rollout.")

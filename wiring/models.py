@@ -28,8 +28,8 @@ def _loaded(options: ModelOptions) -> tuple[Classifier, list[str]]:
 
     assert options.pretrained is not None
     model, report = load_with_report(
-        options.pretrained, image_size=pair(options.image_size), pool=options.pool, pool_blocks=options.pool_blocks,
-        drop_path=options.drop_path, **_unsaid(options),
+        options.pretrained, image_size=pair(options.image_size, "model.image_size"), pool=options.pool,
+        pool_blocks=options.pool_blocks, drop_path=options.drop_path, **_unsaid(options),
     )  # fmt: skip
     return model, [*report.lines(), *_overruled(options)]
 
@@ -49,7 +49,7 @@ def _new(options: ModelOptions) -> Classifier:
 
     keywords = variant(options.variant) | {name: value for name, value in _unsaid(options).items() if value is not None}
     encoder = image_encoder(
-        image_size=pair(options.image_size) or (224, 224), patch_size=(options.patch_size,) * 2,
+        image_size=pair(options.image_size, "model.image_size") or (224, 224), patch_size=(options.patch_size,) * 2,
         drop_path=options.drop_path, **keywords,
     )  # fmt: skip
     try:
@@ -63,15 +63,18 @@ def _unsaid(options: ModelOptions) -> dict[str, Any]:
     return {name: getattr(options, name) for name in ("num_heads", "act", "norm_eps", "pos_interpolation")}
 
 
-def pair(size: int | list[int] | None) -> tuple[int, int] | None:
-    """An image size as (height, width)."""
+def pair(size: int | list[int] | None, option: str = "image_size") -> tuple[int, int] | None:
+    """An image size as (height, width).
+
+    Raises:
+        UserError: for what is neither one number nor two, or not positive.
+    """
     if size is None:
         return None
-    if isinstance(size, int):
-        return size, size
-    if len(size) != 2:
-        raise UserError(f"--model.image_size is {size}; allowed are one number, or [height, width].")
-    return size[0], size[1]
+    sides = [size, size] if isinstance(size, int) else size
+    if len(sides) != 2 or min(sides) < 1:
+        raise UserError(f"--{option} is {size}; allowed are one number of pixels, or [height, width].")
+    return sides[0], sides[1]
 
 
 def require_head(model: Classifier, source: str) -> None:

@@ -74,8 +74,8 @@ def test_rollout_is_the_relevance_of_the_patches(build, images, options, class_t
     model = build(pool="mean", class_token=class_token, num_registers=2)
     with torch.no_grad(), record(model) as trace:
         model.encoder(images)
-    settings = RolloutOptions(**options, kept_columns=int(class_token))
-    relevance = rollout(trace.blocks, model.readout(12 + 2 + class_token), settings, start_block=1)
+    settings, readout = RolloutOptions(**options), model.readout(12 + 2 + class_token)
+    relevance = rollout(trace.blocks, readout, settings, kept_columns=int(class_token), start_block=1)
     expected = relevance[:, 2 + class_token :].reshape(3, 3, 4)
     maps = explain_batch(model, images, method="rollout", start_block=1, **options).maps
     torch.testing.assert_close(maps, expected)
@@ -185,6 +185,7 @@ def test_gradients_work_compiled(build, images):
     [
         ({"method": "rolout"}, "method is 'rolout'; allowed are default, rollout, .* \\(did you mean 'rollout'\\?\\)"),
         ({"discard_ration": 0.5}, "'rollout' has no such option: 'discard_ration'"),
+        ({"discard_ratio": 0.5, "kept_columns": 4}, "'rollout' has no such option: 'kept_columns'"),
         ({"method": "attribution", "head_fusion": "max"}, "'attribution' has no such option: 'head_fusion'"),
         ({"head_fusion": "median"}, "'median'; allowed are mean, max, min"),
         ({"start_block": 3}, "start_block is 3; the model has blocks 0 to 2"),

@@ -108,9 +108,9 @@ def test_equals_the_textbook_for_every_residual_and_start(both, residual, fusion
 def test_equals_the_textbook_with_discard(both, discard, fusion, prefix, pool):
     blocks, readout, maps, expected_readout = both(prefix, pool, whole=True)
     kept = min(prefix, 1)
-    options = RolloutOptions(head_fusion=fusion, discard_ratio=discard, kept_columns=kept, residual=0.4)
+    options = RolloutOptions(head_fusion=fusion, discard_ratio=discard, residual=0.4)
     expected = textbook(maps, expected_readout, fusion=fusion, discard=discard, kept=kept, residual=0.4)
-    assert_close(rollout(blocks, readout, options), expected)
+    assert_close(rollout(blocks, readout, options, kept_columns=kept), expected)
 
 
 @pytest.mark.usefixtures("tile_numbers", "walked_together")
@@ -154,8 +154,9 @@ def block_of(*heads):
     return Recorded(q[None], k[None], k[None], q[None])
 
 
-def rolled(readout, *blocks, **options):
-    return rollout(list(blocks), torch.tensor(readout), RolloutOptions(**options))[0].tolist()
+def rolled(readout, *blocks, kept_columns=1, **options):
+    settings = RolloutOptions(**options)
+    return rollout(list(blocks), torch.tensor(readout), settings, kept_columns=kept_columns)[0].tolist()
 
 
 def test_two_tokens_by_hand():

@@ -34,13 +34,13 @@ def rollout_maps(
 ) -> Explanation:
     """Attention rollout; options as `RolloutOptions` has them."""
     settings = RolloutOptions(**options)
-    settings = replace(settings, kept_columns=0 if model.encoder.embed.cls_token is None else 1)
     with record(model, values=False) as trace:
         # Ranking whole maps takes every row of the last block; otherwise it works for the rows that are read.
         logits = model(images, whole=settings.discard_ratio > 0)
     pooled = replace(settings, residual=1.0, discard_ratio=0.0)
     readout = _readout(model, trace, lambda pooling, query: rollout(pooling, query, pooled))
-    relevance = rollout(trace.blocks, readout, settings, start_block=start_block)
+    kept = 0 if model.encoder.embed.cls_token is None else 1
+    relevance = rollout(trace.blocks, readout, settings, kept_columns=kept, start_block=start_block)
     return _explanation(model, images, trace, relevance, logits)
 
 

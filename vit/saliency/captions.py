@@ -53,6 +53,7 @@ def explain_captions(
     ids: Tensor | None = None,
     *,
     options: GenerationOptions | None = None,
+    generator: torch.Generator | None = None,
     start_block: int = 0,
 ) -> CaptionMaps:
     """A map for every word of the captions of images.
@@ -63,6 +64,7 @@ def explain_captions(
         ids: (B, T) of the captions to explain, without the start token, padded at their ends; None for those that
             the model generates.
         options: how it generates them.
+        generator: what drawn words follow from; None draws from torch's own.
         start_block: encoder blocks before this one are taken as the identity.
 
     Raises:
@@ -73,7 +75,7 @@ def explain_captions(
     with evaluating(model), torch.inference_mode(False):
         images = images.clone()  # autograd takes no tensor of a caller's inference mode
         if ids is None:
-            ids = model.generate(images, options).ids
+            ids = model.generate(images, options, generator=generator).ids
         shown = torch.cat([torch.full_like(ids[:, :1], model.start), ids[:, :-1]], dim=1)
         with record(model, gradients=True) as trace:
             logits = model(images, shown)

@@ -19,7 +19,6 @@ class RolloutOptions:
     Args:
         head_fusion: how a block's heads become one map: "mean" (the paper), "max" or "min".
         discard_ratio: share of each image's fused map, its lowest entries, that is set to zero, 0 to below 1.
-        kept_columns: the first columns that are never set to zero: 1 for a class token, 0 without one.
         residual: weight a of attention against the identity, (1 - a) I + a A; 0.5 in the paper.
 
     Raises:
@@ -28,7 +27,6 @@ class RolloutOptions:
 
     head_fusion: str = "mean"
     discard_ratio: float = 0.0
-    kept_columns: int = 1
     residual: float = 0.5
 
     def __post_init__(self) -> None:
@@ -41,7 +39,12 @@ class RolloutOptions:
 
 
 def rollout(
-    blocks: list[Recorded], readout: Tensor, options: RolloutOptions | None = None, *, start_block: int = 0
+    blocks: list[Recorded],
+    readout: Tensor,
+    options: RolloutOptions | None = None,
+    *,
+    kept_columns: int = 1,
+    start_block: int = 0,
 ) -> Tensor:
     """Relevance (B, N) of each input token: the readout times the product over blocks of
 
@@ -53,6 +56,7 @@ def rollout(
         blocks: `Trace.blocks`. With a discard ratio every token of the last block must have been computed.
         readout: (N,) or (B, N), how much of each last token is read.
         options: head fusion, discard ratio, residual.
+        kept_columns: the first columns that discarding never sets to zero: 1 for a class token, 0 without one.
         start_block: blocks before this one are taken as the identity.
 
     Raises:
@@ -64,12 +68,12 @@ def rollout(
             "discard_ratio ranks the whole map of each block, but the last block computed its first tokens alone; "
             "record encoder(images) in place of model(images)"
         )
-    return walk(blocks, readout, partial(_step, options=options), start_block=start_block)
+    return walk(blocks, readout, partial(_step, options=options, kept_columns=kept_columns), start_block=start_block)
 
 
-def _step(relevance: Tensor, recorded: Recorded, options: RolloutOptions) -> Tensor:
+def _step(relevance: Tensor, recorded: Recorded, options: RolloutOptions, kept_columns: int) -> Tensor:
     if options.discard_ratio:
-        return _step_with_discard(relevance, recorded, options)
+        return _step_with_discard(relevance, recorded, options, kept_columns)
     a = options.residual
     num_queries = recorded.q.shape[2]
     weights = relevance[:, :num_queries].clone()  # (B, Q), over the sum of the row it will multiply
@@ -86,7 +90,7 @@ def _step(relevance: Tensor, recorded: Recorded, options: RolloutOptions) -> Ten
     return before
 
 
-def _step_with_discard(relevance: Tensor, recorded: Recorded, options: RolloutOptions) -> Tensor:
+def _step_with_discard(relevance: Tensor, recorded: Recorded, options: RolloutOptions, kept_columns: int) -> Tensor:
     """As `_step`; ranking the entries of a map takes the map: one of N x N is held, and dropped after the block."""
     a = options.residual
     fused = torch.cat([_fuse(tile, options.head_fusion) for _, tile in attention_tiles(recorded)], dim=1)  # (B, N, N)
@@ -94,7 +98,7 @@ def _step_with_discard(relevance: Tensor, recorded: Recorded, options: RolloutOp
     if lowest:
         threshold = fused.flatten(1).kthvalue(lowest, dim=1).values
         discarded = fused <= threshold[:, None, None]
-        discarded[:, :, : options.kept_columns] = False
+        discarded[:, :, :kept_columns] = False
         fused.masked_fill_(discarded, 0.0)
     weights = relevance / _row_sums(fused, a)
     return (1 - a) * weights + a * (weights[:, None] @ fused).squeeze(1)
