@@ -58,12 +58,14 @@ class Collection:
         splits: the images of train, val and test, as far as there are any.
         multilabel: whether an image has any number of labels, rather than one.
         weighted: whether images have weights.
+        held_out: whether val was taken out of train.
     """
 
     base: Path
     splits: dict[str, list[Record]]
     multilabel: bool = False
     weighted: bool = False
+    held_out: bool = False
 
     def with_val(self, fraction: float, seed: int) -> "Collection":
         """The same with a val: without one of its own, it is taken out of train."""
@@ -71,7 +73,7 @@ class Collection:
             return self
         train, val = hold_out(self.splits["train"], self.base, fraction, seed)
         rest = {split: records for split, records in self.splits.items() if split != "train"}
-        return replace(self, splits={"train": train, "val": val} | rest)
+        return replace(self, splits={"train": train, "val": val} | rest, held_out=True)
 
     def labels(self, split: str) -> set[str]:
         """The labels that the images of a split have."""

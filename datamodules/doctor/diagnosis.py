@@ -55,7 +55,7 @@ class Diagnosis:
     def summary(self) -> list[str]:
         """The size of the data, and how fast it was read, in words."""
         total, splits = len(self.listing), [f"{split} {count:,}" for split, count in self.split_counts.items()]
-        if not self.listing.given:
+        if self.listing.held_out:
             splits.append("val held out by the seed")
         rate, megabytes = total / max(self.scan.seconds, 1e-9), self.scan.file_bytes.sum() / 1e6
         return [

@@ -28,7 +28,7 @@ class Listing:
         targets: (images,) int32, which combination.
         splits: (images,) int8, which of SPLITS.
         multilabel: whether an image has any number of labels.
-        given: whether the data says its splits, rather than the seed.
+        held_out: whether val was taken out of train, by the seed.
         problems: found while listing.
     """
 
@@ -39,7 +39,7 @@ class Listing:
     targets: np.ndarray
     splits: np.ndarray
     multilabel: bool
-    given: bool
+    held_out: bool
     problems: list[Problem]
 
     def __len__(self) -> int:
@@ -76,8 +76,7 @@ def list_data(data: Path, *, val_fraction: float, seed: int) -> Listing:
         return _list_manifest(data, val_fraction, seed)
     notices: list[str] = []
     found = find_splits(data, val_fraction=val_fraction, seed=seed, notices=notices)
-    given = any((data / name).is_dir() for name in ("val", "valid", "validation"))
-    return _listing(found, given, [Problem("ignored", notice, path=notice) for notice in notices])
+    return _listing(found, [Problem("ignored", notice, path=notice) for notice in notices])
 
 
 def check_fix_list(path: Path, data: Path, *, overwrite: bool) -> None:
@@ -101,7 +100,7 @@ def write_fix_list(path: Path, listing: Listing, keep: Sequence[int]) -> None:
     write_manifest(path, rows, multilabel=listing.multilabel)
 
 
-def _listing(found: Collection, given: bool, problems: list[Problem]) -> Listing:
+def _listing(found: Collection, problems: list[Problem]) -> Listing:
     records = [record for split in SPLITS for record in found.splits.get(split, ())]
     combinations = sorted({tuple(sorted(record.labels)) for record in records})
     number = {combination: index for index, combination in enumerate(combinations)}
@@ -114,7 +113,7 @@ def _listing(found: Collection, given: bool, problems: list[Problem]) -> Listing
         np.array([number[tuple(sorted(record.labels))] for record in records], np.int32),
         np.repeat(np.arange(len(SPLITS), dtype=np.int8), counts),
         found.multilabel,
-        given,
+        found.held_out,
         problems + _groups(found),
     )
 
@@ -143,7 +142,7 @@ def _list_manifest(file: Path, val_fraction: float, seed: int) -> Listing:
         )
     found = Collection(file.parent, splits, manifest.multilabel, manifest.weighted)
     problems += [] if manifest.multilabel else _folder_labels(splits, file.parent)
-    return _listing(found.with_val(val_fraction, seed), "val" in splits, problems)
+    return _listing(found.with_val(val_fraction, seed), problems)
 
 
 def _groups(found: Collection) -> list[Problem]:

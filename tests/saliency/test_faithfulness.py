@@ -133,6 +133,9 @@ def test_each_image_of_a_batch_is_scored_alone(model: Classifier) -> None:
 def test_ranks() -> None:
     maps = torch.tensor([[[0.2, 0.9, float("nan")], [0.4, -1.0, 0.3]]])
     assert removal_ranks(maps, (2, 3)).tolist() == [[[3, 0, 5], [1, 4, 2]]]
+    # Upsampled, a patch that is not a number makes its own pixels last, and no others.
+    large = removal_ranks(torch.tensor([[[float("nan"), 0.4], [0.2, 0.3]]]), (8, 8))[0]
+    assert sorted(large[:4, :4].flatten().tolist()) == list(range(48, 64))
     flat = removal_ranks(torch.zeros(2, 2, 2), (6, 6))
     assert torch.equal(flat[0], flat[1])
     assert sorted(flat[0].flatten().tolist()) == list(range(36))

@@ -27,7 +27,7 @@ class Cost(NamedTuple):
 
 def cost(model: Classifier, image_size: tuple[int, int]) -> Cost:
     """The cost of one image of (height, width) pixels. Nothing is computed: the tensors have shapes alone."""
-    channels = model.encoder.architecture.get("in_chans", 3)
+    channels = model.encoder.architecture["in_chans"]
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     with torch.device("meta"):  # where attention is plain matrix products
         weights = {name: torch.empty(shape) for name, shape in shapes.items()}

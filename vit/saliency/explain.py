@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vit.foundation import nearest
@@ -15,6 +14,7 @@ from vit.saliency.explanation import Explanation
 from vit.saliency.methods import METHODS, check_serves
 from vit.saliency.record import record
 from vit.saliency.refine import refine as refine_maps
+from vit.saliency.upsample import upsample_maps
 
 __all__ = ["METHODS", "Explanation", "explain", "explain_batch"]
 
@@ -47,8 +47,7 @@ def explain(
     explanation = explain_batch(
         model, images, method=method, target=target, start_block=start_block, refine=refine, **options
     )
-    maps = F.interpolate(explanation.maps[:, None], size=tuple(images.shape[-2:]), mode="bilinear")
-    return maps[:, 0]
+    return upsample_maps(explanation.maps, (images.shape[-2], images.shape[-1]))
 
 
 def explain_batch(

@@ -19,11 +19,11 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from vit.inference import arithmetic
 from vit.models.classifier import Classifier
+from vit.saliency.upsample import upsample_maps
 
 Fill = Literal["paper", "zero", "mean", "blur"]
 
@@ -161,7 +161,7 @@ def removal_ranks(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
     What is not a number is least relevant. Ties are broken by one random order, the same for all.
     """
-    full = functional.interpolate(maps[:, None].float(), size, mode="bilinear", align_corners=False).flatten(1)
+    full = upsample_maps(maps.float(), size).flatten(1)
     full = torch.where(full.isnan(), -torch.inf, full)
     shuffled = torch.randperm(full.shape[1], generator=torch.Generator().manual_seed(0)).to(full.device)
     order = shuffled[full[:, shuffled].argsort(dim=1, descending=True, stable=True)]

@@ -13,7 +13,8 @@ All three scores follow the same rules:
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+
+from vit.saliency.upsample import upsample_maps
 
 TIE = 1e-6  # relative
 
@@ -33,7 +34,7 @@ def evaluate_maps(maps: Tensor, masks: Tensor) -> dict[str, Tensor]:
             f"Maps (B, grid_h, grid_w) and masks (B, img_h, img_w) of one batch are needed, "
             f"got {tuple(maps.shape)} and {tuple(masks.shape)}."
         )
-    maps = _upsample(maps, masks.shape[1], masks.shape[2])
+    maps = upsample_maps(maps, (masks.shape[1], masks.shape[2]))
     return {
         "pointing_game": pointing_game(maps, masks),
         "energy_inside": energy_inside(maps, masks),
@@ -109,21 +110,3 @@ def _flatten(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
 def _tied(values: Tensor, level: Tensor) -> Tensor:
     """Where the finite values (B, P) equal the level (B, 1) but for rounding."""
     return values.isfinite() & ((values - level).abs() <= TIE * level.abs())
-
-
-def _upsample(maps: Tensor, img_h: int, img_w: int) -> Tensor:
-    """(B, grid_h, grid_w) -> (B, img_h, img_w); a pixel is NaN when its patch is not finite."""
-    if maps.shape[1:] == (img_h, img_w):
-        return maps
-    maps = maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps
-
-    def resize(values: Tensor, mode: str) -> Tensor:
-        align = False if mode == "bilinear" else None
-        return functional.interpolate(values[:, None], (img_h, img_w), mode=mode, align_corners=align)[:, 0]
-
-    covered = maps.isfinite()
-    if covered.all():
-        return resize(maps, "bilinear")
-    weight = resize(covered.to(maps.dtype), "bilinear")
-    values = resize(torch.where(covered, maps, 0), "bilinear") / weight.clamp(min=1e-6)
-    return torch.where(resize(covered.to(maps.dtype), "nearest-exact") > 0, values, torch.nan)

@@ -42,7 +42,7 @@ def estimate_training(model: Classifier, batch_size: int, *, device: torch.devic
     """
     model = model.to(device).train()
     count = min(batch_size, _BATCH)
-    images = torch.rand(count, 3, *model.preprocessing.image_size, device=device)
+    images = torch.rand(count, model.encoder.architecture["in_chans"], *model.preprocessing.image_size, device=device)
     activations = kept_activations(model, lambda: _loss(model, images))  # warms up, too
     _wait(device)
     began = perf_counter()

@@ -155,7 +155,7 @@ def free_memory(device: torch.device) -> float:
 
 
 def _rate(model: Classifier, size: int, device: torch.device, precision: str) -> float:
-    images = torch.rand(size, 3, *model.preprocessing.image_size, device=device)
+    images = torch.rand(size, model.encoder.architecture["in_chans"], *model.preprocessing.image_size, device=device)
     times = []
     for _ in range(3):  # the first one warms up
         began = perf_counter()

@@ -165,6 +165,16 @@ def test_one_class(tmp_path):
     assert "held out by the seed" in found.summary()[0]
 
 
+def test_an_empty_val_is_none(tmp_path):
+    for number in range(24):
+        save(tmp_path / "train" / "ab"[number % 2] / f"{number}.png", scene(number))
+    (tmp_path / "val").mkdir()
+    assert "held out by the seed" in checked(tmp_path).summary()[0]
+    for label in "ab":
+        save(tmp_path / "val" / label / "0.png", scene(ord(label)))
+    assert "held out by the seed" not in checked(tmp_path).summary()[0]
+
+
 def test_the_splits_are_those_of_training(tmp_path):
     for number in range(20):
         save(tmp_path / ("a", "b")[number % 2] / f"{number}.png", scene(number))
