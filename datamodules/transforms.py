@@ -25,17 +25,12 @@ from torch import Tensor
 
 from vit.foundation import UserError, nearest
 
-Interpolation = Literal["bicubic", "bilinear", "lanczos", "nearest"]
+Interpolation = Literal["bicubic", "bilinear"]
 ResizeMode = Literal["squash", "crop"]
 EraseMode = Literal["mean", "pixel"]
 
-_FILTERS = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-    "lanczos": Image.Resampling.LANCZOS,
-    "nearest": Image.Resampling.NEAREST,
-}
-_TORCH_MODES = {Image.Resampling.BICUBIC: "bicubic", Image.Resampling.BILINEAR: "bilinear"}
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_TORCH_MODES = {kernel: name for name, kernel in _FILTERS.items()}
 _RATIO = (3 / 4, 4 / 3)
 
 
@@ -271,9 +266,7 @@ def _filter(interpolation: str) -> Image.Resampling:
 
 
 def _resize_quickly(image: np.ndarray, size: tuple[int, int], kernel: Image.Resampling) -> np.ndarray:
-    """As `_resize`, of (img_h, img_w, 3): in less time and not to the bit the same, where torch has the filter."""
-    if kernel not in _TORCH_MODES:
-        return _resize(image, size, kernel)
+    """As `_resize`, of (img_h, img_w, 3): in less time, and not to the bit the same."""
     pixels = torch.from_numpy(np.require(image, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)  # colours together
     resized = F.interpolate(pixels, size, mode=_TORCH_MODES[kernel], antialias=True)
     return resized.permute(0, 2, 3, 1)[0].numpy()

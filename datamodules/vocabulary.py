@@ -42,20 +42,17 @@ class Vocabulary:
         self.pad, self.unknown, self.start, self.end = (ids[token] for token in SPECIAL)
 
     @classmethod
-    def train(cls, captions: Iterable[str], *, size: int = 8192, min_count: int = 1) -> "Vocabulary":
+    def train(cls, captions: Iterable[str], *, size: int = 8192) -> "Vocabulary":
         """The words of some captions, in small letters; signs count as words.
 
         Args:
             size: most tokens, the special ones counted; the commonest words are kept.
-            min_count: how often a word must occur.
         """
         tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
         tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
         tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD), "removed", invert=True)
         tokenizer.decoder = decoders.WordPiece(cleanup=True)  # "a robin , over water" -> "a robin, over water"
-        trainer = trainers.WordLevelTrainer(
-            vocab_size=size, min_frequency=min_count, special_tokens=list(SPECIAL), show_progress=False
-        )
+        trainer = trainers.WordLevelTrainer(vocab_size=size, special_tokens=list(SPECIAL), show_progress=False)
         tokenizer.train_from_iterator(captions, trainer)
         return cls(tokenizer)
 

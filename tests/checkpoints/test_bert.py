@@ -45,7 +45,7 @@ def texts():
     return torch.randint(V, (B, N)), mask, torch.randint(3, (B, N))
 
 
-@pytest.mark.parametrize("act", ["gelu", "gelu_new"])
+@pytest.mark.parametrize("act", ["gelu", "gelu_python", "gelu_new", "quick_gelu"])
 @pytest.mark.parametrize("types", [False, True])
 @pytest.mark.parametrize("padded", [False, True])
 def test_equals_bert(saved, act, types, padded):

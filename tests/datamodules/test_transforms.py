@@ -13,7 +13,7 @@ from timm.data.transforms_factory import create_transform, transforms_imagenet_e
 from torchvision.transforms import v2
 
 from datamodules.reading import read_image
-from datamodules.transforms import eval_transform, train_transform
+from datamodules.transforms import _resize, eval_transform, train_transform
 from vit.foundation import UserError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -28,7 +28,7 @@ def picture(img_h, img_w, seed=0):
 
 
 @pytest.mark.parametrize("size", [(17, 17), (17, 29), (224, 224)])
-@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("img", [(97, 131), (131, 98), (20, 20), (17, 301)])
 def test_evaluation_equals_timm(size, interpolation, img):
     image = picture(*img)
@@ -49,8 +49,8 @@ def test_a_mask_stays_aligned():
     image[mask] = 255
     plain = ((23, 31), (0, 0, 0), (1, 1, 1))
     for transform in (
-        eval_transform(*plain, interpolation="nearest"),
-        eval_transform(*plain, interpolation="nearest", resize_mode="crop", crop_pct=0.9),
+        eval_transform(*plain),
+        eval_transform(*plain, resize_mode="crop", crop_pct=0.9),
         train_transform(*plain, color_jitter=0),
     ):
         for index in range(5):
@@ -114,7 +114,7 @@ def test_options_switch_their_steps_off_and_on():
     assert 0.01 < (jitter - expected).abs().mean() < 1
 
 
-@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 def test_a_random_crop_is_resized_as_pillow_does_it(interpolation, monkeypatch):
     plain = ((41, 56), (0, 0, 0), (1, 1, 1))
     pipeline = train_transform(*plain, crop_scale=0.2, hflip=0.0, color_jitter=0.0, interpolation=interpolation)
@@ -123,10 +123,10 @@ def test_a_random_crop_is_resized_as_pillow_does_it(interpolation, monkeypatch):
         image.setflags(write=False)  # as some decoders leave it
         ours = [255 * pipeline(image, seed=(number, again)) for again in range(8)]
         with monkeypatch.context() as patch:
-            patch.setattr("datamodules.transforms._TORCH_MODES", {})
+            patch.setattr("datamodules.transforms._resize_quickly", _resize)
             pillows = [255 * pipeline(image, seed=(number, again)) for again in range(8)]
         for one, other in zip(ours, pillows, strict=True):
-            assert (one - other).abs().max() < (4.5 if interpolation != "lanczos" else 0.5)
+            assert (one - other).abs().max() < 4.5
             assert (one - other).abs().mean() < 0.4
 
 

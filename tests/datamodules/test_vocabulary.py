@@ -44,7 +44,6 @@ def test_special_tokens_have_ids_of_their_own_whatever_a_caption_says(words):
 def test_the_commonest_words_are_kept():
     small = Vocabulary.train(["b a", "b c", "a b d"], size=6)
     assert set(small.tokenizer.get_vocab()) == {"a", "b", *SPECIAL}
-    assert set(Vocabulary.train(["b a", "b c"], min_count=2).tokenizer.get_vocab()) == {"b", *SPECIAL}
 
 
 def test_training_does_not_depend_on_chance():

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vit.checkpoints.content import read_json
 from vit.checkpoints.read import read_tensors, refuse_link
+from vit.checkpoints.transformers_config import ACTIVATIONS
 from vit.foundation import UserError
 from vit.models.text import TextEncoder, text_encoder
 
@@ -46,9 +47,6 @@ PROJECTIONS = ("query", "key", "value")
 # Model types whose code computes what ours does. Others have the same keys, too: Megatron's norms stand elsewhere.
 PLAIN = ("bert", "bert-generation", "electra", "ernie", "splinter")
 BEHIND_PADDING = ("roberta", "xlm-roberta", "camembert")  # the first word has the place behind that of padding
-
-# What transformers' names of activations are called here.
-ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
 def recognises(tensors: dict[str, Tensor]) -> bool:
