@@ -1,6 +1,6 @@
-"""The command `vit`: one plain typed function a verb. They parse, wire data to model, and delegate.
+"""The command `vit`: one plain typed function per verb. They parse, wire data to model, and delegate.
 
-What is slow to import (torch, lightning, timm) is imported inside the verb, so that `vit --help` answers at once.
+Slow imports (torch, lightning, timm) happen inside the verbs, so that `vit --help` answers at once.
 """
 
 from __future__ import annotations
@@ -98,32 +98,33 @@ def train(
     Args:
         data: the photographs to learn from.
         model: the Vision Transformer.
-        optim: how the weights move.
-        trainer: the length and the arithmetic of the run.
+        optim: optimizer settings.
+        trainer: the length and the precision of the run.
         pretrain: what is hidden, for --task pretrain.
-        decoder: what says the captions, for --task caption.
+        decoder: the decoder that writes the captions, for --task caption.
         run: folder for checkpoints, curves and the finished model; refused when it already holds files.
-        task: what is learned: classify, pretrain (an encoder that guesses hidden patches; needs no labels), or caption
-            (images with captions; the model says sentences).
-        seed: everything random in the run follows from it.
-        limit: take at most so many images of each split, for a quick look.
-        folds: cross-validate: train so often, each time validating another part of all images of train and val.
+        task: what to train: classify, pretrain (an encoder that reconstructs hidden patches; needs no labels), or
+            caption (a model that writes a sentence for each image; needs images with captions).
+        seed: seed of everything random in the run.
+        limit: use at most this many images per split, for a quick look.
+        folds: cross-validate: train this many times, each time holding out a different part of the train and val
+            images.
         profile: print where the time went.
-        device: auto takes a GPU when there is one.
+        device: auto uses a GPU if there is one.
         overwrite: write into a run folder that already holds files.
-        resume: go on from the run folder's last checkpoint.
+        resume: continue from the last checkpoint in the run folder.
     """
     options = RunOptions(
         run=Path(run), config=current_config() or "", seed=seed, limit=limit, profile=profile, device=device,
         overwrite=overwrite and not resume, resume=resume,  # the options that a run keeps may say both
     )  # fmt: skip
     if task != "caption" and decoder != DecoderOptions():
-        raise UserError("The settings --decoder.* are for --task caption.")
+        raise UserError("The --decoder.* options need --task caption.")
     if task != "pretrain" and pretrain != PretrainOptions():
-        raise UserError("The settings --pretrain.* are for --task pretrain.")
+        raise UserError("The --pretrain.* options need --task pretrain.")
     if folds is not None:
         if task != "classify":
-            raise UserError(f"--folds are for --task classify, not for {task}.")
+            raise UserError(f"--folds only works with --task classify, not with {task}.")
         cross_validate(data, model, optim, trainer, options, folds=folds)
     elif task == "pretrain":
         pretrain_encoder(data, model, optim, trainer, pretrain, options)
@@ -147,21 +148,23 @@ def evaluate(
     device: Device = "auto",
     overwrite: bool = False,
 ) -> None:
-    """Accuracy, calibration and confusions of a model on a split; of a captioner perplexity, exact match, BLEU, CIDEr.
+    """Measure a model on a split: accuracy, calibration and confusions; for a captioner perplexity, BLEU and CIDEr.
 
     Example: vit evaluate runs/birds/model --data.root photos --split val --out runs/birds/val
 
     Args:
         model: a model folder or checkpoint.
         data: the photographs.
-        out: folder for metrics.json, predictions.csv, confusion.png and reliability.png; or captions.csv.
+        out: folder for metrics.json, predictions.csv, confusion.png and reliability.png; for a captioner, metrics.json
+            and captions.csv.
         split: which photographs.
-        limit: take at most so many of them, for a quick look.
-        decoding: how a captioner's sentences are made.
-        tta: probabilities are the mean over the image and its mirror image (flip), or over ten crops (crops).
-        seed: of the run that trained the model; it decides the split of a root without val/.
-        precision: arithmetic of the forward pass.
-        device: auto takes a GPU when there is one.
+        limit: use at most this many of them, for a quick look.
+        decoding: how a captioner generates sentences.
+        tta: test-time augmentation: average the probabilities over the image and its mirror image (flip), or over ten
+            crops (crops).
+        seed: seed of the run that trained the model; it decides the split of a root without val/.
+        precision: precision of the forward pass.
+        device: auto uses a GPU if there is one.
         overwrite: write into a folder that already holds files.
     """
     from vit import processes
@@ -173,7 +176,7 @@ def evaluate(
 
     if is_captioner(model):
         if tta != "none":
-            raise UserError("--tta is for classifiers; a captioner says one sentence of an image.\nLeave it out.")
+            raise UserError("--tta is for classifiers; this model is a captioner.\nLeave it out.")
         evaluate_captioner(model, data, decoding, out=out, split=split, limit=limit, seed=seed, precision=precision,
                            device=device, overwrite=overwrite)  # fmt: skip
         return
@@ -218,25 +221,26 @@ def predict(
     strict: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Labels and probabilities for new images, or their captions, as a CSV. An image is cropped as in evaluation.
+    """Write labels and probabilities of new images, or their captions, to a CSV. Images are cropped as in evaluation.
 
     Example: vit predict runs/birds/model photos/new --out labels.csv
 
     Args:
         model: a model folder or checkpoint.
         images: files, folders or globs.
-        out: the CSV to write: image, label, probability, and the next likely ones.
-        topk: how many labels an image; a captioner says one sentence.
-        limit: take at most so many images, spread evenly over all, for a quick look.
-        decoding: how a captioner's sentences are made.
-        seed: drawn words follow from it.
-        batch_size: images a forward pass.
-        num_workers: processes that read images; -1 picks the number of cores less one, at most 8.
-        crop: take the middle square also where evaluation sees the whole photo.
-        precision: arithmetic of the forward pass.
-        device: auto takes a GPU when there is one.
-        strict: stop at the first unreadable image.
-        overwrite: write over a file that is there.
+        out: the CSV to write, one row per image: the image, its most likely label and its probability, then the next
+            ones.
+        topk: labels per image; a captioner writes one sentence instead.
+        limit: use at most this many images, spread evenly over all of them, for a quick look.
+        decoding: how a captioner generates sentences.
+        seed: seed for sampling a caption's words.
+        batch_size: images per forward pass.
+        num_workers: processes that read images; -1 uses all cores but one, at most 8.
+        crop: use the central square of each photo, even if the model was evaluated on whole photos.
+        precision: precision of the forward pass.
+        device: auto uses a GPU if there is one.
+        strict: stop at the first unreadable image; otherwise it is skipped and listed in skipped.csv.
+        overwrite: overwrite an existing file.
     """
     from datamodules.image_files import list_images
     from datamodules.reading import printable
@@ -270,7 +274,7 @@ def predict(
     names = [printable(file.relative) for file in files]
     make_folder(path.parent)
     skipped = write_predictions(found, names, network.labels, path, topk=topk)
-    if skipped:  # otherwise a list that is there is of other images
+    if skipped:  # otherwise an existing skipped.csv is about other images
         tell_skipped(skipped, path.parent)
     if len(skipped) == len(files):
         raise none_read(f"{len(files)} images", skipped)
@@ -309,42 +313,48 @@ def explain(
     overwrite: bool = False,
     resume: bool = False,
 ) -> None:
-    """Saliency maps of images: raw arrays, overlays, an index, a contact sheet and a gallery.
+    """Write saliency maps of images: raw arrays, overlays, an index, a contact sheet and a gallery.
 
     Example: vit explain runs/birds/model photos/new --out maps
 
     Args:
         model: a model folder or checkpoint.
-        images: files, folders or globs. A folder that is called as one of the model's labels tells the true class.
-            With --task text, sentences in quotes.
+        images: files, folders or globs. A folder named after one of the model's labels gives the true class of its
+            images. With --task text, sentences in quotes.
         out: folder for the maps; it mirrors the tree of the images.
-        task: image; or text: which words a word attends to, of a folder with a BERT and its tokenizer; or caption:
-            where each word of a captioner's sentence looked, as is done for every captioner.
-        word: the one to draw, for --task text; default: all of them.
-        decoding: how a captioner's sentences are made.
-        method: how the maps are made; default is what was measured to be best, docs/saliency.md has the table.
-        target: what is explained: predicted, a label, the index of a class, topk:K (K maps), or FILE.csv:COLUMN.
-        rollout: settings of rollout.
-        start_block: blocks before this one are left out, by the methods that go through the blocks.
-        refine: patches that have like keys share their relevance.
-        format: of the raw maps: float32 as .npy, .npz or .tiff, or 16-bit .map.png from each map's min to its max.
-        full: also write each map at its photo's own resolution, as NAME.full.npy.
-        colormap: of the overlays; equal steps of a map look equally large.
-        opacity: of the map over the photo, 0 to 1.
-        layout: of the overlays: side_by_side with the photo, or over it alone.
-        gallery: also write gallery.html, a page of all maps to sort, filter and leaf through.
-        scores: the scores.csv of vit score, for the gallery.
-        crop: crop as the checkpoint was trained, where it says so; otherwise the whole photo is resized.
-        image_size: pixels that the model sees, one number or [height, width]; default: the checkpoint's.
-        pos_interpolation: how positions are resized to another grid, when the checkpoint does not say.
-        limit: take at most so many images, spread evenly over all, for a quick look.
-        batch_size: images a forward pass.
-        num_workers: processes that read images; -1 picks the number of cores less one, at most 8.
-        precision: arithmetic of the forward pass.
-        device: auto takes a GPU when there is one.
-        strict: stop at the first unreadable image.
+        task: image; text (which words each word attends to; the model is a folder with a BERT and its tokenizer); or
+            caption (where each word of the generated sentence looked). A captioner is always explained as caption.
+        word: the word to draw, for --task text; default: all of them.
+        decoding: how a captioner generates sentences.
+        method: how the maps are computed; default is the one that measured best, see the table in docs/saliency.md.
+        target: the class to explain: predicted, a label, the index of a class, topk:K (the K likeliest classes, one
+            map for each), or FILE.csv:COLUMN.
+        rollout: settings of --method rollout.
+        start_block: the first block to take into account, for methods that go through the blocks; they are counted
+            from 0, so of 12 blocks, 10 keeps the last two.
+        refine: average the map over patches with similar keys.
+        format: format of the raw maps: float32 as .npy, .npz or .tiff, or 16-bit .map.png, scaled from each map's
+            minimum to its maximum.
+        full: also write each map at the photo's own resolution, as NAME.full.npy.
+        colormap: colours of the overlays; all of them are perceptually uniform.
+        opacity: opacity of the map over the photo, 0 to 1.
+        layout: layout of the overlays: side_by_side (the photo, and the map over it) or over (only the latter).
+        gallery: also write gallery.html, a page of all maps to sort, filter and browse.
+        scores: a scores.csv written by vit score, to show in the gallery.
+        crop: crop as the model was evaluated (to the central square if it was evaluated on whole photos). Without it
+            the whole photo is resized, so label and probability may differ from those of predict and evaluate, which
+            crop as the model was evaluated.
+        image_size: size in pixels that the photos are resized to, one number or [height, width]; default: the
+            checkpoint's.
+        pos_interpolation: how positions are resized to another grid, if the checkpoint does not say.
+        limit: use at most this many images, spread evenly over all of them, for a quick look.
+        batch_size: images per forward pass.
+        num_workers: processes that read images; -1 uses all cores but one, at most 8.
+        precision: precision of the forward pass.
+        device: auto uses a GPU if there is one.
+        strict: stop at the first unreadable image; otherwise it is skipped and listed in skipped.csv.
         overwrite: write into a folder that already holds files.
-        resume: go on where an export of the same model and options stopped.
+        resume: continue an interrupted export with the same model and options.
     """
     given = dict(locals())
     from datamodules.image_files import list_images
@@ -366,13 +376,13 @@ def explain(
                           strict=strict, overwrite=overwrite)  # fmt: skip
         return
     if word is not None:
-        raise UserError("--word is for --task text.")
+        raise UserError("--word needs --task text.")
     check_reading(batch_size, num_workers)
     check_range("opacity", opacity, 0, 1)
     if resume and overwrite:
-        raise UserError("--resume keeps what is there, and --overwrite does not.\nGive one of the two.")
+        raise UserError("--resume keeps the existing files, and --overwrite does not.\nGive one of the two.")
     if scores is not None and not gallery:
-        raise UserError("--scores are for the gallery.\nGive --gallery, too.")
+        raise UserError("--scores needs --gallery.")
     processes.join()
     place = choose_device(device)
     network = load(model, image_size=pair(image_size), pos_interpolation=pos_interpolation)
@@ -419,28 +429,34 @@ def score(
     strict: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """How good saliency maps are, against masks of the object and against the model itself, and what it reads.
+    """Measure how good saliency maps are: against masks of the object, and against the model itself.
 
     Example: vit score runs/birds/model photos/val --masks masks --methods rollout,attribution --out scores
 
     Args:
         model: a model folder or checkpoint.
-        images: files, folders or globs. A folder that is called as one of the model's labels tells the true class.
+        images: files, folders or globs. A folder named after one of the model's labels gives the true class of its
+            images.
         out: folder for scores.json, scores.csv and best_worst.png.
-        masks: a folder of mask images, or a CSV with image and mask, or image, x0, y0, x1, y1; also label and group.
-        methods: names with commas between them; the baselines centre and random are always scored, too.
-        refine: patches that have like keys share their relevance, in the maps of these methods.
-        metrics: localization needs masks; faithfulness a head and some 60 forward passes a map; all takes what it can.
-        fill: what takes the place of removed pixels; paper takes what each metric's paper has.
-        image_size: pixels that the model sees, one number or [height, width]; default: the checkpoint's.
-        pos_interpolation: how positions are resized to another grid, when the checkpoint does not say.
-        limit: take at most so many images, spread evenly over all, for a quick look.
-        batch_size: images a forward pass.
-        num_workers: processes that read images; -1 picks the number of cores less one, at most 8.
-        precision: arithmetic of the forward pass.
-        device: auto takes a GPU when there is one.
-        seed: of the resamples that the intervals come from.
-        strict: stop at the first image that can't be read or has no mask; otherwise skipped.csv lists it.
+        masks: a folder of mask images, or a CSV with the columns image and mask, or image, x0, y0, x1 and y1; it may
+            also have label and group.
+        methods: names as of `vit explain --method`, separated by commas; the baselines centre and random are always
+            scored, too.
+        refine: average the maps of these methods over patches with similar keys.
+        metrics: localization needs masks; faithfulness needs a classifier head and about 60 forward passes per map; all
+            measures whichever of the two is possible.
+        fill: what replaces removed pixels; paper uses the fill from each metric's paper.
+        image_size: size in pixels that the photos are resized to, one number or [height, width]; default: the
+            checkpoint's.
+        pos_interpolation: how positions are resized to another grid, if the checkpoint does not say.
+        limit: use at most this many images, spread evenly over all of them, for a quick look.
+        batch_size: images per forward pass.
+        num_workers: processes that read images; -1 uses all cores but one, at most 8.
+        precision: precision of the forward pass.
+        device: auto uses a GPU if there is one.
+        seed: seed of the resampling behind the confidence intervals.
+        strict: stop at the first image that can't be read or has no mask; otherwise it is skipped and listed in
+            skipped.csv.
         overwrite: write into a folder that already holds files.
     """
     from datamodules.image_files import list_images
@@ -460,7 +476,10 @@ def score(
     if metrics == "localization" and masks is None:
         raise UserError("--metrics localization needs --masks: a folder of mask images, or a CSV.")
     if network.num_classes == 0 and (masks is None or metrics == "faithfulness"):
-        raise UserError(f"{model} has no head, so its maps are scored against masks alone.\nGive --masks.")
+        raise UserError(
+            f"{model} has no classifier head, so its maps can only be scored against masks.\n"
+            "Give --masks, and not --metrics faithfulness."
+        )
     score_photographs(
         network, list_images(images, limit=limit), asked, source=model, out=out, masks=masks, refine=refine,
         metrics=metrics, fill=fill, device=place, precision=precision, seed=seed, batch_size=batch_size,
@@ -478,18 +497,18 @@ def info(
     norm_eps: float | None = None,
     pos_interpolation: PosInterpolation | None = None,
 ) -> None:
-    """What is in a checkpoint, and whether it can be loaded, key by key.
+    """Show what is in a checkpoint, and whether it can be loaded, key by key.
 
     Example: vit info vit.safetensors --image_size 112 --classes 27
 
     Args:
         model: a model folder or checkpoint.
-        image_size: pixels to load it for, one number or [height, width]; default: the checkpoint's own.
-        classes: of the data that it would be trained on: tells what becomes of its head.
-        num_heads: attention heads, when the checkpoint does not say.
-        act: activation of the MLPs, when the checkpoint does not say.
-        norm_eps: epsilon of the norms, when the checkpoint does not say.
-        pos_interpolation: how positions are resized to another grid, when the checkpoint does not say.
+        image_size: image size in pixels to load it for, one number or [height, width]; default: the checkpoint's.
+        classes: number of classes to train it on; shows whether its head would be kept.
+        num_heads: attention heads, if the checkpoint does not say.
+        act: activation of the MLPs, if the checkpoint does not say.
+        norm_eps: epsilon of the norms, if the checkpoint does not say.
+        pos_interpolation: how positions are resized to another grid, if the checkpoint does not say.
     """
     from vit.checkpoints.captioner import captioner_facts, is_captioner
     from vit.checkpoints.inspection import inspect
@@ -518,19 +537,19 @@ def export(
     pos_interpolation: PosInterpolation | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write a model as another library reads it, without a line of ours.
+    """Convert a model so that another library loads it without this one.
 
     Example: vit export runs/birds/model --to transformers --out birds_hf
 
     Args:
         model: a model folder or checkpoint.
-        to: the library. What it has no place for is named, and nothing is written.
-        out: folder for the weights, the config, and README.md with the lines that load them.
-        image_size: pixels to write it for, one number or [height, width]; default: the checkpoint's own.
-        num_heads: attention heads, when the checkpoint does not say.
-        act: activation of the MLPs, when the checkpoint does not say.
-        norm_eps: epsilon of the norms, when the checkpoint does not say.
-        pos_interpolation: how positions are resized to another grid, when the checkpoint does not say.
+        to: the library. If it can't represent the model, the command says why and writes nothing.
+        out: folder for the weights, the config, and a README.md with the code that loads them.
+        image_size: image size in pixels to convert it for, one number or [height, width]; default: the checkpoint's.
+        num_heads: attention heads, if the checkpoint does not say.
+        act: activation of the MLPs, if the checkpoint does not say.
+        norm_eps: epsilon of the norms, if the checkpoint does not say.
+        pos_interpolation: how positions are resized to another grid, if the checkpoint does not say.
         overwrite: write into a folder that already holds files.
     """
     from vit.checkpoints.export import check_target
@@ -557,20 +576,20 @@ def tune(
     device: Device = "auto",
     overwrite: bool = False,
 ) -> None:
-    """A learning rate and a batch size to begin with, from short trials.
+    """Find a learning rate and a batch size to start with, from short trials.
 
     Example: vit tune --config classify/finetune --data.root photos --model.pretrained vit.safetensors
 
     Args:
         data: the photographs to learn from.
         model: the Vision Transformer.
-        optim: how the weights would move; the layers' rates keep their ratio.
-        trainer: the arithmetic of the run.
-        out: folder for lr.png, the loss while the rate rises.
+        optim: optimizer settings; the ratios between the layers' learning rates are kept.
+        trainer: the precision of the run.
+        out: folder for lr.png, a plot of the loss against the rising learning rate.
         find: what to look for.
-        steps: batches that the rate rises over.
-        seed: everything random in the trials follows from it.
-        device: auto takes a GPU when there is one.
+        steps: training steps over which the learning rate rises, 10 or more.
+        seed: seed of everything random in the trials.
+        device: auto uses a GPU if there is one.
         overwrite: write into a folder that already holds files.
     """
     from vit import processes
@@ -582,7 +601,7 @@ def tune(
 
 
 def runs(folders: list[str]) -> None:
-    """Runs side by side: recipe, accuracy, speed, and the options in which they differ.
+    """Compare runs: recipe, accuracy, speed, and the options in which they differ.
 
     Example: vit runs runs/birds runs/probe
 
@@ -610,22 +629,22 @@ def check(
     device: Device = "auto",
     overwrite: bool = False,
 ) -> None:
-    """What is wrong with a data set, before hours are spent on it.
+    """Check a data set for problems before you spend hours training on it.
 
     Example: vit check photos --out check --fix_list good.csv
 
     Args:
         data: the folder or manifest that training would get as --data.root.
-        model: the model to be trained, for an estimate of time and memory.
+        model: the model to train, for an estimate of time and memory.
         out: folder for report.html and problems.csv.
-        fix_list: a CSV to write with the images that have no serious problem, fit for --data.root.
-        val_fraction: share of each class held out for validation, when the data has no val.
-        seed: of the run to come; it decides what is held out.
-        batch_size: images a step, for the estimate.
+        fix_list: a CSV to write with the images that have no serious problem; it can be used as --data.root.
+        val_fraction: share of each class held out for validation, 0 to 1, if the data has no val.
+        seed: seed of the training run; it decides which images are held out.
+        batch_size: images per step, for the estimate.
         max_epochs: passes over the training images, for the estimate.
-        num_workers: processes that read images; -1 picks the number of cores less one, at most 8.
-        device: where the run would be; auto takes a GPU when there is one.
-        overwrite: write over what is there.
+        num_workers: processes that read images; -1 uses all cores but one, at most 8.
+        device: the device to train on; auto uses a GPU if there is one.
+        overwrite: overwrite existing files.
     """
     from datamodules.doctor.diagnosis import diagnose
     from datamodules.doctor.listing import check_fix_list, list_data, write_fix_list
@@ -635,7 +654,9 @@ def check(
     from vit.inference import choose_device
 
     if is_named(data):
-        raise UserError(f"vit check reads folders and manifests, and {data} is neither.\nGive a folder of photos.")
+        raise UserError(
+            f"vit check reads folders and manifests, and {data} is neither.\nGive a folder of photos or a manifest."
+        )
     check_reading(batch_size, num_workers)
     check_range("max_epochs", max_epochs, 1)
     place = choose_device(device)
@@ -657,20 +678,22 @@ def check(
     if fix_list is not None:
         write_fix_list(Path(fix_list), listing, found.keep)
         say(f"{len(found.keep)} of {len(listing)} images are in {fix_list}")
-    say(f"pictures: {folder / 'report.html'}   all of it: {folder / 'problems.csv'}")
+    say(f"with pictures: {folder / 'report.html'}   full list: {folder / 'problems.csv'}")
     if found.errors:
-        raise UserError(f"{found.errors} errors: they break training, lose images of it, or make its accuracy untrue.")
+        raise UserError(
+            f"{found.errors} errors: each stops training, loses images, or makes the measured accuracy misleading."
+        )
 
 
 def demo(*, out: str = "demo", seed: int = 0, device: Device = "auto", overwrite: bool = False) -> None:
-    """All of it on generated scenes of birds, offline, in a few minutes.
+    """Try everything on generated scenes of birds, offline, in a few minutes.
 
     Example: vit demo --out demo
 
     Args:
         out: folder for the run, the scenes and the maps.
-        seed: everything random follows from it.
-        device: auto takes a GPU when there is one.
+        seed: seed of everything random.
+        device: auto uses a GPU if there is one.
         overwrite: write into a folder that already holds files.
     """
     from datamodules.birdscenes import write_scenes
@@ -685,7 +708,7 @@ def demo(*, out: str = "demo", seed: int = 0, device: Device = "auto", overwrite
     step("Fine-tune a small Vision Transformer, pretrained on other species, on eight new ones.")
     type_command("train", "--config", "demo/finetune", "--model.pretrained", str(DEMO_CHECKPOINT),
                  "--run", str(folder / "run"), *common)  # fmt: skip
-    step("How good is it on scenes that it has never seen?")
+    step("How good is it on scenes it has never seen?")
     type_command("evaluate", model, *data, "--split", "test", "--out", str(folder / "test"), *common)
     step("Where did it look?")
     write_scenes(folder / "scenes", 24, seed=seed + 1)
@@ -695,11 +718,13 @@ def demo(*, out: str = "demo", seed: int = 0, device: Device = "auto", overwrite
         str(folder / "scenes"),
         "--out",
         str(folder / "maps"),
+        "--method",
+        "rollout",  # which the next step scores
         "--device",
         device,
         "--overwrite",
     )
-    step("Do the maps hit the birds? Means over the unseen scenes:")
+    step("Do the maps hit the birds? Averages over the unseen scenes:")
     network = load(model)
     module = data_module(DataOptions(root="birdscenes:demo"), network, seed=seed, labels=network.labels)
     scorer = Scorer(network, ["rollout"], device=choose_device(device))
@@ -717,7 +742,7 @@ def demo(*, out: str = "demo", seed: int = 0, device: Device = "auto", overwrite
 
 
 def step(text: str) -> None:
-    """A heading of the demo."""
+    """Prints a heading of the demo."""
     say("", text)
 
 
@@ -744,7 +769,7 @@ VERBS: dict[str, Callable[..., None]] = {
 
 
 def refuse_unreachable(options: dict[str, Any]) -> None:
-    """Refuses a hub's name that can't be had, before the verb imports what takes seconds."""
+    """Raises UserError for a hub model that can't be downloaded, before the verb spends seconds on imports."""
     model = options.get("model")
     name = getattr(model, "pretrained", model)
     if isinstance(name, str) and name.startswith(("timm:", "hf:")):

@@ -42,7 +42,7 @@ def test_good_data(vit, photos, tmp_path):
     assert "24 images of 2 classes; readable: train 22, val 2" in out
     assert "images/s" in out
     assert "7 epochs: about" in out
-    assert "nothing was found to be wrong" in out
+    assert "no problems found" in out
     assert sorted(path.name for path in (tmp_path / "check").iterdir()) == ["problems.csv", "report.html"]
     code, _, err = vit(f"check {TINY}", photos, "--out", tmp_path / "check")
     assert code == 1

@@ -209,7 +209,7 @@ def test_overwriting_removes_what_is_of_the_run_and_nothing_else(vit: Vit, train
     line = f"train --config {run}/config.yaml --overwrite --run {run}"
     ran = vit(f"{line} --model.pretrained {run}/checkpoints/best.ckpt")
     assert ran.code == 1
-    assert "is a checkpoint of the run that --overwrite begins anew" in ran.err
+    assert "is a checkpoint of the run that --overwrite would replace" in ran.err
     assert (run / "checkpoints" / "best.ckpt").is_file()
     assert vit(line).code == 0
     assert (run / "checkpoints" / "dino.ckpt").is_file()
@@ -263,8 +263,8 @@ def test_a_checkpoint_of_the_same_classes_keeps_its_head(vit: Vit, model: Path, 
 
     more = "--optim.head_init probe --model.variant pico --model.patch_size 8"
     ran = vit(f"train --data.root {classes} {keep} {more} --run {tmp_path}/noted")
-    assert "note: the head has these classes already, and stays" in ran.err
-    assert "size, and --model.variant pico --model.patch_size 8 counts for nothing" in ran.err.replace("\n", " ")
+    assert "note: the head already has these classes and is kept" in ran.err
+    assert "note: --model.variant pico --model.patch_size 8 is ignored" in ran.err.replace("\n", " ")
 
     shutil.copytree(classes, tmp_path / "other")
     (tmp_path / "other" / "bright").rename(tmp_path / "other" / "robin")
@@ -325,7 +325,7 @@ def test_processes_that_would_not_train_together_are_refused(
         monkeypatch.setenv(name, value)
     ran = vit(f"train {TINY} --data.root {classes} --run {tmp_path}/run")
     assert ran.code == 1
-    assert "There are 4 processes, and --trainer.devices times --trainer.num_nodes is 1." in ran.err
+    assert "There are 4 processes, but --trainer.devices times --trainer.num_nodes is 1." in ran.err
     assert "Give --trainer.devices 2 --trainer.num_nodes 2." in ran.err
     assert not (tmp_path / "run").exists()
 
@@ -617,7 +617,7 @@ def test_an_export_is_resumed_and_its_gallery_has_scores(vit: Vit, model: Path, 
     )
     ran = vit(f"{line} --scores {tmp_path}/scores.csv --resume")
     assert ran.code == 0, ran.err
-    assert "2 of 3 images had their maps already" in ran.err
+    assert "2 of 3 images already had their maps" in ran.err
     assert (out / "bright" / "a.npy").stat().st_mtime_ns == untouched
     assert not (out / "bright" / ".a.0123456789abcdef.npy").exists()
     assert not (out / ".index.0123456789abcdef.csv").exists()
@@ -773,7 +773,7 @@ def test_the_longest_names_leave_room_for_the_ends_of_their_files(vit: Vit, mode
     )
     assert set(kept) == {"\u00e9"}  # cut between characters
     assert digest == hashlib.sha1(os.fsencode(names[2])).hexdigest()[:8]
-    assert "5 of 5 images had their maps already" in vit(f"{line} --resume").err
+    assert "5 of 5 images already had their maps" in vit(f"{line} --resume").err
 
 
 def test_an_output_folder_among_the_photos_is_left_out(vit: Vit, model: Path, tmp_path: Path) -> None:
@@ -784,7 +784,7 @@ def test_an_output_folder_among_the_photos_is_left_out(vit: Vit, model: Path, tm
     assert vit(line).code == 0
     ran = vit(f"{line} --resume")
     assert ran.code == 0, ran.err
-    assert "2 of 2 images had their maps already" in ran.err
+    assert "2 of 2 images already had their maps" in ran.err
     assert [row["image"] for row in rows(root / "maps" / "index.csv")] == ["a.png", "b.png"]
     ran = vit(f"explain {model} {root}/a.png {root}/maps/b.png --num_workers 0 --out {root}/maps --overwrite")
     assert "holds 1 of the images to explain, such as maps/b.png" in ran.err
@@ -808,7 +808,7 @@ def test_scores_of_other_photos_are_refused(vit: Vit, model: Path, tmp_path: Pat
     line = f"explain {model} {tmp_path}/photos --num_workers 0 --method rollout --gallery --out {tmp_path}/maps"
     ran = vit(f"{line} --scores {table}")
     assert ran.code == 1
-    assert "has no score of any of the 1 images, such as 'bright/a.png' (did you mean 'brigth/a.png'?)" in ran.err
+    assert "has no scores for any of the 1 images, such as 'bright/a.png' (did you mean 'brigth/a.png'?)" in ran.err
     assert len(ran.err.splitlines()) <= 5
     assert not (tmp_path / "maps").exists()
 
@@ -948,7 +948,7 @@ def places(
 # The words -> what the answer says, and the exit code: 2 when nothing was run, 1 otherwise.
 REFUSED: dict[str, tuple[str, int]] = {
     "{train}": ("--data.root is missing", 1),
-    "{train} --data.root {classes} --data.balanced --optim.class_weights balanced": ("rare classes twice", 1),
+    "{train} --data.root {classes} --data.balanced --optim.class_weights balanced": ("both compensate for rare classes", 1),
     "{train} --data.root {here}/emty": ("did you mean 'empty'?", 1),
     "{train} --data.root {here}/empty": ("no class folders with images", 1),
     "{train} --data.root {here}/one_class": ("only one class, 'robin'", 1),
@@ -984,20 +984,20 @@ REFUSED: dict[str, tuple[str, int]] = {
     "{train} --data.root {classes} --model.pool maen": ("takes class|mean|class+mean", 2),
     "{train} --data.root {classes} --config classify/fintune": ("did you mean 'classify/finetune'?", 2),
     "evaluate {model} --data.root {here}/others --out {out}": ("Only in the data: robin", 1),
-    "evaluate {headless} --data.root {classes} --out {out}": ("no labelled head", 1),
+    "evaluate {headless} --data.root {classes} --out {out}": ("no head with labels", 1),
     "evaluate {here}/notes.pth --data.root {classes} --out {out}": ("can't be read as a checkpoint", 1),
     "evaluate {model} --data.root {here}/none --out {out}": ("There is no folder", 1),
     "evaluate {model} --data.root {classes} --split test --out {out}": ("no split 'test'", 1),
     "evaluate {model} --data.root {classes} --split tests --out {out}": ("takes train|val|test", 2),
     "evaluate {model} --data.root {classes} --device cuda --out {out}": ("no cuda device", 1),
     "evaluate {model} --data.root {classes}": ("--out must be given", 2),
-    "predict {headless} {photo} --out {out}": ("no labelled head", 1),
+    "predict {headless} {photo} --out {out}": ("no head with labels", 1),
     "predict {model} {here}/none.png --out {out}": ("There is no", 1),
     "predict {model} {here}/empty --out {out}": ("holds no images", 1),
     "predict {model} {here}/*.jpg --out {out}": ("holds no images", 1),
-    "predict {model} {photo} --out {here}": ("is no file that could be written over", 1),
-    "predict {model} {photo} --out {here}/pipe --overwrite": ("is no file that could be written over", 1),
-    "predict {model} {photo} --out {photo}/x.csv": ("Can't make the output folder", 1),
+    "predict {model} {photo} --out {here}": ("is not a regular file, so it can't be overwritten", 1),
+    "predict {model} {photo} --out {here}/pipe --overwrite": ("is not a regular file, so it can't be overwritten", 1),
+    "predict {model} {photo} --out {photo}/x.csv": ("Can't create the output folder", 1),
     "predict {model} {photo} --batch_size 0 --out {out}": ("--batch_size is 0", 1),
     "predict {model} {photo} --topk 0 --out {out}": ("--topk is 0; allowed are 1 or more", 1),
     "predict {model} {photo} --num_workers -7 --out {out}": ("--num_workers is -7", 1),
@@ -1006,11 +1006,11 @@ REFUSED: dict[str, tuple[str, int]] = {
     "predict {model} {photo} --device cuda --out {out}": ("no cuda device", 1),
     "explain {model} {photo} --method legrad --target brigth --out {out}": ("did you mean 'bright'?", 1),
     "explain {model} {photo} --method legrad --target 2 --out {out}": ("no label of the model", 1),
-    "explain {model} {photo} --target bright --out {out}": ("--method default knows no class", 1),
+    "explain {model} {photo} --target bright --out {out}": ("--method default are the same for all classes", 1),
     "explain {model} {photo} --method legrad --target topk:3 --out {out}": ("topk:1 to topk:2", 1),
-    "explain {model} {photo} --rollout.residual 0.4 --out {out}": ("are for --method rollout", 1),
+    "explain {model} {photo} --rollout.residual 0.4 --out {out}": ("they apply to rollout", 1),
     "explain {model} {photo} --opacity 2 --out {out}": ("--opacity is 2.0", 1),
-    "explain {model} {photo} --scores x.csv --out {out}": ("Give --gallery", 1),
+    "explain {model} {photo} --scores x.csv --out {out}": ("--scores needs --gallery", 1),
     "explain {model} {photo} --gallery --scores x.csv --out {out}": ("no such file", 1),
     "explain {headless} {photo} --method attribution --out {out}": ("has no head", 1),
     "explain {model} {photo} --image_size 33 --out {out}": ("32 or 40", 1),

@@ -88,7 +88,7 @@ def test_a_run_that_was_overwritten_is_not_gone_on_with(
     [
         ("--folds 1 --data.root photos", "--folds is 1; allowed are 2 or more"),
         ("--folds 3 --data.root birdscenes:demo", "Generated scenes have no folds"),
-        ("--folds 3 --data.root photos --task pretrain", "--folds are for --task classify"),
+        ("--folds 3 --data.root photos --task pretrain", "--folds only works with --task classify"),
         ("--folds 3 --data.root photos --trainer.devices 2", "need a launcher"),
     ],
 )

@@ -129,7 +129,7 @@ def test_a_label_of_a_csv_is_one_of_the_model_or_its_index_and_others_are_told_o
     table.write_text("\n".join(lines))
     assert run(*words) == 0
     told = capsys.readouterr().err
-    assert "labels that the model does not, such as 'crwo' (did you mean 'crow'?): their true class counts" in told
+    assert "labels that the model does not have, such as 'crwo' (did you mean 'crow'?): their true class counts" in told
     assert [row["label"] for row in read(data / "o")[1][::3]][:2] == ["robin", ""]
 
 
@@ -213,7 +213,7 @@ def test_what_can_not_be_read_is_skipped_and_listed(
         (["--masks", "{data}/photos/none"], "There are no masks"),
         (["--batch_size", "0"], "batch_size"),
         (["--fill", "red"], "paper"),
-        (["--masks", "{data}/masks", "--metrics", "localization", "--fill", "blur"], "--fill is of faithfulness"),
+        (["--masks", "{data}/masks", "--metrics", "localization", "--fill", "blur"], "--fill only affects the"),
     ],
 )
 def test_refusals(model: Path, data: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -619,7 +619,7 @@ def test_refusal_by_the_system_names_the_file_and_the_reason(
     assert run("fail", failing(caught.value)) == 1
     first, second = capsys.readouterr().err.splitlines()
     assert first == f"vit fail: the system refused {missing}: No such file or directory."
-    assert "disk has room" in second
+    assert "free disk space" in second
 
 
 @pytest.mark.parametrize("line", ["fail --debug", "--debug fail"])

@@ -106,7 +106,7 @@ def test_a_folder_that_holds_something_needs_leave(tmp_path: Path) -> None:
 @pytest.mark.parametrize("below", ["", "maps"])
 def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path, below: str) -> None:
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(UserError, match=r"Can't make the output folder .*taken"):
+    with pytest.raises(UserError, match=r"Can't create the output folder .*taken"):
         claim_folder(tmp_path / "taken" / below, overwrite=True)
     assert (tmp_path / "taken").read_text() == "a file"
 

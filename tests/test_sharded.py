@@ -94,6 +94,6 @@ def test_explain_goes_on_after_a_kill_in_more_or_fewer_processes(home: Path) -> 
     done = [home / "two_killed" / f"{stem}.png" for stem in ("val/a/00", "val/a/02", "val/a/06", "val/a/08")]
     before = [path.stat().st_mtime_ns for path in done]
     printed = vit(home, "explain model photos --method rollout --out two_killed --resume", count=2)
-    assert "4 of 11 images had their maps already" in printed
+    assert "4 of 11 images already had their maps" in printed
     assert [path.stat().st_mtime_ns for path in done] == before
     assert files(home / "two_killed") == whole

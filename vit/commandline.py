@@ -4,19 +4,19 @@ A verb is a plain function, and its signature is its command line:
 
     def explain(model: str, images: list[str], data: DataOptions, *, out: str, method: str = "rollout")
 
-- positional parameters are words without a name (`MODEL IMAGES...`); a list, as the last, takes the rest;
+- positional parameters are words without a name (`MODEL IMAGES...`); if the last one is a list, it takes the rest;
 - keyword-only parameters are options (`--out DIR`), required when they have no default;
-- a dataclass, wherever it stands, is a group of options, one for each field (`--data.root DIR`).
+- a dataclass, in either place, is a group of options, one for each field (`--data.root DIR`).
 
-Its docstring above "Args:" opens `vit VERB --help` (the first paragraph stands in `vit --help`, too);
-"Args:", there and in the dataclasses, describes the options. A value, word or in a recipe, goes this way:
+Its docstring above "Args:" opens `vit VERB --help` (the first paragraph also appears in `vit --help`);
+"Args:", there and in the dataclasses, describes the options. Values are processed as follows:
 
-1. words are sorted into options and positionals. Names are exact, and the environment sets nothing;
+1. words are sorted into options and positionals. Names must match exactly, and environment variables set nothing;
 2. recipes (`--config`) are read as YAML in which all scalars stay text, without tags, anchors, class paths;
-3. defaults, then recipes in their order, then words: the later wins, wherever `--config` stands;
-4. jsonargparse turns the text into the type of its parameter. It sees one value and one plain type at a
+3. defaults, then recipes in their order, then words: later ones win, wherever `--config` is given;
+4. jsonargparse converts the text to the type of its parameter. It sees one value and one plain type at a
    time, never a class, so that no value can make it import, read or fetch anything;
-5. the dataclasses are filled and the verb is called. Meanwhile `current_config()` is its YAML.
+5. the dataclasses are built and the verb is called. While it runs, `current_config()` is its YAML.
 """
 
 import inspect
@@ -44,12 +44,12 @@ from vit.foundation import RECIPE, UserError, nearest
 
 ABOUT = "Fine-tune a Vision Transformer on photographs, learn how far to trust it, and see where it looked."
 WIDTH = min(100, shutil.get_terminal_size((100, 24)).columns)  # of the help
-FLAGS = {"-h", "--help", "--debug", "--print_config"}  # count wherever they stand
+FLAGS = {"-h", "--help", "--debug", "--print_config"}  # recognised anywhere in the line
 RECIPE_FOLDERS = [folder / "configs" for folder in Path(__file__).parents[:2]]  # in a wheel; in a checkout
-CODE_KEYS = {"class_path", "init_args"}  # with these, jsonargparse and Lightning name code to import
+CODE_KEYS = {"class_path", "init_args"}  # keys by which jsonargparse and Lightning name code to import
 
 Verb = Callable[..., None]
-Given = dict[str, tuple[Any, str]]  # name of an option: value before it has its type, origin for errors
+Given = dict[str, tuple[Any, str]]  # name of an option: value before its conversion, origin for errors
 _config: ContextVar[str | None] = ContextVar("config", default=None)
 
 
@@ -59,7 +59,7 @@ class UsageError(UserError):
 
 @dataclass(frozen=True)
 class Option:
-    """One value that a verb takes. The default is MISSING when the value must be given."""
+    """One value that a verb takes. The default is MISSING for a required one."""
 
     name: str
     type: Any
@@ -74,26 +74,28 @@ class Option:
 
 
 COMMON = [
-    Option("config", str, None, "a YAML file of options, or the name of a shipped recipe; words win over it"),
-    Option("print_config", bool, False, "print the options as YAML, fit for --config, and stop"),
+    Option("config", str, None, "a YAML file of options, or the name of a shipped recipe; options given here win"),
+    Option("print_config", bool, False, "print all options as YAML, as --config reads it, and stop"),
     Option("debug", bool, False, "show the traceback of an error"),
     Option("help", bool, False, "show this text"),
 ]
 
 
 def current_config() -> str | None:
-    """The options of the running verb as YAML, fit for `--config`; None when no command line is running."""
+    """The options of the running verb as YAML for `--config`; None when no command line is running."""
     return _config.get()
 
 
 def run_command(
     verbs: dict[str, Verb], arguments: list[str], before: Callable[[dict[str, Any]], None] | None = None
 ) -> int:
-    """Runs one command line; returns its exit code: 0 done; 1 the verb failed; 2 a mistake in the words, and
-    nothing was run; 130 interrupted; 141 whoever read the output has gone.
+    """Runs one command line and returns its exit code.
+
+    The codes are: 0 done; 1 the verb failed; 2 a mistake in the words, and nothing was run; 130 interrupted; 141 the
+    reader of the output has gone.
 
     Args:
-        before: called with the verb's keywords before the verb is; may raise UserError.
+        before: called with the verb's keywords before the verb itself; may raise UserError.
     """
     flags = FLAGS.intersection(arguments)
     words = [word for word in arguments if word not in FLAGS]
@@ -111,13 +113,13 @@ def run_command(
             raise UsageError(f"unknown verb {_shown(words[0])}{known}")
         else:
             print(_overview(verbs))
-        sys.stdout.flush()  # a closed pipe shows here; when Python flushes at its exit, nobody can catch it
+        sys.stdout.flush()  # raises here if the pipe is closed; when Python flushes at exit, nobody can catch it
         return 0 if words or flags else 2
     except KeyboardInterrupt:
         print(f"{name}: interrupted.", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at exit
         return 141
     except Exception as error:
         if "--debug" in flags:
@@ -158,7 +160,7 @@ def _run_verb(verb: Verb, given: Given, print_config: bool, before: Callable[[di
 
 
 def _recipe_lines(given: Given) -> str:
-    """Comments that say which recipes the options come from; a config.yaml of a run hands on its own."""
+    """Comments that name the recipes that the options come from; those in a run's config.yaml are passed on."""
     shipped = {str(path): name for name, path in shipped_recipes().items()}
     lines: dict[str, None] = {}
     for path in dict.fromkeys(origin.rpartition(": ")[0] for _, origin in given.values() if ": " in origin):
@@ -168,7 +170,7 @@ def _recipe_lines(given: Given) -> str:
 
 
 def _message(error: Exception, name: str) -> str:
-    """What users read of an error: their mistake as it was worded, how to need less memory, or a plea."""
+    """What users read of an error: a UserError's own text, how to use less memory, or how to report a bug."""
     if isinstance(error, UserError):
         return f"{error}\nSee {name} --help." if isinstance(error, UsageError) else str(error)
     what = f"{type(error).__name__}: {error}".splitlines()[0][:300]
@@ -180,18 +182,18 @@ def _message(error: Exception, name: str) -> str:
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         where = f" {error.filename}" if error.filename else ""
-        return f"the system refused{where}: {error.strerror}.\nSee that the disk has room, and who may write there."
+        return f"the system refused{where}: {error.strerror}.\nCheck the free disk space and the permissions there."
     return f"{what}\nThis is a bug or an unusual input; run again with --debug for the traceback."
 
 
 def _raised_by_us(error: Exception) -> bool:
-    """Whether the line that raised is the project's own: its ValueErrors are worded for users."""
+    """Whether the error was raised by a line of this project, whose ValueErrors are worded for users."""
     *_, last = traceback.walk_tb(error.__traceback__)
     return last[0].f_globals["__name__"].split(".")[0] in {"vit", "datamodules", "wiring", "cli", "__main__"}
 
 
 def verb_options(verb: Verb) -> list[Option]:
-    """What a verb takes, by its signature and docstrings; the options of a group are named `group.field`."""
+    """The options of a verb, from its signature and docstrings; those of a group are named `group.field`."""
     options = []
     hints, helps = get_type_hints(verb), _argument_helps(verb)
     for name, parameter in inspect.signature(verb).parameters.items():
@@ -216,11 +218,11 @@ def _argument_helps(documented: object) -> dict[str, str]:
 
 
 def _read_words(words: list[str], verb: Verb) -> Given:
-    """Sorts words, in any order, into options and positionals, and lays them over the recipes."""
+    """Sorts words, in any order, into options and positionals, which override the recipes."""
     for word in words:
         value = word.partition("=")[2] if word.startswith("--") else word
-        if re.search("[!:]", value):  # every tag and key has one; saves time on thousands of file names
-            with suppress(yaml.YAMLError):  # then the word is only text
+        if re.search("[!:]", value):  # every tag and key has one; this saves time on thousands of file names
+            with suppress(yaml.YAMLError):  # not YAML, so the word is only text
                 _refuse_code(value, f"{_shown(word)} (if that is a file, write ./ before it)")
     options = {option.name: option for option in verb_options(verb)}
     named = {option.label: option for option in [*options.values(), *COMMON] if not option.positional}
@@ -252,7 +254,7 @@ def _read_words(words: list[str], verb: Verb) -> Given:
 
 
 def _next_value(option: Option, queue: list[str]) -> str:
-    """The value of an option without `=`. A flag needs none, and takes a next word only if true or false."""
+    """The value of an option without `=`. A flag needs none, and takes the next word only if it is true or false."""
     if option.type is bool:
         return queue.pop(0) if queue and queue[0].lower() in ("true", "false") else "true"
     if not queue or queue[0].startswith("--"):
@@ -261,7 +263,7 @@ def _next_value(option: Option, queue: list[str]) -> str:
 
 
 def _suggestion(name: str, allowed: Collection[str]) -> str:
-    """The nearest name. `--lr` is meant to be `--optim.lr`: an equal last part counts before the whole."""
+    """A hint with the nearest name. An equal last part comes first, so that `--lr` suggests `--optim.lr`."""
     leaves = {_leaf(item): item for item in allowed}
     same = [item for item in allowed if _leaf(item) == _leaf(name)]
     parts = [leaves[leaf] for leaf in get_close_matches(_leaf(name), leaves, n=1)]
@@ -280,7 +282,7 @@ class _TextLoader(yaml.BaseLoader):
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.value in seen:
-                problem = f"the key {_shown(str(key.value))} is given twice or is no plain word"
+                problem = f"the key {_shown(str(key.value))} is given twice or is not a plain word"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
@@ -303,26 +305,26 @@ def _read_recipe(name: str, options: dict[str, Option]) -> Given:
         path = Path(name) if Path(name).is_file() else recipes.get(name)
         if path is None:
             known = f"{nearest(name, recipes)}\nThe recipes are: {', '.join(recipes)}"
-            raise UsageError(f"--config: no file or recipe {_shown(name)}{known}")
+            raise UsageError(f"--config: there is no file or recipe {_shown(name)}{known}")
         if path.stat().st_size > 1_000_000:
-            raise UsageError(f"{path} is larger than a megabyte: not a recipe")
+            raise UsageError(f"{path} is not a recipe: it is larger than a megabyte")
         text = path.read_text(encoding="utf-8")
         _refuse_code(text, str(path))
         tree = yaml.load(text, Loader=_TextLoader)
     except OSError as error:
         raise UsageError(f"can't read {_shown(name)}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise UsageError(f"{path} is no recipe: not text in UTF-8") from None
+        raise UsageError(f"{path} is not a recipe: it is not text in UTF-8") from None
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", "not YAML")
         raise UsageError(f"{path}{f', line {mark.line + 1}' if mark else ''}: {problem}") from None
     if not isinstance(tree, dict | None):
-        raise UsageError(f"{path} holds no options; lines such as `seed: 0` are wanted")
+        raise UsageError(f"{path} holds no options; it should have lines such as `seed: 0`")
     return dict(_flatten(tree or {}, options, path))
 
 
 def _flatten(tree: dict[Any, Any], options: dict[str, Option], path: Path) -> Iterator[tuple[str, Any]]:
-    """{"data": {"root": x}} becomes data.root: x. An empty group changes nothing."""
+    """Turns {"data": {"root": x}} into data.root: x. An empty group changes nothing."""
     groups = {name.partition(".")[0] for name in options if "." in name}
     for key, value in tree.items():
         if key in groups and isinstance(value, dict | None):
@@ -336,7 +338,7 @@ def _flatten(tree: dict[Any, Any], options: dict[str, Option], path: Path) -> It
 
 
 def _refuse_code(text: str, where: str) -> None:
-    """Refuses YAML that could name code, or exhaust its reader. Raises YAMLError for text that is no YAML."""
+    """Refuses YAML that could name code, or exhaust its reader. Raises YAMLError for text that is not YAML."""
     depth, anchor = 0, None
     for event in yaml.parse(text, Loader=yaml.BaseLoader):
         tag, value = getattr(event, "tag", None), getattr(event, "value", "")
@@ -356,7 +358,7 @@ def _refuse_code(text: str, where: str) -> None:
 
 
 def _typed(option: Option, value: Any, where: str) -> Any:
-    """The value in the type of its option."""
+    """The value, converted to the type of its option."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=option.type)
     if value is not None or NoneType in get_args(option.type):  # a lone None would pass as "not given"
@@ -385,7 +387,7 @@ def _shown(text: str) -> str:
 def _version() -> str:
     with suppress(PackageNotFoundError):
         return version("vitscope")
-    return "(not installed; run from its sources)"
+    return "(not installed, running from source)"
 
 
 def _overview(verbs: dict[str, Verb]) -> str:
@@ -420,8 +422,8 @@ def _option_row(option: Option) -> str:
 
 
 def _row(left: str, right: str) -> str:
-    """A name and its description side by side; the description starts a new line when the name is long, and a name
-    that is longer than a line goes on after a "|"."""
+    """A name and its description side by side; after a long name the description starts on a new line, and a name that
+    is longer than a line is wrapped after a "|"."""
     lines = textwrap.wrap(right, WIDTH - 30) or [""]
     names = textwrap.wrap(left.replace("|", "| "), WIDTH - 2, subsequent_indent="      ")
     left = "\n".join(names).replace("| ", "|")
@@ -430,7 +432,7 @@ def _row(left: str, right: str) -> str:
 
 
 def _paragraphs(verb: Verb) -> list[str]:
-    """The docstring above "Args:", wrapped so that a long example can be pasted into a shell."""
+    """The paragraphs of the docstring above "Args:", wrapped so that a long example can be pasted into a shell."""
     above = re.split(r"\nArgs:", inspect.getdoc(verb) or "")[0].strip()
     wrap = textwrap.TextWrapper(WIDTH - 6, break_long_words=False, break_on_hyphens=False).wrap
     breaks = {True: " \\\n    ", False: "\n"}

@@ -1,7 +1,7 @@
 """The groups of options that the verbs of the command line share.
 
-Plain values only, and nothing slow is imported: `vit --help` reads this file. Each field mirrors the keyword of
-the constructor that it reaches.
+Plain values only, and no slow imports: `vit --help` reads this file. Each field mirrors the keyword of the constructor
+that it is passed to.
 """
 
 import re
@@ -25,15 +25,15 @@ Method = Literal[
 
 
 def seconds(text: str) -> float:
-    """A length of time such as 90s, 10m or 1h30m.
+    """The seconds of a duration such as 90s, 10m or 1h30m.
 
     Raises:
-        UserError: when the text is none, or is no time at all.
+        UserError: when the text is not such a duration, or is zero.
     """
     found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
     hours, minutes, rest = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
     if not (hours or minutes or rest):
-        raise UserError(f"{text!r} is no length of time; write 90s, 10m or 1h30m.")
+        raise UserError(f"{text!r} is not a duration; write it as in 90s, 10m or 1h30m.")
     return 3600.0 * hours + 60.0 * minutes + rest
 
 
@@ -42,18 +42,18 @@ class DataOptions:
     """The photographs.
 
     Args:
-        root: a folder with train/, val/ (and test/), each with one folder a class; or one folder of class
-            folders, split by `val_fraction`; or a CSV or Parquet file with the columns path, label or labels, and
-            perhaps split, group, weight, for captions a CSV of image,caption[,split]; or birdscenes:demo,
+        root: a folder with train/, val/ (and test/), each with one folder per class; or a folder of class folders,
+            split by val_fraction; or a CSV or Parquet file with the columns path and label (or labels), and optionally
+            split, group and weight; for captions, a CSV with the columns image,caption[,split]; or birdscenes:demo or
             birdscenes:pretrain (generated scenes).
-        val_fraction: share of each class kept for validation, when the root has no val/.
-        batch_size: images a step.
-        num_workers: processes that read images; -1 picks the number of cores less one, at most 8.
+        val_fraction: share of each class kept for validation, 0 to 1, if the root has no val/.
+        batch_size: images per batch, in each process.
+        num_workers: processes that read images; -1 uses all cores but one, at most 8.
         strict: stop at the first unreadable image; otherwise it is skipped, counted and listed in skipped.csv.
-        cache: folder that keeps decoded photos, for data read many times; it changes no number.
-        cache_gb: most that the cache may hold, in 10^9 bytes.
-        train_scenes: scenes to learn from, for birdscenes.
-        val_scenes: scenes held out, for birdscenes.
+        cache: folder to keep decoded photos in, which makes reading them again faster; results stay the same.
+        cache_gb: maximum size of the cache in GB (10^9 bytes).
+        train_scenes: number of training scenes, for birdscenes.
+        val_scenes: number of validation scenes, for birdscenes.
     """
 
     root: str = ""
@@ -74,18 +74,19 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class TrainingDataOptions(DataOptions):
-    """The photographs to learn from, and how they are varied.
+    """The photographs to learn from, and how they are augmented.
 
     Args:
-        crop_scale: smallest share of the photo's area that a random training crop keeps; 1 keeps it whole.
-        hflip: chance of a left-right flip in training.
+        crop_scale: smallest share of the photo's area that a random training crop keeps, 0.01 to 1; 1 keeps the whole
+            photo.
+        hflip: probability of a horizontal flip in training.
         color_jitter: strength of brightness, contrast and saturation changes in training, 0 to 1.
-        auto_augment: a policy in place of color_jitter: rand-m9-n2, rand-m9-mstd0.5-inc1, auto, augmix or trivial, in
-            timm's vocabulary.
-        erase: chance of erasing a random rectangle in training.
-        erase_mode: what is put there: the mean colour, or random pixels.
-        balanced: an epoch has as many images of each class: those of small classes come several times.
-        confound: share of training scenes whose background is tied to the species, for birdscenes.
+        auto_augment: an augmentation policy to use instead of color_jitter: rand-m9-n2, rand-m9-mstd0.5-inc1, auto,
+            augmix or trivial; written as in timm.
+        erase: probability of erasing a random rectangle in training.
+        erase_mode: what an erased rectangle is filled with: the mean colour, or random pixels.
+        balanced: draw equally many images of each class per epoch, repeating those of small classes.
+        confound: share of the training scenes whose background depends on the species, for birdscenes.
     """
 
     crop_scale: float = 0.35
@@ -110,18 +111,22 @@ class ModelOptions:
 
     Args:
         pretrained: a checkpoint to start from: a file (.safetensors, .pth ...), a model folder, timm:NAME or hf:NAME.
-        variant: size when there is no checkpoint: pico, nano, tiny, small, base, large, huge or giant.
-        image_size: pixels, one number or [height, width]; default: the checkpoint's, or 224.
-        patch_size: pixels a side of a patch, when there is no checkpoint.
-        pool: what the head reads: class token, mean of the patches, or both.
-        pool_blocks: of how many of the last blocks the head reads that; default: the checkpoint's, or the last alone.
-        drop_path: rate of stochastic depth in the last block, rising from 0 in the first.
-        crop_pct: share of the shorter side that evaluation keeps, around the centre, such as 0.875: random crops make
-            objects look larger in training, and so does this. Default: the checkpoint's way, or the whole photo.
-        num_heads: attention heads, when the checkpoint does not say.
-        act: activation of the MLPs, when the checkpoint does not say.
-        norm_eps: epsilon of the norms, when the checkpoint does not say.
-        pos_interpolation: how positions are resized to another grid, when the checkpoint does not say.
+        variant: size of a new model, if there is no checkpoint: pico, nano, tiny, small, base, large, huge or giant.
+        image_size: size in pixels, one number or [height, width]; default: the checkpoint's, or 224.
+        patch_size: side of a patch in pixels, if there is no checkpoint.
+        pool: what the head reads: the class token, the mean of the patches, or both; default: the checkpoint's, or
+            class.
+        pool_blocks: number of last blocks whose pooled tokens the head reads side by side; default: the checkpoint's,
+            or 1.
+        drop_path: stochastic depth: probability of skipping the last block's branches in training; it rises linearly
+            from 0 in the first block.
+        crop_pct: share of the shorter side that the central crop of evaluation keeps, such as 0.875: random training
+            crops make objects look larger, and this crop does the same. Default: as the checkpoint says, or the whole
+            photo.
+        num_heads: attention heads, if the checkpoint does not say.
+        act: activation of the MLPs, if the checkpoint does not say.
+        norm_eps: epsilon of the norms, if the checkpoint does not say.
+        pos_interpolation: how positions are resized to another grid, if the checkpoint does not say.
     """
 
     pretrained: str | None = None
@@ -146,16 +151,16 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class DecoderOptions:
-    """The decoder that says captions, for --task caption; as wide as the encoder.
+    """The decoder that writes captions, for --task caption; as wide as the encoder.
 
     Args:
-        depth: blocks.
+        depth: number of blocks.
         num_heads: attention heads.
-        mlp_ratio: width of the blocks' MLPs, in widths of the tokens.
-        post_norm: norms after the residual sums, as in the first Transformer, not before the branches.
+        mlp_ratio: width of the blocks' MLPs, relative to the width of the tokens.
+        post_norm: put the norms after the residual sums, as in the original Transformer, not before the branches.
         vocabulary: a tokenizer.json of the tokenizers library, with [PAD], [UNK], [START] and [END]; default: the
-            checkpoint's where that is a captioner, or else one trained on the captions.
-        max_words: most tokens of a vocabulary that is trained.
+            checkpoint's if it is a captioner, otherwise one trained on the captions.
+        max_words: maximum number of tokens in a vocabulary trained on the captions.
     """
 
     depth: int = 3
@@ -174,15 +179,16 @@ class DecoderOptions:
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """How a captioner's sentences are made, word by word.
+    """How a captioner generates sentences, word by word.
 
     Args:
-        beams: sentences followed at a time; with 1 the likeliest next word is taken, or one is drawn.
-        length_penalty: of the beams' score, log p / length^penalty; above 0 favours longer sentences.
-        temperature: words are drawn by softmax(logits / temperature); 0 takes the likeliest.
-        top_k: only so many of the likeliest words may be drawn; 0 for all.
-        top_p: only the likeliest words that together have this probability may be drawn.
-        max_tokens: the longest sentence, its end counted; 0 for as long as the model can.
+        beams: sentences followed in parallel (beam search); with 1, the likeliest next word is taken, or one is
+            sampled.
+        length_penalty: penalty in the beams' score, log p / length^penalty; above 0 favours longer sentences.
+        temperature: words are sampled from softmax(logits / temperature); 0 takes the likeliest.
+        top_k: sample from this many of the likeliest words; 0 for all.
+        top_p: sample from the likeliest words that together have this probability.
+        max_tokens: maximum length of a sentence in tokens, including its end token; 0 for as long as the model can.
     """
 
     beams: int = 1
@@ -201,32 +207,36 @@ class DecodingOptions:
 
 @dataclass(frozen=True)
 class OptimOptions:
-    """How the weights move.
+    """Optimizer settings.
 
     Args:
-        name: the optimizer, one of timm's; adamw is torch's, fused. The others have their own defaults.
+        name: the optimizer: adamw (torch's, fused) or any of timm's; those keep timm's defaults.
         lr: peak learning rate.
-        scale_lr: scale lr with the images a step, linear or sqrt, from lr_base_size.
-        lr_base_size: images a step that lr is meant for, where it is scaled.
-        weight_decay: decay of matrices; biases, norms, positions and tokens are not decayed.
-        layer_decay: each block below the head learns this many times as fast as the one above it.
-        warmup_epochs: epochs of linear warm-up, counted in steps.
-        min_lr: learning rate at the end of the cosine, as a share of the peak.
-        label_smoothing: share of the target spread over all classes; of several labels an image, over yes and no.
-        class_weights: balanced weighs classes in the loss by how few images they have.
-        focal_gamma: focal loss, which heeds less what is told well already, such as 2; 0 for cross-entropy.
-        clip_grad: largest norm of the gradient; 0 for no limit.
+        scale_lr: scale lr with the number of images per step relative to lr_base_size: linearly, or with its square
+            root.
+        lr_base_size: images per step that lr is meant for, if it is scaled.
+        weight_decay: weight decay of matrices; biases, norms, positions and tokens are not decayed.
+        layer_decay: factor on the learning rate from each block to the one below it; 1 for the same everywhere.
+        warmup_epochs: epochs of linear warm-up; fractions are allowed.
+        min_lr: learning rate at the end of the cosine schedule, as a share of the peak.
+        label_smoothing: share of the target that is spread over all classes; with several labels per image, over yes
+            and no of each label.
+        class_weights: balanced gives rare classes a larger weight in the loss.
+        focal_gamma: gamma of the focal loss, such as 2, which gives well-classified images less weight; 0 for
+            cross-entropy.
+        clip_grad: maximum norm of the gradient; 0 for no limit.
         beta2: decay of AdamW's second moment.
-        ema: decay of the moving average of the weights, such as 0.9998, which is then validated and kept; 0 for none.
+        ema: decay of a moving average of the weights, such as 0.9998, which is then validated and saved in place of the
+            weights; 0 for none.
         mixup: alpha of mixup, such as 0.8; 0 for none.
-        cutmix: alpha of cutmix, such as 1; with mixup, each is done as often; 0 for none.
+        cutmix: alpha of cutmix, such as 1; 0 for none. With mixup as well, either is used with equal probability.
         mix_prob: share of the batches that are mixed.
-        head_init: what a new head begins as: random weights, or a linear probe of the features as they are, for which
-            each training image is read once more.
-        trained: what learns: all; head (a linear probe: each image is read once); blocks:K (the last K blocks and the
-            head); or lora (the head, and low-rank matrices beside those of all blocks).
-        lora_rank: rank of these.
-        lora_alpha: they count lora_alpha / lora_rank times.
+        head_init: start of a new head: random weights, or a linear probe of the features, which reads up to 10,000
+            training images once beforehand.
+        trained: what is trained: all; head (a linear probe, which reads each image only once); blocks:K (the last K
+            blocks and the head); or lora (the head, and low-rank updates of the matrices in all blocks).
+        lora_rank: rank of LoRA's matrices.
+        lora_alpha: LoRA's update is scaled by lora_alpha / lora_rank.
     """
 
     name: str = "adamw"
@@ -253,7 +263,7 @@ class OptimOptions:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"all|head|lora|blocks:[1-9]\d*", self.trained):
-            raise UserError(f"--optim.trained is {self.trained}; allowed are all, head, lora, and blocks:2 or so.")
+            raise UserError(f"--optim.trained is {self.trained}; allowed are all, head, lora and blocks:K (blocks:2)")
         check_range("optim.lr_base_size", self.lr_base_size, 1)
         check_range("optim.lora_rank", self.lora_rank, 1)
         check_range("optim.ema", self.ema, 0, 0.999999)
@@ -272,7 +282,7 @@ class OptimOptions:
             check_range(f"optim.{name}", getattr(self, name), 0, 1)
 
     def movement(self) -> dict[str, Any]:
-        """What every task takes of it."""
+        """The settings that every task takes."""
         names = (
             "name", "lr", "scale_lr", "lr_base_size", "weight_decay", "layer_decay", "warmup_epochs", "min_lr", "beta2",
             "ema",
@@ -280,30 +290,31 @@ class OptimOptions:
         return {name: getattr(self, name) for name in names}
 
     def classification(self) -> dict[str, Any]:
-        """What the task of classification takes of it, alone."""
+        """The settings that only classification takes."""
         names = ("label_smoothing", "focal_gamma", "mixup", "cutmix", "mix_prob", "trained", "lora_rank", "lora_alpha")
         return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
 class TrainerOptions:
-    """The length and the arithmetic of the run.
+    """The length and the precision of the run.
 
     Args:
         max_epochs: passes over the training images.
-        max_time: length of the run as a time, in place of max_epochs, such as 90s, 10m or 1h30m; the learning rate
-            comes down as the time goes by.
-        patience: end the run after so many epochs that were no better than the best one; 0 never does.
-        precision: auto takes bf16 where the processor has it in hardware, else fp32.
-        accumulate: batches whose gradients are added up before a step.
-        activation_checkpointing: keep less of the forward pass, and compute it again for the gradient: slower, with
+        max_time: length of the run as a duration such as 90s, 10m or 1h30m, instead of max_epochs; the learning rate
+            then falls with the time spent.
+        patience: stop after this many epochs without improvement; 0 never stops early.
+        precision: auto uses bf16 where the hardware computes it faster, otherwise fp32.
+        accumulate: batches whose gradients are summed up for one step.
+        activation_checkpointing: recompute activations for the gradient instead of keeping them: slower, but leaves
             room for larger batches.
-        compile: compile the model by torch.compile, which takes a minute at the start.
-        checkpoint_minutes: at most so much work is done again when the run is killed and resumed.
-        devices: processes on each machine, one a GPU; each takes batches of data.batch_size of its own.
-        num_nodes: machines; torchrun or srun starts the processes then.
-        strategy: how the processes work together; auto takes ddp where there are several.
-        skip_bad_steps: steps in a row that are left out when their loss or gradient is not finite; one more ends it.
+        compile: compile the model with torch.compile, which takes about a minute at the start.
+        checkpoint_minutes: minutes between checkpoints; a run that is killed and resumed repeats at most this much
+            work.
+        devices: processes per machine, one per GPU; each of them takes its own batches of data.batch_size.
+        num_nodes: number of machines; with more than one, start the processes with torchrun or srun.
+        strategy: how the processes work together; auto uses ddp if there are several.
+        skip_bad_steps: skip up to this many steps in a row whose loss or gradient is not finite; one more ends the run.
     """
 
     max_epochs: int = 10
@@ -336,10 +347,10 @@ class PretrainOptions:
     """What is hidden from the encoder, for --task pretrain.
 
     Args:
-        recipe: mae (the encoder sees the visible patches alone) or simmim (mask tokens stand for the hidden ones).
-        mask_ratio: share of the patches that are hidden; default: the paper's, 0.75 of mae and 0.6 of simmim.
-        cell: patches a side of the squares that are hidden as one, for simmim.
-        pictures_every: epochs from one picture of reconstructions to the next.
+        recipe: mae (the encoder sees only the visible patches) or simmim (mask tokens replace the hidden ones).
+        mask_ratio: share of the patches that are hidden, 0 to 1; default: the paper's, 0.75 for mae and 0.6 for simmim.
+        cell: side, in patches, of the squares that are hidden as a whole, for simmim.
+        pictures_every: draw a picture of reconstructions every this many epochs.
     """
 
     recipe: Literal["mae", "simmim"] = "mae"
@@ -359,9 +370,9 @@ class RolloutOptions:
     """Settings of attention rollout; the defaults are those of Abnar & Zuidema 2020.
 
     Args:
-        head_fusion: how a block's heads become one map.
-        discard_ratio: share of each image's fused map, its lowest entries, that is set to zero, 0 to below 1.
-        residual: weight of attention against the identity, 0 to 1.
+        head_fusion: how the attention maps of a block's heads are combined.
+        discard_ratio: share of the entries of each fused map, the lowest ones, that is set to zero, 0 to 0.999.
+        residual: weight of the attention against the identity (the residual connection), 0 to 1.
     """
 
     head_fusion: Literal["mean", "max", "min"] = "mean"

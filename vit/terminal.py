@@ -1,4 +1,4 @@
-"""What the verbs tell at the terminal: results on the output stream, all else on the error stream."""
+"""What the verbs print at the terminal: results to stdout, everything else to stderr."""
 
 import csv
 import sys
@@ -12,13 +12,13 @@ T = TypeVar("T")
 
 
 def say(*lines: str) -> None:
-    """Tells the user, on the error stream: the output stream is for results. Of several processes the first does."""
+    """Prints lines to stderr, because stdout is for results. With several processes only the first prints."""
     for line in lines if is_first_process() else ():
         print(line, file=sys.stderr)
 
 
 def tell_skipped(skipped: dict[str, str], folder: Path) -> None:
-    """Counts the images that could not be read, and lists them in skipped.csv; an earlier list goes."""
+    """Lists the images that could not be read in skipped.csv, and prints how many; an earlier list is removed."""
     path = folder / "skipped.csv"
     if not is_first_process():
         return
@@ -33,7 +33,7 @@ def tell_skipped(skipped: dict[str, str], folder: Path) -> None:
 
 
 def progress(items: Iterable[T], what: str, total: int, advance: Callable[[T], int]) -> Iterator[T]:
-    """The items, with a progress bar on the error stream. `advance` tells the images of an item."""
+    """The items, with a progress bar on stderr. `advance` returns the number of images in an item."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -54,13 +54,13 @@ def progress(items: Iterable[T], what: str, total: int, advance: Callable[[T], i
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Results in words, on the output stream."""
+    """Prints results in words to stdout."""
     for line in lines:
         print(line)
 
 
 def print_facts(rows: Iterable[tuple[str, str]]) -> None:
-    """A table of subjects and what there is to say of them; a line each where no terminal sets the width."""
+    """Prints a table of (subject, text) to stdout; one line per row if stdout is not a terminal."""
     from rich.console import Console
     from rich.table import Table
 
@@ -79,7 +79,7 @@ def print_facts(rows: Iterable[tuple[str, str]]) -> None:
 
 
 def print_classes(per_class: dict[str, dict[str, float]]) -> None:
-    """A table of the classes on the output stream."""
+    """Prints a table of the classes to stdout."""
     width = max(len(label) for label in per_class)
     print(f"{'':{width}}  images  precision  recall")
     for label, row in per_class.items():
@@ -87,7 +87,7 @@ def print_classes(per_class: dict[str, dict[str, float]]) -> None:
 
 
 def print_tables(tables: Iterable[tuple[str, Sequence[str], Sequence[Sequence[str]]]]) -> None:
-    """Tables, (title, columns, rows) each, on the output stream. Of several processes the first prints them."""
+    """Prints tables, (title, columns, rows) each, to stdout. With several processes only the first prints."""
     if not is_first_process():
         return
     from rich.console import Console
@@ -95,7 +95,7 @@ def print_tables(tables: Iterable[tuple[str, Sequence[str], Sequence[Sequence[st
 
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
-        console.width = 120  # a file has no width that would have to be kept
+        console.width = 120  # a file has no width of its own
     for title, columns, rows in tables:
         table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
         for number, column in enumerate(columns):
@@ -108,10 +108,10 @@ def print_tables(tables: Iterable[tuple[str, Sequence[str], Sequence[Sequence[st
 
 
 def print_problems(rows: Iterable[tuple[str, str, int, str]]) -> None:
-    """A table of (severity, problem, how many, what to do) on the output stream."""
+    """Prints a table of (severity, problem, how many, what to do) to stdout."""
     rows = list(rows)
     if not rows:
-        print("nothing was found to be wrong")
+        print("no problems found")
         return
     from rich.console import Console
     from rich.table import Table
@@ -126,5 +126,5 @@ def print_problems(rows: Iterable[tuple[str, str, int, str]]) -> None:
         table.add_row(severity, problem, f"{count:,}", advice, style=colours[severity])
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
-        console.width = 120  # a file has no width that would have to be kept
+        console.width = 120  # a file has no width of its own
     console.print(table)

@@ -1,4 +1,4 @@
-"""What the verbs do with a captioner: evaluate and predict."""
+"""The verbs evaluate and predict for a captioner."""
 
 from __future__ import annotations
 
@@ -33,7 +33,12 @@ def evaluate_captioner(
     device: Device,
     overwrite: bool,
 ) -> None:
-    """`vit evaluate` of a captioner; see there."""
+    """`vit evaluate` for a captioner; see `cli.evaluate`.
+
+    Raises:
+        UserError: several processes, a model, data or decoding options that can't be used, captions longer than the
+            model can write, or an output folder that can't be written to.
+    """
     from vit import processes
     from vit.checkpoints.captioner import load_captioner
     from vit.inference import choose_device
@@ -54,7 +59,7 @@ def evaluate_captioner(
     metrics = write_caption_evaluation(found, folder)
     tell_skipped(found.skipped, folder)
     for name in ("loss", "perplexity", "exact_match", "words_right", "bleu", "cider"):
-        told = "needs the package pycocoevalcap" if metrics[name] is None else f"{metrics[name]:.4f}"
+        told = "needs pycocoevalcap: pip install '.[captions]'" if metrics[name] is None else f"{metrics[name]:.4f}"
         print(f"{name:18} {told}")
     print(f"{'images':18} {metrics['images']}  ({metrics['skipped']} skipped)")
     say(f"written to {folder}: metrics.json, captions.csv")
@@ -75,7 +80,12 @@ def predict_captions(
     overwrite: bool,
     seed: int,
 ) -> None:
-    """`vit predict` of a captioner; see there."""
+    """`vit predict` for a captioner; see `cli.predict`.
+
+    Raises:
+        UserError: several processes, options or a model that can't be used, an output file that may not be written, or
+            images of which none can be read.
+    """
     from datamodules.image_files import list_images
     from datamodules.reading import printable
     from vit import processes
@@ -97,7 +107,7 @@ def predict_captions(
     names = [printable(file.relative) for file in files]
     make_folder(path.parent)
     skipped = write_captions(found, names, vocabulary.decode, path)
-    if skipped:  # otherwise a list that is there is of other images
+    if skipped:  # otherwise an existing skipped.csv is about other images
         tell_skipped(skipped, path.parent)
     if len(skipped) == len(files):
         raise none_read(f"{len(files)} images", skipped)
@@ -105,52 +115,60 @@ def predict_captions(
 
 
 def claim_file(out: str, *, overwrite: bool) -> Path:
-    """A file that may be written, or UserError."""
+    """The path of an output file.
+
+    Raises:
+        UserError: when it exists and may not be overwritten.
+    """
     path = Path(out)
     if path.exists() and not path.is_file():
-        raise UserError(f"{path} is no file that could be written over.\nGive the name of a CSV.")
+        raise UserError(f"{path} is not a regular file, so it can't be overwritten.\nGive the name of a CSV.")
     if path.exists() and not overwrite:
-        raise UserError(f"{path} is there already.\nGive another name, or --overwrite.")
+        raise UserError(f"{path} already exists.\nGive another name, or --overwrite.")
     return path
 
 
 def vocabulary_of(network: Captioner, source: str) -> Vocabulary:
-    """The words of a captioner.
+    """The vocabulary of a captioner.
 
     Raises:
-        UserError: when its tokenizer is none, or not the one that its decoder was made for.
+        UserError: when its tokenizer is invalid, or not the one that its decoder was made for.
     """
     from datamodules.vocabulary import Vocabulary
 
     words = Vocabulary.from_json(network.tokenizer)
     ids = (words.start, words.end, words.pad)
     if len(words) != network.decoder.head.out_features or ids != (network.start, network.end, network.pad):
-        raise UserError(f"The tokenizer.json of {source} is not that of its decoder.\nCopy the model folder again.")
+        raise UserError(f"The tokenizer.json of {source} does not match its decoder.\nCopy the model folder again.")
     return words
 
 
 def spaced(vocabulary: Vocabulary) -> Callable[[Sequence[int]], str]:
-    """Reads ids as words apart by spaces, as the metrics of texts take them."""
+    """Converts ids to words separated by spaces, as the text metrics take them."""
     return lambda ids: " ".join(vocabulary.words(ids))
 
 
 def generation(decoding: DecodingOptions, network: Captioner) -> GenerationOptions:
-    """How the model generates, as the options say."""
+    """The generation options of the command line, in the form that the model takes.
+
+    Raises:
+        UserError: when the sentences are longer than the model can write, or the options contradict each other.
+    """
     from vit.models.generation import GenerationOptions
 
     longest = network.decoder.max_tokens
     if decoding.max_tokens > longest:
-        raise UserError(f"--decoding.max_tokens is {decoding.max_tokens}; this model can say up to {longest}.")
+        raise UserError(f"--decoding.max_tokens is {decoding.max_tokens}; this model can write up to {longest}.")
     try:
         return GenerationOptions(**asdict(replace(decoding, max_tokens=decoding.max_tokens or longest)))
     except ValueError as error:
-        raise UserError(f"--decoding does not fit together: {error}.") from None
+        raise UserError(f"The --decoding.* options contradict each other: {error}.") from None
 
 
 def refuse_longer(longest: int, network: Captioner, root: str) -> None:
-    """Raises UserError for captions that the model has no places for."""
+    """Raises UserError for captions that are longer than the model can write."""
     if longest - 1 > network.decoder.max_tokens:
         raise UserError(
-            f"{root} has a caption of {longest - 2} words; this model can say {network.decoder.max_tokens - 1}.\n"
+            f"{root} has a caption of {longest - 2} words; this model can write {network.decoder.max_tokens - 1}.\n"
             "Shorten it, or train a model on such captions."
         )

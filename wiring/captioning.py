@@ -1,4 +1,4 @@
-"""Captioning: data with captions, a captioner as the options describe it, and its run."""
+"""Captioning: data with captions, the captioner that the options describe, and its run."""
 
 from __future__ import annotations
 
@@ -36,14 +36,18 @@ def train_captioner(
     decoder: DecoderOptions,
     options: RunOptions,
 ) -> FitResult:
-    """One run of captioning, into its folder; tells how it went."""
+    """Trains a captioner into the run folder, and prints how it went.
+
+    Raises:
+        UserError: for options, a model or data that can't be used, or when the run fails.
+    """
     from vit.training.captioning import CaptioningTask
 
     refuse_classification(data, optim, takes="label_smoothing")
     check_run(options, trainer, model.pretrained)
     network, module, report = build_captioner(data, model, decoder, options.seed, options.limit)
     if not module.length("val"):
-        raise UserError(f"{data.root} has one image, and none is left for validation.\nGive two or more.")
+        raise UserError(f"{data.root} has only one image, so none is left for validation.\nGive two or more.")
     open_run(options)
     say(*report)
     task = CaptioningTask(
@@ -61,8 +65,13 @@ def train_captioner(
 def build_captioner(
     data: TrainingDataOptions, model: ModelOptions, decoder: DecoderOptions, seed: int, limit: int | None
 ) -> tuple[Captioner, Any, list[str]]:
-    """The captioner that the options describe, its data, and what to tell of them: a captioner's checkpoint as it is,
-    or the encoder of any other with a new decoder."""
+    """(The captioner, its data, lines to print): a captioner's checkpoint as it is, or the encoder of any other model
+    with a new decoder.
+
+    Raises:
+        UserError: for options that contradict a captioner's checkpoint, a vocabulary, data or a checkpoint that can't
+            be used, or heads that do not divide the decoder's width.
+    """
     import torch
 
     from datamodules.vocabulary import Vocabulary
@@ -73,14 +82,17 @@ def build_captioner(
     words = None if decoder.vocabulary is None else Vocabulary.read(decoder.vocabulary)
     if model.pretrained and is_captioner(model.pretrained):
         if words is not None or pair(model.image_size, "model.image_size") is not None or model.crop_pct is not None:
-            raise UserError(f"{model.pretrained} is a captioner: it keeps its own vocabulary, image size and crop.")
+            raise UserError(
+                f"{model.pretrained} is a captioner: it keeps its own vocabulary, image size and crop.\n"
+                "Leave out --decoder.vocabulary, --model.image_size and --model.crop_pct."
+            )
         known = load_captioner(model.pretrained)
         module = caption_data(data, known.preprocessing, Vocabulary.from_json(known.tokenizer), seed=seed, limit=limit)
         return known, module, [f"{model.pretrained}: a captioner of {len(module.vocabulary)} words"]
     network, report = build_model(model, seed)
     if data.root.startswith("birdscenes:"):  # what a caption names must not be cropped away
         if model.crop_pct is not None:
-            raise UserError("--model.crop_pct is for photographs: captions of generated scenes name all of a scene.")
+            raise UserError("--model.crop_pct is for photographs: captions of generated scenes describe whole scenes.")
         network.preprocessing = replace(network.preprocessing, resize_mode="squash", crop_pct=1.0)
     module = caption_data(data, network.preprocessing, words, seed=seed, max_words=decoder.max_words, limit=limit)
     words = module.vocabulary
@@ -91,7 +103,7 @@ def build_captioner(
             mlp_ratio=decoder.mlp_ratio, post_norm=decoder.post_norm,
         )  # fmt: skip
     except ValueError as error:
-        raise UserError(f"--decoder.num_heads does not fit: {error}.") from None
+        raise UserError(f"The --decoder.* options don't fit the encoder: {error}.") from None
     captioner = Captioner(
         network.encoder, speaker, start=words.start, end=words.end, pad=words.pad, tokenizer=words.json,
         preprocessing=network.preprocessing,
@@ -108,9 +120,15 @@ def caption_data(
     max_words: int = 8192,
     limit: int | None = None,
 ) -> Any:
-    """The data module of `--data.root` for captions, prepared for a model; with a limit, of so many images a split.
+    """The data module of `--data.root` for captions, preprocessed as a model needs it.
 
-    The vocabulary is of all captions in any case.
+    Args:
+        vocabulary: None makes one from all captions, whatever the limit.
+        max_words: maximum size of a vocabulary made here.
+        limit: maximum number of images per split; None for all.
+
+    Raises:
+        UserError: for a root that is missing or can't be used, a negative seed, or --data.confound.
     """
     from datamodules.captioned_scenes import BirdSceneCaptions
     from datamodules.captions_csv import CaptionsCsv
@@ -137,7 +155,7 @@ def caption_data(
         module = BirdSceneCaptions(root.removeprefix("birdscenes:"), **scenes, **keywords)
     else:
         if keywords.get("hflip"):
-            say("note: captions that say left or right are wrong of mirrored photos; --data.hflip 0 mirrors none")
+            say("note: captions that say left or right are wrong for mirrored photos; --data.hflip 0 mirrors none")
         keywords |= {
             "interpolation": prepared.interpolation,
             "resize_mode": prepared.resize_mode,

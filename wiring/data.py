@@ -1,4 +1,4 @@
-"""Data as the options describe it, prepared for a model, and what is told of it."""
+"""The data that the options describe, preprocessed as a model needs it, and facts about it."""
 
 from __future__ import annotations
 
@@ -28,10 +28,17 @@ def data_module(
     limit: int | None = None,
     fold: tuple[int, int] | None = None,
 ) -> Any:
-    """The data module of `--data.root`, prepared for the model; with a limit, of at most so many images a split; with
-    a fold (which of how many), validating that part of all.
+    """The data module of `--data.root`, preprocessed as the model needs it.
 
-    Not labelled, folders count for nothing.
+    If `labelled` is False, folder names are ignored.
+
+    Args:
+        labels: the classes, in order; None takes those of the data.
+        limit: maximum number of images per split; None for all.
+        fold: (number from 1, number of folds): validate on this part of the train and val images.
+
+    Raises:
+        UserError: for a root that is missing or can't be used, a negative seed, or options that don't fit the data.
     """
     module = whole_data_module(options, model, seed=seed, labels=labels, labelled=labelled)
     if fold is not None:
@@ -44,7 +51,7 @@ def data_module(
 def whole_data_module(
     options: DataOptions, model: Classifier, *, seed: int, labels: tuple[str, ...] | None, labelled: bool
 ) -> Any:
-    """The data module with all its images."""
+    """As `data_module`, with all images. Raises UserError as it does."""
     from datamodules.birdscenes import BirdScenes
     from datamodules.image_folder import ImageFolder
     from datamodules.unlabelled import UnlabelledFolder
@@ -69,7 +76,7 @@ def whole_data_module(
             keywords.pop(unused, None)
         return BirdScenes(root.removeprefix("birdscenes:"), **scenes, labels=labels, **keywords)
     if scenes.get("confound"):
-        raise UserError("--data.confound is for generated scenes: --data.root birdscenes:demo.\nLeave it out.")
+        raise UserError("--data.confound only works with generated scenes (birdscenes:demo).\nLeave it out.")
     if labelled:
         return ImageFolder(root, labels=labels, **keywords)
     keywords.pop("balanced", None)
@@ -77,13 +84,13 @@ def whole_data_module(
 
 
 def check_reading(batch_size: int, num_workers: int) -> None:
-    """Raises UserError for batches or reading processes that can't be."""
+    """Raises UserError for an invalid batch size or number of reading processes."""
     check_range("batch_size", batch_size, 1)
     check_range("num_workers", num_workers, -1)
 
 
 def image_files(files: list[ImageFile], prepared: Preprocessing, *, photo_side: int | None = None) -> ImageFiles:
-    """The data set of listed photographs, prepared for a model."""
+    """The data set of listed photographs, preprocessed as a model needs them."""
     from datamodules.image_files import ImageFiles
 
     keywords = asdict(prepared)
@@ -92,7 +99,7 @@ def image_files(files: list[ImageFile], prepared: Preprocessing, *, photo_side: 
 
 
 def describe_data(options: DataOptions, module: Any, start: str | None) -> Training:
-    """What a model card tells of the data and of the checkpoint that a run begins with; no path of this machine."""
+    """What a model card says about a run's data and its starting checkpoint, without paths of this machine."""
     from vit.checkpoints.card import Training
 
     name = options.root if options.root.startswith("birdscenes:") else Path(options.root).absolute().name
@@ -105,7 +112,7 @@ def describe_data(options: DataOptions, module: Any, start: str | None) -> Train
 def run_estimate(
     found: Diagnosis, network: Classifier, batch_size: int, max_epochs: int, num_workers: int, device: torch.device
 ) -> list[str]:
-    """What training on the checked data would take, in words."""
+    """Lines to print about the time and memory that training on the checked data would take."""
     from datamodules.doctor.speed import reading_rate
     from datamodules.sampling import reading_processes
     from vit.training.estimate import estimate_training
@@ -118,13 +125,13 @@ def run_estimate(
     step = estimate_training(network, batch_size, device=device)
     processes = reading_processes(num_workers)
     rate = min(reading * max(processes, 1), step.images_per_second)
-    if not processes:  # then one process reads and learns by turns
+    if not processes:  # then one process reads and trains in turn
         rate = 1 / (1 / reading + 1 / step.images_per_second)
     minutes = max(1, max_epochs * found.split_counts.get("train", 0) / rate / 60)
     height, width = prepared.image_size
     return [
-        f"training at {height} x {width} px: reading {reading:.0f} images/s a process, "
-        f"the model {step.images_per_second:.1f} images/s on {device.type} (measured on a few)",
+        f"training at {height} x {width} px: reading {reading:.0f} images/s per process, "
+        f"the model {step.images_per_second:.1f} images/s on {device.type} (measured on a few images)",
         f"{max_epochs} epochs: about {minutes:.0f} minutes and {step.memory(batch_size) / 2**30:.1f} GiB at batch size "
-        f"{batch_size}, fp32, validation and the program itself not counted",
+        f"{batch_size}, fp32, not counting validation and the program itself",
     ]

@@ -1,4 +1,4 @@
-"""An export of maps: what it must know before it begins (methods, targets, names), and the export itself."""
+"""An export of maps: what must be known before it starts (methods, targets, names), and the export itself."""
 
 from __future__ import annotations
 
@@ -23,23 +23,30 @@ if TYPE_CHECKING:
     from vit.saliency.export import ExportOptions, Photograph
     from vit.saliency.targets import Target
 
-LONGEST_NAME = 255  # bytes, of most file systems
-LONGEST_END = ".top10000.full.map.png"  # what an export may add to a stem; the names of `atomic_write` are shorter
+LONGEST_NAME = 255  # bytes that most file systems allow
+LONGEST_END = ".top10000.full.map.png"  # what an export may add to a stem; `atomic_write` adds less
 
 
 def refuse_others(verb: Callable[..., None], given: Mapping[str, Any], taken: set[str], what: str) -> None:
-    """Raises UserError for options of a verb that were given, but are nothing to what it is to do."""
+    """Raises UserError for options that were given to a verb, but have no effect on what it is going to do.
+
+    Args:
+        given: the arguments of the verb, by name.
+        taken: the names of those that have an effect.
+        what: what the verb works on, such as "a captioner".
+    """
     import inspect
 
     defaults = {name: parameter.default for name, parameter in inspect.signature(verb).parameters.items()}
     others = [f"--{name}" for name, value in given.items() if name not in taken and value != defaults[name]]
     if others:
         options = ", ".join(f"--{name}" for name in defaults if name in taken - {"model", "images", "task"})
-        raise UserError(f"{', '.join(others)} means nothing to {what}.\nIt takes {options}.")
+        have = "has" if len(others) == 1 else "have"
+        raise UserError(f"{', '.join(others)} {have} no effect with {what}.\nThese have: {options}.")
 
 
 def check_serves(method: str, model: Classifier, source: str) -> None:
-    """Raises UserError for a method that can't explain the model."""
+    """Raises UserError when the method can't explain the model."""
     from vit.saliency import methods
 
     try:
@@ -49,24 +56,29 @@ def check_serves(method: str, model: Classifier, source: str) -> None:
 
 
 def check_method(method: Method, model: Classifier, source: str, start_block: int, rollout: RolloutOptions) -> None:
-    """Raises UserError for a method that can't explain the model, or that has no such settings."""
+    """Raises UserError when the method can't explain the model, or the given settings have no effect on it."""
     import inspect
 
     from vit.saliency.methods import METHODS
 
     check_serves(method, model, source)
     if rollout != RolloutOptions() and method != "rollout":
-        raise UserError(f"The settings --rollout.* are for --method rollout, not for {method}.")
+        raise UserError(f"The --rollout.* options have no effect with --method {method}; they apply to rollout.")
     last_block = len(model.encoder.blocks) - 1
     if not 0 <= start_block <= last_block:
         raise UserError(f"--start_block is {start_block}; the model has blocks 0 to {last_block}.")
     takes = [name for name, found in METHODS.items() if "start_block" in inspect.signature(found.maps).parameters]
     if start_block and method not in takes:
-        raise UserError(f"--start_block is nothing to {method}; it is for --method {', '.join(takes)}.")
+        raise UserError(f"--start_block has no effect with --method {method}; it applies to {', '.join(takes)}.")
 
 
 def chosen_target(text: str, method: Method, model: Classifier) -> Target:
-    """What `--target` says, of a method that knows classes."""
+    """The target that `--target` names.
+
+    Raises:
+        UserError: for a target that the model does not have, or a target other than "predicted" for a method whose
+            maps don't depend on a class.
+    """
     from vit.saliency.methods import METHODS
     from vit.saliency.targets import Target, parse_target
 
@@ -76,13 +88,13 @@ def chosen_target(text: str, method: Method, model: Classifier) -> Target:
         return Target(topk=1)
     knowing = [name for name, found in METHODS.items() if found.needs_class]
     raise UserError(
-        f"--target is {text!r}, but --method {method} knows no class: its maps are the same for all.\n"
-        f"Of a class are the maps of: {', '.join(knowing)}."
+        f"--target is {text!r}, but the maps of --method {method} are the same for all classes.\n"
+        f"Methods that explain a class: {', '.join(knowing)}."
     )
 
 
 def export_names(files: list[ImageFile], model: Classifier) -> list[Photograph]:
-    """How the photographs of an export are called, where their maps go, and what they are known to show."""
+    """The photographs of an export: their names, where their maps go, and their true classes where known."""
     from datamodules.reading import printable
     from vit.saliency.export import Photograph
 
@@ -94,9 +106,9 @@ def export_names(files: list[ImageFile], model: Classifier) -> list[Photograph]:
 
 
 def output_stems(files: list[ImageFile]) -> list[Path]:
-    """The stems of photographs' maps. A photograph keeps its suffix where its stem would be taken for the files of
-    another, or of the export itself: contact_sheet.png, NAME.full.npy, NAME.map.png, NAME.top1.npy. One that leaves
-    no room for the ends of these names is cut short."""
+    """The stems of the photographs' maps. A photograph keeps its suffix if its stem could be confused with the files of
+    another photograph or of the export itself: contact_sheet.png, NAME.full.npy, NAME.map.png, NAME.top1.npy. A stem
+    that leaves no room for these endings is shortened."""
     from datamodules.image_files import unique_stems
 
     own = re.compile(r"contact_sheet|.*\.(full|map|top[0-9]+)", re.DOTALL)
@@ -108,8 +120,8 @@ def output_stems(files: list[ImageFile]) -> list[Path]:
 
 
 def _with_room(stem: Path, file: ImageFile) -> Path:
-    """The stem, its name cut between two characters where an end would make it longer than a file's name may be, and
-    then told from others by its photograph's path."""
+    """The stem; if its name plus an ending would be longer than a file name may be, the name is cut between two
+    characters, and a digest of the photograph's path keeps it unique."""
     room = LONGEST_NAME - len(LONGEST_END)
     name = stem.name
     if len(os.fsencode(name)) <= room:
@@ -121,7 +133,7 @@ def _with_room(stem: Path, file: ImageFile) -> Path:
 
 
 def refuse_images_within(out: Path, files: list[ImageFile]) -> None:
-    """Raises UserError when photographs lie in the output folder: maps could overwrite them, or be explained next."""
+    """Raises UserError when photographs are in the output folder: maps could overwrite them, or be explained next."""
     if not out.is_dir():
         return
     home = out.resolve()
@@ -130,24 +142,24 @@ def refuse_images_within(out: Path, files: list[ImageFile]) -> None:
     if within:
         raise UserError(
             f"The output folder {out} holds {len(within)} of the images to explain, such as {within[0].relative}.\n"
-            "Give a folder beside them, or name the images without those in it."
+            "Give another output folder, or name the images without those in it."
         )
 
 
 def remove_summaries(folder: Path) -> None:
-    """Removes what tells of all maps of an export, so that a new one in its folder is never taken for the older."""
+    """Removes the summaries of an earlier export, so that they are never taken for those of a new one."""
     for name in ("index.csv", "contact_sheet.png", "gallery.html"):
         (folder / name).unlink(missing_ok=True)
 
 
 def _refuse_other_scores(table: str | None, scores: Mapping[str, float], photographs: list[Photograph]) -> None:
-    """Raises UserError when the table of `--scores` is of none of the photographs."""
+    """Raises UserError when the table of `--scores` contains none of the photographs."""
     if table is None or any(each.name in scores for each in photographs):
         return
     name = photographs[0].name
     raise UserError(
-        f"{table} has no score of any of the {len(photographs)} images, such as {name!r}{nearest(name, scores)}.\n"
-        "Its column `image` must have them by the same path: give the scores.csv of vit score on the same images."
+        f"{table} has no scores for any of the {len(photographs)} images, such as {name!r}{nearest(name, scores)}.\n"
+        "Its column `image` must have the same paths: give the scores.csv of vit score on the same images."
     )
 
 
@@ -166,7 +178,12 @@ def export_photographs(
     overwrite: bool,
     resume: bool,
 ) -> None:
-    """Writes the maps of photographs, of those that have none yet when it resumes, and tells what came of it."""
+    """Writes the maps of photographs (when resuming, of those that have none yet), and prints a summary.
+
+    Raises:
+        UserError: when a table of scores or targets does not fit the images, the images are in the output folder, the
+            folder can't be written to or resumed, or no image can be read.
+    """
     from vit import processes
     from vit.saliency.export import PHOTO_SIDE, export_maps, remaining
     from vit.saliency.export_log import ExportLog, fingerprint
@@ -203,7 +220,7 @@ def _tell(folder: Path, files: int, skipped: dict[str, str], explained: int, opt
     if len(skipped) == files:
         raise none_read(f"{files} images", skipped)
     if explained < files:
-        say(f"{files - explained} of {files} images had their maps already")
+        say(f"{files - explained} of {files} images already had their maps")
     first_look = folder / ("gallery.html" if options.gallery else "contact_sheet.png")
     maps = (files - len(skipped)) * options.target.maps_an_image
     say(f"{maps} maps in {folder}; first look at {first_look}")

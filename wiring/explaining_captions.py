@@ -52,7 +52,12 @@ def explain_captioner(
     strict: bool,
     overwrite: bool,
 ) -> None:
-    """Says a caption of each photograph and draws where each of its words looked: a strip and the raw maps each."""
+    """Writes a caption for each photograph and draws where each of its words looked: a strip and raw maps per photo.
+
+    Raises:
+        UserError: several processes, options or a model that can't be used, images in the output folder, a folder that
+            can't be written to, or images of which none can be read.
+    """
     from datamodules.image_files import list_images
     from vit import processes
     from vit.checkpoints.captioner import load_captioner
@@ -64,8 +69,8 @@ def explain_captioner(
     check_range("opacity", opacity, 0, 1)
     if method not in ("default", "attribution"):
         raise UserError(
-            f"--method is {method!r}; words are explained by attribution, or by default:\n"
-            "attribution less what all words of the caption share."
+            f"--method is {method!r}; captions are explained by attribution, or by default\n"
+            "(attribution minus what all words of the caption have in common)."
         )
     place = choose_device(device)
     network = load_captioner(model).to(place).eval()
@@ -93,7 +98,7 @@ def explain_captioner(
     if not rows:
         raise none_read(f"{len(files)} images", skipped)
     _finish(folder, rows, strips)
-    say(f"{len(files) - len(skipped)} captions, a map for each word, in {folder}; first look at {folder / SHEET}")
+    say(f"{len(files) - len(skipped)} captions with a map per word in {folder}; first look at {folder / SHEET}")
 
 
 def _explained(
@@ -108,7 +113,7 @@ def _explained(
     colormap: Colormap,
     opacity: float,
 ) -> Iterator[tuple[list[list[Any]], list[tuple[Any, str]], dict[str, str]]]:
-    """Of each batch the rows of the index, the strips with the photographs' names, and the unread."""
+    """For each batch: (rows of the index, strips with the photographs' names, images that could not be read)."""
     import torch
 
     from datamodules.reading import printable
@@ -117,7 +122,7 @@ def _explained(
     from vit.saliency.render import save_overlay, word_strip
 
     stems, device = output_stems(files), next(network.parameters()).device
-    generator = torch.Generator(device).manual_seed(0)  # drawn words are the same in every run
+    generator = torch.Generator(device).manual_seed(0)  # sampled words are the same in every run
     for batch in batches:
         rows: list[list[Any]] = []
         strips: list[tuple[Any, str]] = []
@@ -128,7 +133,7 @@ def _explained(
             maps = (found.maps if plain else beyond_the_caption(found.maps, found.mask)).cpu().numpy()
             chances = found.log_probs.exp().tolist()
             for n, index in enumerate(batch["index"].tolist()):
-                # A drawn caption may hold any token anywhere: what is left out of its words has no map.
+                # A sampled caption may contain any token anywhere: tokens that are not words get no map.
                 said = [place for place, one in enumerate(found.ids[n].tolist())
                         if one not in (network.pad, network.start, network.end)]  # fmt: skip
                 ids, of_words = found.ids[n, said].tolist(), maps[n, said]
@@ -156,7 +161,7 @@ def _row(about: list[Any], place: int, word: str, chance: float, path: str, sali
 
 
 def _finish(folder: Path, rows: list[list[Any]], strips: list[tuple[Any, str]]) -> None:
-    """index.csv, a row a word, and the first strips below each other."""
+    """Writes index.csv, one row per word, and a sheet of the first strips, one below the other."""
     import numpy as np
 
     from vit.saliency.render import contact_sheet, save_overlay

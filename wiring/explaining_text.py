@@ -1,4 +1,4 @@
-"""Which words a word attends to, for texts given on the command line."""
+"""Which words each word attends to, for texts given on the command line."""
 
 from __future__ import annotations
 
@@ -29,10 +29,14 @@ def explain_texts(
     device: str,
     overwrite: bool,
 ) -> None:
-    """Draws, for each word of each text, which words it attends to: a picture each, and all numbers as a CSV.
+    """Draws which words each word of each text attends to, one picture per word, and writes all numbers to a CSV.
 
     Args:
-        word: the one to draw; None for all.
+        word: the word to draw; None for all.
+
+    Raises:
+        UserError: several processes, a method or a start block that doesn't fit, a model that can't be used, a word
+            that is not in the text, or a folder that can't be written to.
     """
     from vit import processes
     from vit.checkpoints.bert import load_text_encoder, load_tokenizer
@@ -43,7 +47,7 @@ def explain_texts(
     processes.refuse_several("vit explain --task text")
     method = "last_attention" if method == "default" else method
     if start_block and method != "rollout":
-        raise UserError(f"--start_block is nothing to {method}; it is for --method rollout.")
+        raise UserError(f"--start_block has no effect with --method {method}; it applies to rollout.")
     place = choose_device(device)
     network, _ = load_text_encoder(model)
     tokenizer = load_tokenizer(model, network)
@@ -76,26 +80,26 @@ def _draw(text: Text, asking: int, row: Any, method: str) -> Picture:
 
 
 def _asked(text: Text, word: str | None) -> list[int]:
-    """The places of the words to draw."""
+    """The positions of the words to draw."""
     if word is None:
         return list(range(len(text.words)))
     places = [place for place, found in enumerate(text.words) if found.lower() == word.lower()]
     if not places:
         raise UserError(
-            f"--word is {word!r}, which is no word of the text{nearest(word, text.words)}\n"
+            f"--word is {word!r}, which is not a word of the text{nearest(word, text.words)}.\n"
             f"Its words are: {', '.join(text.words[:40])}."
         )
     return places
 
 
 def _plain(word: str) -> str:
-    """What of a word a file's name can have, with a sign before it."""
+    """The part of a word that is safe in a file name, after an underscore; empty if there is none."""
     letters = "".join(letter for letter in word[:20] if letter.isalnum() and letter.isascii())
     return f"_{letters}" if letters else ""
 
 
 def _write_csv(path: Path, texts: list[Text], weights: list[Any]) -> None:
-    """A row for each pair of words of a text."""
+    """Writes one row per pair of words of a text."""
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["text", "place", "word", "attended_place", "attended_word", "weight"])

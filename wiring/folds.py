@@ -1,4 +1,4 @@
-"""Cross-validation: a training run a fold, and what they come to together."""
+"""Cross-validation: one training run per fold, and a summary of them."""
 
 from __future__ import annotations
 
@@ -28,14 +28,18 @@ def cross_validate(
     *,
     folds: int,
 ) -> None:
-    """Trains as often as there are folds, each time validating another part of the images, in the folders fold_1 ...
-    of the run; leaves folds.json there, and prints its table."""
+    """Trains once per fold, each time validating on a different part of the images, in the folders fold_1, fold_2 ...
+    of the run; writes folds.json there, and prints its table.
+
+    Raises:
+        UserError: for folds, options, a model or data that can't be used, or when a run fails.
+    """
     from vit.training.resume import refuse_changes
 
     check_folds(folds, data, trainer)
     if options.resume:
         refuse_changes(options.run / "config.yaml", options.config)
-    if options.overwrite:  # what can't be is found before anything is removed
+    if options.overwrite:  # find invalid options before anything is removed
         prepared(data, model, optim, trainer, options, fold=(1, folds))
     folder = open_run(options)
     done, judge = _finished(folder) if options.resume else ([], None)
@@ -55,19 +59,19 @@ def cross_validate(
 
 
 def check_folds(folds: int, data: TrainingDataOptions, trainer: TrainerOptions) -> None:
-    """Raises UserError for folds that can't be."""
+    """Raises UserError for an invalid number of folds, or data or processes that don't allow any."""
     if folds < 2:
         raise UserError(f"--folds is {folds}; allowed are 2 or more.")
     if data.root.startswith("birdscenes:"):
-        raise UserError("Generated scenes have no folds: there are as many new ones as one likes.\nLeave out --folds.")
+        raise UserError("Generated scenes have no folds: new ones can be generated in any number.\nLeave out --folds.")
     if trainer.devices * trainer.num_nodes > 1 and "RANK" not in os.environ:
         raise UserError(
-            "Folds in several processes need a launcher.\nStart `vit train` by torchrun, see docs/training.md."
+            "Folds in several processes need a launcher.\nStart `vit train` with torchrun, see docs/training.md."
         )
 
 
 def _finished(folder: Path) -> tuple[list[dict[str, Any]], Judge | None]:
-    """The folds that a run has done before, and what they are judged by."""
+    """The folds that a run has finished before, and the metric that judges them."""
     from vit.training.task import Judge
 
     if not (folder / FOLDS).is_file():
@@ -91,7 +95,7 @@ def _summarised(done: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
 
 
 def fold_table(done: list[dict[str, Any]], judge: Judge) -> tuple[str, list[str], list[list[str]]]:
-    """Title, columns and rows: a row a fold, then their mean and spread."""
+    """(Title, columns, rows): one row per fold, then their mean and spread."""
     rows = [
         [str(row["fold"]), judge.text(row["best"]), str(row["best_epoch"]), judge.text(row["last"]), str(row["epochs"])]
         for row in done
@@ -99,7 +103,5 @@ def fold_table(done: list[dict[str, Any]], judge: Judge) -> tuple[str, list[str]
     found = _summarised(done)
     for name, place in (("mean", 0), ("spread", 1)):
         rows.append([name, judge.text(found["best"][place]), "", judge.text(found["last"][place]), ""])
-    title = (
-        f"Validation {judge.name} of {len(done)} folds (spread: standard deviation; the best epoch is chosen by it):"
-    )
+    title = f"Validation {judge.name} of {len(done)} folds (spread: standard deviation; it also chose the best epoch):"
     return title, ["fold", "best", "in epoch", "last", "epochs"], rows

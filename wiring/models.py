@@ -1,4 +1,4 @@
-"""Models as the options describe them, and what new images must go through to suit them."""
+"""The models that the options describe, and the preprocessing that new images need for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 
 def build_model(options: ModelOptions, seed: int) -> tuple[Classifier, list[str]]:
-    """The model that the options describe, a checkpoint's or a new one, and what to tell of it."""
+    """(The model that the options describe, from a checkpoint or new; lines to print about it).
+
+    Raises:
+        UserError: for a checkpoint that can't be loaded, or options that don't make a model.
+    """
     import torch
 
     torch.manual_seed(seed)
@@ -35,11 +39,11 @@ def _loaded(options: ModelOptions) -> tuple[Classifier, list[str]]:
 
 
 def _overruled(options: ModelOptions) -> list[str]:
-    """What to tell of options that say what the checkpoint says, too."""
+    """Lines to print about options that are ignored because the checkpoint decides them."""
     usual = ModelOptions()
     given = [f"--model.{name} {value}" for name in ("variant", "patch_size")
              if (value := getattr(options, name)) != getattr(usual, name)]  # fmt: skip
-    return [f"note: the checkpoint decides the model's size, and {' '.join(given)} counts for nothing"] if given else []
+    return [f"note: {' '.join(given)} is ignored, because the checkpoint decides the model's size"] if given else []
 
 
 def _new(options: ModelOptions) -> Classifier:
@@ -55,11 +59,11 @@ def _new(options: ModelOptions) -> Classifier:
     try:
         return Classifier(encoder, 0, pool=options.pool or "class", pool_blocks=options.pool_blocks or 1)
     except ValueError as error:
-        raise UserError(f"There is no such model: {error}.") from None
+        raise UserError(f"The --model.* options don't make a model: {error}.") from None
 
 
 def _unsaid(options: ModelOptions) -> dict[str, Any]:
-    """What a checkpoint may leave unsaid."""
+    """The options for what a checkpoint may not say."""
     return {name: getattr(options, name) for name in ("num_heads", "act", "norm_eps", "pos_interpolation")}
 
 
@@ -67,7 +71,7 @@ def pair(size: int | list[int] | None, option: str = "image_size") -> tuple[int,
     """An image size as (height, width).
 
     Raises:
-        UserError: for what is neither one number nor two, or not positive.
+        UserError: unless it is one or two positive numbers.
     """
     if size is None:
         return None
@@ -78,25 +82,26 @@ def pair(size: int | list[int] | None, option: str = "image_size") -> tuple[int,
 
 
 def require_head(model: Classifier, source: str) -> None:
-    """Raises UserError for a model that can't name classes."""
+    """Raises UserError for a model that has no head with labels."""
     if not model.labels:
         raise UserError(
-            f"{source} has no labelled head, so it names no classes.\nGive the model folder of a trained run."
+            f"{source} has no head with labels, so it can't name classes.\nGive the model folder of a trained run."
         )
 
 
 def require_kind(model: Classifier, module: Any, source: str) -> None:
-    """Raises UserError for a model of one label an image and data of several, or the other way round."""
+    """Raises UserError for a model with one label per image and data with several, or the other way round."""
     if (several := getattr(module, "multilabel", False)) != model.multilabel:
         kinds = ("one label", "several labels")
         raise UserError(
-            f"{source} gives {kinds[model.multilabel]} an image, and the data has {kinds[several]}.\n"
-            "A manifest with the column `labels` has several, with `label` one."
+            f"{source} gives {kinds[model.multilabel]} per image, but the data has {kinds[several]}.\n"
+            "A manifest with the column `labels` has several, one with the column `label` has one."
         )
 
 
 def prepared_for(model: Classifier, *, crop: bool) -> Preprocessing:
-    """What new images go through: the whole photo squashed, so that every pixel has a value, unless `crop`."""
+    """The preprocessing of new images: the whole photo is squashed, so that the map covers every pixel, unless `crop`:
+    then it is cropped as in evaluation, or to the central square where evaluation squashes."""
     if crop and model.preprocessing.resize_mode != "crop":
         return replace(model.preprocessing, resize_mode="crop", crop_pct=1.0)
     return model.preprocessing if crop else replace(model.preprocessing, resize_mode="squash")

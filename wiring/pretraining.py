@@ -1,4 +1,4 @@
-"""A run of masked pretraining, put together from its options: any photographs, and an encoder that guesses them."""
+"""A masked pretraining run, assembled from its options: any photographs, and an encoder that reconstructs them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ def pretrain_encoder(
     pretrain: PretrainOptions,
     options: RunOptions,
 ) -> FitResult:
-    """One run of masked pretraining, into its folder; tells how it went."""
+    """Pretrains an encoder into the run folder, and prints how it went.
+
+    Raises:
+        UserError: for options, a model or data that can't be used, or when the run fails.
+    """
     from vit.training.pretraining import PretrainingTask
 
     refuse_classification(data, optim)
@@ -51,17 +55,19 @@ def pretrain_encoder(
     )
     about = describe_data(data, module, model.pretrained)
     result = run_task(task, module, options, optim, trainer, about)
-    say(f"what it guesses: {pictures}")
+    say(f"reconstructions: {pictures}")
     return result
 
 
 def masked_model(options: PretrainOptions, encoder: Encoder) -> MaskedImageModel:
-    """The recipe that the options name, around an encoder."""
+    """The recipe that the options name, around an encoder. Raises UserError for a cell size with MAE."""
     from vit.models.masked import MaskedAutoencoder, SimMIM
 
     ratio: dict[str, Any] = {} if options.mask_ratio is None else {"mask_ratio": options.mask_ratio}
     if options.recipe == "simmim":
         return SimMIM(encoder, cell=options.cell, **ratio)
     if options.cell != 1:
-        raise UserError(f"--pretrain.cell is {options.cell}, but MAE hides single patches.\nIt is for simmim.")
+        raise UserError(
+            f"--pretrain.cell is {options.cell}, but MAE hides single patches.\nIt applies to --pretrain.recipe simmim."
+        )
     return MaskedAutoencoder(encoder, **ratio)

@@ -1,4 +1,4 @@
-"""Linear probes: the encoder as it is sees each image once, and the head learns from what came out."""
+"""Linear probes: the frozen encoder sees each image once, and the head is trained on the resulting features."""
 
 from __future__ import annotations
 
@@ -17,27 +17,31 @@ if TYPE_CHECKING:
     from vit.models.classifier import Classifier
     from vit.training.classification import ClassificationTask
 
-MOST_IMAGES = 10_000  # that fine-tuning's probe is made of, spread evenly over the classes
-FILE = "features.safetensors"  # in the run folder: a run that is resumed computes nothing again
+MOST_IMAGES = 10_000  # for the probe that starts fine-tuning, spread evenly over the classes
+FILE = "features.safetensors"  # in the run folder, so that a resumed run need not compute them again
 
 
 def cached_features(
     module: Any, model: Classifier, folder: Path, *, device: Device, precision: Precision, resume: bool
 ) -> tuple[CachedFeatures, dict[str, str]]:
-    """The features of all training and validation images, as evaluation would see them.
+    """The features of all training and validation images, preprocessed as in evaluation.
 
     Args:
-        folder: of the run, where they are kept.
+        folder: the run folder, where they are kept.
+        resume: use those that are kept there, if any.
 
     Returns:
-        The data module, and the images that could not be read: path to reason.
+        The data module, and the images that could not be read (path to reason).
+
+    Raises:
+        UserError: when no image of a split can be read.
     """
     from datamodules.features import CachedFeatures
 
     kept = _kept(folder / FILE) if resume else {}
     skipped: dict[str, str] = {}
     if not kept:
-        say("The encoder is frozen: it sees each image once, not augmented.")
+        say("The encoder is frozen: it sees each image once, without augmentation.")
         for split in ("train", "val"):
             kept[split], unread = _computed(module, split, model, device, precision)
             skipped |= unread
@@ -47,17 +51,20 @@ def cached_features(
 
 
 def start_from_probe(task: ClassificationTask, module: Any, *, device: Device, precision: Precision) -> None:
-    """Makes the task's head a linear probe of the features of training images, as evaluation sees them.
+    """Fits the task's head as a linear probe on features of the training images, preprocessed as in evaluation.
 
-    Fine-tuning needs a place to begin, not the best of probes: of many images it is made of `MOST_IMAGES`. Of processes
-    that do not work together yet the first makes it alone, and gives its weights to the others when training begins.
+    Fine-tuning needs a starting point, not the best possible probe, so at most `MOST_IMAGES` images are used. If the
+    processes do not work together yet, only the first one fits it, and the others get its weights when training begins.
+
+    Raises:
+        UserError: when no training image can be read.
     """
     from vit import processes
     from vit.training.probe import fit_probe
 
     if processes.count() == 1 and not is_first_process():
         return
-    columns = getattr(module, "tables", {}).get("train")  # of a frozen encoder they are there already
+    columns = getattr(module, "tables", {}).get("train")  # with a frozen encoder they already exist
     if columns is None:
         part = copy(module)
         part.limit(MOST_IMAGES)
@@ -69,7 +76,7 @@ def start_from_probe(task: ClassificationTask, module: Any, *, device: Device, p
 def _computed(
     module: Any, split: str, model: Classifier, device: Device, precision: Precision
 ) -> tuple[Columns, dict[str, str]]:
-    """The columns of a split, also of those images that another process read, and what could not be read."""
+    """The columns of a split, including the images that other processes read, and what could not be read."""
     import torch
 
     from datamodules.features import gather_columns
@@ -101,7 +108,7 @@ def _keep(tables: dict[str, Columns], path: Path) -> None:
 
 
 def _kept(path: Path) -> dict[str, Columns]:
-    """What `_keep` wrote; nothing where it is not there, or can't be read."""
+    """What `_keep` wrote; an empty dict if it does not exist or can't be read."""
     from vit.checkpoints.read import read_tensors
 
     tables: dict[str, dict[str, torch.Tensor]] = {}

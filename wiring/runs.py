@@ -1,4 +1,4 @@
-"""Training runs of any task: what their options have in common, their folder, and what is told of them."""
+"""Training runs of any task: the options that they share, their folder, and what is printed about them."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 
 CHECKPOINTS = [f"checkpoints/{name}.ckpt{end}" for name in ("last", "best") for end in ("", ".sha256")]
-FOLDS = "folds.json"  # in the folder of a cross-validation: what its folds came to
+FOLDS = "folds.json"  # in the folder of a cross-validation: the results of its folds
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """A run's folder, and how it is begun.
+    """The folder of a run, and how it starts.
 
     Args:
         run: the folder.
-        config: all options as YAML, for the folder.
-        seed: everything random in the run follows from it.
-        limit: most images of a split.
-        profile: measures where the time goes.
-        device: "auto" takes a GPU when there is one.
-        overwrite: writes into a folder that already holds files.
-        resume: goes on from the folder's last checkpoint.
+        config: all options as YAML, to be saved in the folder.
+        seed: seed of everything random in the run.
+        limit: maximum number of images per split; None for all.
+        profile: measure where the time goes.
+        device: "auto" uses a GPU if there is one.
+        overwrite: write into a folder that already holds files.
+        resume: continue from the folder's last checkpoint.
     """
 
     run: Path
@@ -48,8 +48,8 @@ class RunOptions:
 
 
 def check_run(options: RunOptions, trainer: TrainerOptions, start: str | None) -> None:
-    """Raises UserError for a device that is not there, processes that do not know of each other, a checkpoint to begin
-    with that would be overwritten, or a run that can't be resumed with these options."""
+    """Raises UserError for a device that does not exist, a wrong number of processes, a starting checkpoint that would
+    be overwritten, or a run that can't be resumed with these options."""
     from vit.inference import choose_device
     from vit.training.resume import last_checkpoint, refuse_changes
 
@@ -57,7 +57,7 @@ def check_run(options: RunOptions, trainer: TrainerOptions, start: str | None) -
     _check_processes(trainer)
     if options.overwrite and start and _is_overwritten(Path(start), options.run):
         raise UserError(
-            f"{start} is a checkpoint of the run that --overwrite begins anew.\nCopy it, or give another --run."
+            f"{start} is a checkpoint of the run that --overwrite would replace.\nCopy it, or give another --run."
         )
     if options.resume:
         last_checkpoint(options.run)
@@ -69,35 +69,35 @@ def _is_overwritten(start: Path, run: Path) -> bool:
 
 
 def _homes(run: Path) -> list[Path]:
-    """The folder of a run, and those of its folds."""
+    """The folder of a run, and the folders of its folds."""
     folds = [fold for fold in run.glob("fold_*") if re.fullmatch(r"fold_\d+", fold.name)]
     return [run, *(fold for fold in folds if (fold / "config.yaml").is_file())]
 
 
 def _check_processes(trainer: TrainerOptions) -> None:
-    """Raises UserError where torchrun started another number of processes than are to train together."""
+    """Raises UserError when torchrun started a different number of processes than the options ask for."""
     wanted, started = trainer.devices * trainer.num_nodes, int(os.environ.get("WORLD_SIZE") or 0)
     if "LOCAL_RANK" in os.environ and started and started != wanted:  # else Lightning starts them
         here = int(os.environ.get("LOCAL_WORLD_SIZE") or started)
         raise UserError(
-            f"There are {started} processes, and --trainer.devices times --trainer.num_nodes is {wanted}.\n"
+            f"There are {started} processes, but --trainer.devices times --trainer.num_nodes is {wanted}.\n"
             f"Give --trainer.devices {here} --trainer.num_nodes {started // here}."
         )
 
 
 def open_run(options: RunOptions) -> Path:
-    """Makes the run folder, with the options in it as config.yaml."""
+    """Creates the run folder, with the options in it as config.yaml. Raises UserError as `claim_folder` does."""
     folder = claim_folder(options.run, overwrite=options.overwrite, resume=options.resume)
     if is_first_process():
         if not options.resume:
-            _forget(folder)  # before the options: a kill must not leave these beside another run's checkpoints
+            _forget(folder)  # first: a kill must not leave the new options beside another run's checkpoints
         with atomic_write(folder / "config.yaml") as temporary:
             temporary.write_text(options.config, encoding="utf-8")
     return folder
 
 
 def _forget(folder: Path) -> None:
-    """Removes what an earlier run in the folder would be resumed from, and what is told of it."""
+    """Removes the checkpoints, curves and metrics of an earlier run in the folder."""
     (folder / FOLDS).unlink(missing_ok=True)
     for home in _homes(folder):
         for name in (*CHECKPOINTS, "metrics.csv", "times.csv", "curves.png"):
@@ -109,7 +109,11 @@ def _forget(folder: Path) -> None:
 def run_task(
     task: TrainingTask, module: Any, options: RunOptions, optim: OptimOptions, trainer: TrainerOptions, about: Training
 ) -> FitResult:
-    """Trains the task on the data, as the options say, into the run folder, and tells how it went."""
+    """Trains the task on the data, as the options say, into the run folder, and prints how it went.
+
+    Raises:
+        UserError: as `vit.training.fit.fit` does.
+    """
     from vit.training.fit import fit
 
     length = asdict(trainer)
@@ -124,21 +128,21 @@ def run_task(
 
 
 def refuse_classification(data: TrainingDataOptions, optim: OptimOptions, *, takes: str = "") -> None:
-    """Raises UserError for options that only classification has a use for, and, it may be, the one that is taken."""
+    """Raises UserError for options that only classification uses, except for the one that this task `takes`."""
     usual = OptimOptions()
     if data.balanced:
-        raise UserError("--data.balanced is for classification: there are no classes in this task.\nLeave it out.")
+        raise UserError("--data.balanced needs classes, and there are none in this task.\nLeave it out.")
     for name in (*usual.classification(), "class_weights", "head_init"):
         value = getattr(optim, name)
         if value != getattr(usual, name) and name != takes:
-            raise UserError(f"--optim.{name} is {value!r}, but there are no classes in this task.\nLeave it out.")
+            raise UserError(f"--optim.{name} is {value!r}, which this task does not use.\nLeave it out.")
 
 
 def _tell_result(result: FitResult, judge: Judge, folder: Path) -> None:
-    """What a run came to, and where it lies."""
+    """Prints the results of a run, and where its files are."""
     tell_skipped(result.skipped, folder)
     if result.bad_steps:
-        say(f"{result.bad_steps} steps were left out: their loss or gradient was not finite")
+        say(f"{result.bad_steps} steps were skipped: their loss or gradient was not finite")
     best, last = judge.text(result.best), judge.text(result.last)
     say(f"best {judge.name} {best} in epoch {result.best_epoch}, last {last} in epoch {result.epochs}")
     if result.profile:

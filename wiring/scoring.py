@@ -38,11 +38,12 @@ def score_photographs(
     strict: bool,
     overwrite: bool,
 ) -> None:
-    """Scores the maps of each method, against masks where there are some and against the model itself, and writes and
-    prints what came of it.
+    """Scores the maps of each method against masks, if given, and against the model itself, and writes and prints the
+    results.
 
     Raises:
-        UserError: a fill without faithfulness, masks that can't be used, or nothing that can be read.
+        UserError: a fill without faithfulness metrics, masks that can't be used, an output folder that can't be written
+            to, or images of which none can be read.
     """
     from datamodules.masks import find_annotations, labels_and_groups
     from datamodules.reading import printable
@@ -52,7 +53,7 @@ def score_photographs(
     faithful = network.num_classes > 0 and metrics != "localization"
     if fill != "paper" and not faithful:
         raise UserError(
-            "--fill is of faithfulness, which is not measured here: that takes a head, and --metrics all or "
+            "--fill only affects the faithfulness metrics, which need a classifier head and --metrics all or "
             f"faithfulness.\nLeave --fill {fill} out."
         )
     known = None if masks is None else find_annotations(masks, files)
@@ -81,7 +82,7 @@ def score_photographs(
                 "fill": scorer.faithfulness, "accuracy_of": scorer.accuracy_of, "skipped": len(skipped)}  # fmt: skip
     names = [printable(file.relative) for file in files]
     pictures = folder / "best_worst.png"
-    pictures.unlink(missing_ok=True)  # those of an older run; with only baselines there are none
+    pictures.unlink(missing_ok=True)  # from an older run; with only baselines none are drawn
     write_scores(scores, summary, names, folder, groups=groups, settings=settings)
     print_tables(score_tables(summary))
     print_lines(class_lines(summary))
@@ -92,8 +93,11 @@ def score_photographs(
 def _said_truths(
     network: Classifier, files: list[ImageFile], known: list[Annotation | None], truths: list[int]
 ) -> list[int]:
-    """The true classes, of the masks' column `label` where it says one: a label of the model, or its index. Of others,
-    which masks of many things may well have, the user is told; of a folder's name nothing is expected."""
+    """The true classes; where the masks' column `label` names a label of the model, or its index, that one counts.
+
+    A note is printed about labels there that the model does not have, as masks of many things may well have some.
+    Folder names need not be labels.
+    """
     from vit.saliency.targets import class_index
 
     found, strange = list(truths), []
@@ -103,7 +107,7 @@ def _said_truths(
             found[place] = -1 if index is None else index
             strange += [] if index is not None else [each.label]
     if strange and network.labels:
-        say(f"{len(strange)} of {len(files)} images have labels that the model does not, such as {strange[0]!r}"
+        say(f"{len(strange)} of {len(files)} images have labels that the model does not have, such as {strange[0]!r}"
             f"{nearest(strange[0], network.labels)}: their true class counts as unknown")  # fmt: skip
     return found
 

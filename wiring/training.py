@@ -1,4 +1,4 @@
-"""A run of classification, put together from its options: the model, its head, the data, the task."""
+"""A classification run, assembled from its options: the model, its head, the data, the task."""
 
 from __future__ import annotations
 
@@ -27,10 +27,16 @@ def train_classifier(
     *,
     fold: tuple[int, int] | None = None,
 ) -> tuple[FitResult, Judge]:
-    """One run of classification, into its folder; tells how it went. Returns that, and what it is judged by.
+    """Trains a classifier into the run folder, and prints how it went.
 
     Args:
-        fold: validates this one of so many parts of the images, rather than the data's own val.
+        fold: (number from 1, number of folds): validate on this part of the images instead of the data's own val.
+
+    Returns:
+        The result, and the metric that judges it.
+
+    Raises:
+        UserError: for options, a model or data that can't be used, or when the run fails.
     """
     task, module, told, new_head = prepared(data, model, optim, trainer, options, fold=fold)
     open_run(options)
@@ -49,14 +55,16 @@ def prepared(
     *,
     fold: tuple[int, int] | None,
 ) -> tuple[ClassificationTask, Any, list[str], bool]:
-    """(The task, its data, what to tell of them, whether the head is new), before anything is written.
+    """(The task, its data, lines to print, whether the head is new), before anything is written.
 
     Raises:
-        UserError: for options, a model or data that can't be.
+        UserError: for invalid options, or a model or data that can't be used.
     """
     check_run(options, trainer, model.pretrained)
     if data.balanced and optim.class_weights == "balanced":
-        raise UserError("--data.balanced and --optim.class_weights balanced make up for rare classes twice.\nGive one.")
+        raise UserError(
+            "--data.balanced and --optim.class_weights balanced both compensate for rare classes.\nGive one of them."
+        )
     refuse_unfit_probe(optim, trainer)
     network, report = build_model(model, options.seed)
     module = data_module(data, network, seed=options.seed, limit=options.limit, fold=fold)
@@ -74,7 +82,8 @@ def probed(
     *,
     new_head: bool,
 ) -> Any:
-    """Makes the probe that is asked for; returns the data to learn from: of a frozen encoder, its features."""
+    """Fits the linear probe that the options ask for, if any; returns the data to train on: for a frozen encoder, its
+    features."""
     from wiring.probing import cached_features, start_from_probe
 
     arithmetic: dict[str, Any] = {"device": options.device, "precision": trainer.precision}
@@ -84,7 +93,7 @@ def probed(
         if new_head:
             start_from_probe(task, module, **arithmetic)
         else:
-            say("note: the head has these classes already, and stays; --optim.head_init is for a new one")
+            say("note: the head already has these classes and is kept; --optim.head_init only applies to a new head")
     return module
 
 
@@ -115,26 +124,32 @@ def classification_task(
 
 
 def refuse_unfit_probe(optim: OptimOptions, trainer: TrainerOptions) -> None:
-    """Raises UserError where images are to be mixed that are read only once, or read by several processes."""
+    """Raises UserError for --optim.trained head with mixed images or several processes."""
     several = trainer.devices * trainer.num_nodes > 1
     if optim.trained == "head" and several:
-        raise UserError("--optim.trained head takes one process: what it learns from is small.\nLeave out the others.")
+        raise UserError(
+            "--optim.trained head runs in one process.\nLeave out --trainer.devices and --trainer.num_nodes."
+        )
     if optim.trained == "head" and (optim.mixup or optim.cutmix):
         raise UserError(
-            "--optim.trained head reads each image once, as it is; there is nothing to mix.\n"
+            "--optim.trained head reads each image only once, so there is nothing to mix.\n"
             "Leave out --optim.mixup and --optim.cutmix, or give --optim.trained blocks:1."
         )
 
 
 def fit_head(network: Classifier, module: Any, root: str) -> list[str]:
-    """Gives the model a head for the data's labels, where it has another; returns what to tell of it."""
+    """Gives the model a new head for the data's labels, unless it already has one; returns lines to print about it.
+
+    Raises:
+        UserError: when the data has no validation images.
+    """
     if not module.length("val"):
         raise UserError(
-            f"{root} has one image a class, or one group, and none is left for validation.\nGive two or more of each."
+            f"{root} has only one image per class, or one group, so none is left for validation.\nGive two or more."
         )
-    multilabel = getattr(module, "multilabel", False)  # of generated scenes it is no matter
+    multilabel = getattr(module, "multilabel", False)  # generated scenes have one label each
     if (network.labels, network.multilabel) == (module.labels, multilabel):
         return []
     network.reset_head(module.labels, multilabel=multilabel)
-    several = ", of which an image shows any number" if multilabel else ""
+    several = ", any number of them per image" if multilabel else ""
     return [f"new head for {len(module.labels)} classes{several}"]

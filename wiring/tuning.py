@@ -1,4 +1,4 @@
-"""What to try before a run: a learning rate and a batch size, for the options that it would have."""
+"""Trials before a run: a learning rate and a batch size for its options."""
 
 from __future__ import annotations
 
@@ -29,7 +29,11 @@ def find_settings(
     device: Device,
     overwrite: bool,
 ) -> None:
-    """Finds what is asked for, and tells it; `out` gets lr.png."""
+    """Finds a batch size, a learning rate or both, and prints them; lr.png is written to `out`.
+
+    Raises:
+        UserError: for options, a model or data that can't be used, or a loss that diverges at once.
+    """
     import torch
 
     from vit.inference import choose_device
@@ -38,7 +42,10 @@ def find_settings(
     from vit.training.pictures import draw_rates
 
     if optim.trained == "head":
-        raise UserError("vit tune is for training on images; probes are so quick that several rates can be tried.")
+        raise UserError(
+            "vit tune does not work with --optim.trained head.\n"
+            "A linear probe trains so fast that you can simply try several values of --optim.lr."
+        )
     place = choose_device(device)
     network, _ = build_model(model, seed)
     module = data_module(data, network, seed=seed)
@@ -51,11 +58,11 @@ def find_settings(
         rows = [
             [str(each.batch_size), f"{each.images_per_second:.1f}", f"{each.memory / 2**30:.2f}"] for each in speeds
         ]
-        print_tables([("Training steps, reading not counted:", ["batch size", "images/s", "GiB"], rows)])
-        module.batch_size = best_batch_size(speeds).batch_size  # the rate is one for steps of this size
+        print_tables([("Training steps, not counting reading:", ["batch size", "images/s", "GiB"], rows)])
+        module.batch_size = best_batch_size(speeds).batch_size  # the learning rate is for steps of this size
         print_lines([f"--data.batch_size {module.batch_size}"])
     if find != "batch_size":
-        if optim.head_init == "probe" and new_head:  # rates are tried from where the run would begin
+        if optim.head_init == "probe" and new_head:  # the trials start where the run would
             start_from_probe(task, module, device=device, precision=trainer.precision)
         torch.manual_seed(seed)
         found = find_rate(
@@ -66,4 +73,4 @@ def find_settings(
         images = module.batch_size * trainer.accumulate * trainer.devices * trainer.num_nodes
         factor = scaled_lr(1.0, rule=optim.scale_lr, images=images, base_size=optim.lr_base_size)
         print_lines([f"--optim.lr {found.steepest / factor:.1e}"])
-        say(f"the loss against the rate: {folder / 'lr.png'}; take less where it is about to rise")
+        say(f"loss against learning rate: {folder / 'lr.png'}; take a lower rate if the loss is about to rise there")

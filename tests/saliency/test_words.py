@@ -148,12 +148,12 @@ def test_the_verb_draws_one_word(bert, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([SENTENCE, "--word", "aple"], "no word of the text (did you mean 'apple'?)"),
+        ([SENTENCE, "--word", "aple"], "not a word of the text (did you mean 'apple'?)"),
         ([SENTENCE, "--method", "legrad"], "allowed for texts are last_attention, rollout"),
-        ([SENTENCE, "--target", "predicted", "--gallery"], "--gallery means nothing to --task text"),
+        ([SENTENCE, "--target", "predicted", "--gallery"], "--gallery has no effect with --task text"),
         ([SENTENCE, "--method", "rollout", "--start_block", "9"], "the model has blocks 0 to 2"),
         ([" "], "There is no word in the text"),
-        ([SENTENCE, "--start_block", "1"], "--start_block is nothing to last_attention"),
+        ([SENTENCE, "--start_block", "1"], "--start_block has no effect with --method last_attention"),
         (["a " * 20], "a text has 22 tokens; at most 12 have a place"),
     ],
 )
@@ -167,7 +167,7 @@ def test_what_makes_no_sense_is_refused(bert, tmp_path, capsys, words, message):
 
 def test_a_word_is_for_texts(bert, tmp_path, capsys):
     assert explain(bert[1], "a.jpg", "--word", "a", "--out", tmp_path / "out") != 0
-    assert "--word is for --task text" in capsys.readouterr().err
+    assert "--word needs --task text" in capsys.readouterr().err
 
 
 def test_a_tokenizer_must_be_there_and_fit(bert, tmp_path):

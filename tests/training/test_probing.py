@@ -196,7 +196,7 @@ def test_a_begun_head_is_made_of_a_part_of_many_images(folder, monkeypatch):
 def test_a_begun_head_takes_classes(folder, capsys):
     words = ["train", "--task", "pretrain", "--data.root", str(folder / "photos"), "--optim.head_init", "probe"]
     assert cli.main([*words, "--run", str(folder / "pretrain")]) == 1
-    assert "--optim.head_init is 'probe', but there are no classes in this task" in capsys.readouterr().err
+    assert "--optim.head_init is 'probe', which this task does not use" in capsys.readouterr().err
 
 
 def test_two_processes_begin_where_one_does(folder):
