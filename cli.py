@@ -148,7 +148,9 @@ def evaluate(
     device: Device = "auto",
     overwrite: bool = False,
 ) -> None:
-    """Measure a model on a split: accuracy, calibration and confusions; for a captioner perplexity, BLEU and CIDEr.
+    """Measure a model on a split: accuracy, calibration and confusions.
+
+    For a captioner: perplexity, exact match, share of words right, BLEU and CIDEr.
 
     Example: vit evaluate runs/birds/model --data.root photos --split val --out runs/birds/val
 
@@ -221,7 +223,9 @@ def predict(
     strict: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Write labels and probabilities of new images, or their captions, to a CSV. Images are cropped as in evaluation.
+    """Write labels and probabilities of new images, or their captions, to a CSV.
+
+    Images are cropped as in evaluation.
 
     Example: vit predict runs/birds/model photos/new --out labels.csv
 
@@ -313,7 +317,7 @@ def explain(
     overwrite: bool = False,
     resume: bool = False,
 ) -> None:
-    """Write saliency maps of images: raw arrays, overlays, an index, a contact sheet and a gallery.
+    """Write saliency maps of images, with overlays and a contact sheet.
 
     Example: vit explain runs/birds/model photos/new --out maps
 
@@ -429,7 +433,7 @@ def score(
     strict: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Measure how good saliency maps are: against masks of the object, and against the model itself.
+    """Measure saliency maps against masks and against the model itself.
 
     Example: vit score runs/birds/model photos/val --masks masks --methods rollout,attribution --out scores
 
@@ -497,7 +501,7 @@ def info(
     norm_eps: float | None = None,
     pos_interpolation: PosInterpolation | None = None,
 ) -> None:
-    """Show what is in a checkpoint, and whether it can be loaded, key by key.
+    """Show what is in a checkpoint and whether it can be loaded.
 
     Example: vit info vit.safetensors --image_size 112 --classes 27
 
@@ -576,7 +580,7 @@ def tune(
     device: Device = "auto",
     overwrite: bool = False,
 ) -> None:
-    """Find a learning rate and a batch size to start with, from short trials.
+    """Find a learning rate and a batch size to start with.
 
     Example: vit tune --config classify/finetune --data.root photos --model.pretrained vit.safetensors
 
@@ -601,7 +605,7 @@ def tune(
 
 
 def runs(folders: list[str]) -> None:
-    """Compare runs: recipe, accuracy, speed, and the options in which they differ.
+    """Compare runs: recipe, accuracy, speed and differing options.
 
     Example: vit runs runs/birds runs/probe
 
@@ -686,7 +690,7 @@ def check(
 
 
 def demo(*, out: str = "demo", seed: int = 0, device: Device = "auto", overwrite: bool = False) -> None:
-    """Try everything on generated scenes of birds, offline, in a few minutes.
+    """Try everything on generated scenes, offline, in a few minutes.
 
     Example: vit demo --out demo
 

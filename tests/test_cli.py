@@ -948,7 +948,7 @@ def places(
 # The words -> what the answer says, and the exit code: 2 when nothing was run, 1 otherwise.
 REFUSED: dict[str, tuple[str, int]] = {
     "{train}": ("--data.root is missing", 1),
-    "{train} --data.root {classes} --data.balanced --optim.class_weights balanced": ("both compensate for rare classes", 1),
+    "{train} --data.root {classes} --data.balanced --optim.class_weights balanced": ("compensate for rare classes", 1),
     "{train} --data.root {here}/emty": ("did you mean 'empty'?", 1),
     "{train} --data.root {here}/empty": ("no class folders with images", 1),
     "{train} --data.root {here}/one_class": ("only one class, 'robin'", 1),
