@@ -69,8 +69,10 @@ def find_settings(
             task, module.train_dataloader(), steps=steps, device=place, precision=trainer.precision,
             clip_grad=optim.clip_grad,
         )  # fmt: skip
-        draw_rates(found.rates, found.losses, found.steepest, folder / "lr.png")
+        draw_rates(found.rates, found.losses, found.suggested, folder / "lr.png")
         images = module.batch_size * trainer.accumulate * trainer.devices * trainer.num_nodes
         factor = scaled_lr(1.0, rule=optim.scale_lr, images=images, base_size=optim.lr_base_size)
-        print_lines([f"--optim.lr {found.steepest / factor:.1e}"])
+        print_lines([f"--optim.lr {found.suggested / factor:.1e}"])
+        if not found.falls:
+            say("the loss does not fall, as the model begins near its minimum; this is the highest rate before it rises")
         say(f"loss against learning rate: {folder / 'lr.png'}; take a lower rate if the loss is about to rise there")

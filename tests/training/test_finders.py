@@ -14,7 +14,7 @@ from tests.training.noise import Noise, noise_task
 from vit.foundation import UserError
 from vit.training import finders
 from vit.training.classification import ClassificationTask
-from vit.training.finders import Speed, best_batch_size, find_batch_size, find_rate
+from vit.training.finders import RateRange, Speed, best_batch_size, find_batch_size, find_rate
 from vit.training.pictures import draw_rates
 
 CPU = torch.device("cpu")
@@ -36,7 +36,17 @@ def test_the_steepest_rate() -> None:
     found = find_rate(noise_task(Scripted), Noise().train_dataloader(), steps=100, device=CPU, precision="fp32")
     np.testing.assert_allclose(found.rates, np.logspace(-7, 0, 100)[: len(found.rates)])
     assert found.rates[-1] == pytest.approx(1e-1, rel=0.4)  # it ends where the loss is lost
-    assert 1e-3 < found.steepest < 5e-3  # smoothing is some ten steps late
+    assert found.falls
+    assert 1e-3 < found.suggested < 5e-3  # smoothing is some ten steps late
+
+
+def test_a_loss_that_does_not_fall_suggests_the_highest_rate_before_it_rises() -> None:
+    rates = [10.0**exponent for exponent in range(-7, 1)]
+    found = RateRange(rates, [1.00, 1.01, 0.99, 1.00, 1.02, 1.10, 1.50, 1.99])
+    assert not found.falls
+    assert found.suggested == rates[4]  # 1.02 is within 5% of 0.99, 1.10 is not
+    flat = RateRange(rates, [1.0] * 8)
+    assert (flat.falls, flat.suggested) == (False, rates[-1])
 
 
 def test_the_rates_of_the_layers_keep_their_ratio(monkeypatch: pytest.MonkeyPatch) -> None:

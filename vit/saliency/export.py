@@ -91,7 +91,7 @@ class ExportOptions:
         gallery: also write a page of all maps, and the thumbnails that it shows.
     """
 
-    method: str = "rollout"
+    method: str = "default"
     target: Target = Target(topk=1)  # noqa: RUF009 (frozen)
     start_block: int = 0
     refine: bool = False

@@ -26,6 +26,7 @@ from vit.training.optim import keep_frozen_still, new_optimizer, parameter_group
 LOWEST, HIGHEST = 1e-7, 1.0
 SMOOTHING = 0.9  # of the losses, with the correction of Adam's first steps
 LOST = 2.0  # a loss that is so many times the best one has left the range
+CLEAR = 0.05  # the share of a loss that a change of it must have to count
 GAIN = 1.05  # a batch size must be so much quicker than a smaller one to be taken
 MEMORY = 0.8  # the share of what is free that a run may take
 
@@ -43,10 +44,23 @@ class RateRange:
     losses: Sequence[float]
 
     @property
-    def steepest(self) -> float:
-        """The rate at which the loss falls fastest; the first tenth, where hardly anything is learned yet, is noise."""
-        start = len(self.rates) // 10
-        return self.rates[start + int(np.argmin(np.gradient(self.losses, np.log(self.rates))[start:]))]
+    def falls(self) -> bool:
+        """Whether the loss falls at all: a head that begins as a probe is at its minimum, and can only rise."""
+        return min(self.losses) < (1 - CLEAR) * self.losses[self._start]
+
+    @property
+    def suggested(self) -> float:
+        """The rate at which the loss falls fastest; where it does not fall, the largest before it rises."""
+        if self.falls:
+            return self.rates[self._start + int(np.argmin(np.gradient(self.losses, np.log(self.rates))[self._start :]))]
+        low = np.minimum.accumulate(self.losses[self._start :])
+        risen = np.flatnonzero(np.asarray(self.losses[self._start :]) > (1 + CLEAR) * low)
+        return self.rates[self._start + int(risen[0]) - 1 if len(risen) else -1]
+
+    @property
+    def _start(self) -> int:
+        """Behind the first tenth, where hardly anything is learned yet: it is noise."""
+        return len(self.rates) // 10
 
 
 def find_rate(

@@ -76,7 +76,7 @@ def draw_rates(rates: Sequence[float], losses: Sequence[float], chosen: float, o
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot(rates, losses)
-    axes.axvline(chosen, color="tab:orange", linestyle="--", label=f"steepest: {chosen:.1e}")
+    axes.axvline(chosen, color="tab:orange", linestyle="--", label=f"suggested: {chosen:.1e}")
     axes.set_xscale("log")
     axes.set_xlabel("learning rate")
     axes.set_ylabel("training loss, smoothed")
