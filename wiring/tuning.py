@@ -73,6 +73,5 @@ def find_settings(
         images = module.batch_size * trainer.accumulate * trainer.devices * trainer.num_nodes
         factor = scaled_lr(1.0, rule=optim.scale_lr, images=images, base_size=optim.lr_base_size)
         print_lines([f"--optim.lr {found.suggested / factor:.1e}"])
-        if not found.falls:
-            say("the loss does not fall, as the model begins near its minimum; this is the highest rate before it rises")
-        say(f"loss against learning rate: {folder / 'lr.png'}; take a lower rate if the loss is about to rise there")
+        why = "" if found.falls else "the loss does not fall, so this is the highest rate before it rises; "
+        say(f"{why}loss against learning rate: {folder / 'lr.png'}")
