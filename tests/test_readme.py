@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -28,10 +27,10 @@ def blocks(language: str) -> list[str]:
 
 def test_its_make_targets_exist():
     targets = [line.split()[1] for block in blocks("bash") for line in block.splitlines() if line.startswith("make ")]
-    assert targets == ["demo", "test"]
+    assert targets == ["setup", "demo", "test"]
     for target in targets:
-        plan = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        assert {"demo": "vit demo --out demo", "test": "pytest"}[target] in plan
+        plan = subprocess.run(["make", "-nB", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert {"setup": "pip install", "demo": "vit demo --out demo", "test": "pytest"}[target] in plan
 
 
 @pytest.fixture
@@ -50,9 +49,9 @@ def folder_of_a_user(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_its_four_lines_and_its_python_run(folder_of_a_user):
+def test_its_three_commands_and_its_python_run(folder_of_a_user):
     (block,) = [block for block in blocks("bash") if "vit train" in block]
-    commands = [shlex.split(line) for line in block.splitlines() if line.startswith("vit ")]
+    commands = [shlex.split(line) for line in block.replace("\\\n", "").splitlines() if line.startswith("vit ")]
     assert [words[1] for words in commands] == ["train", "evaluate", "explain"]
     for words in commands:
         assert cli.main(words[1:]) == 0
@@ -60,10 +59,13 @@ def test_its_four_lines_and_its_python_run(folder_of_a_user):
         assert (folder_of_a_user / "runs" / "photos" / made).is_file()
 
     (python,) = blocks("python")
-    names = {"vit": vit, "images": torch.randn(2, 3, 32, 32)}
+    names = {}
     exec(python.replace("target=3", "target=1"), names)
-    assert names["maps"].shape == (2, 32, 32)
-    assert names["trace"].blocks[0].q.shape == (2, 4, 17, 32)
+    assert names["maps"].shape == (4, 112, 112)
+    assert names["trace"].blocks[-1].q.shape == (4, 4, 197, 32)
+    with vit.record(names["model"]) as trace:
+        names["model"](names["images"])
+    assert trace.blocks[-1].q.shape == (4, 4, 1, 32)  # as is said below the example
 
 
 def test_each_verb_it_lists_is_one():
