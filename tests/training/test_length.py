@@ -160,7 +160,7 @@ def test_an_epoch_that_is_resumed_at_its_validation_has_no_speed(
     assert speeds == ["", "4.00"]
     first, second = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch")]
     assert "images/s" not in first
-    assert "4 images/s" in second
+    assert "4.0 images/s" in second
 
 
 def test_a_clock_without_a_budget_only_counts(tmp_path: Path, clock: Clock) -> None:

@@ -37,7 +37,7 @@ def test_a_row_says_what_a_run_was_and_came_to(tmp_path: Path) -> None:
     _, columns, rows = run_table(runs)
     assert columns[1:] == ["recipe", "best", "in epoch", "last", "epochs", "images/s", "time", "options that differ"]
     assert rows[0] == [
-        "a", "classify/finetune", "70.0%", "2", "60.0%", "3/5", "31", "1:15:01", "optim.lr=0.0001",
+        "a", "classify/finetune", "70.0%", "2", "60.0%", "3/5", "31.0", "1:15:01", "optim.lr=0.0001",
     ]  # fmt: skip
     assert rows[1][1:] == ["my.yaml", "25.0%", "1", "25.0%", "1/5", "", "", "optim.lr=0.001"]
     assert rows[2][2:6] == ["", "", "", "0/5"]

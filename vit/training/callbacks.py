@@ -64,7 +64,7 @@ class TrainingProgress(L.Callback):
         text = f"{_epoch(trainer)}  loss {loss:.3f}"
         if task.judge.metric in metrics:
             text += f"  val {task.judge.text(float(metrics[task.judge.metric]))}"
-        self.bar.update(self._line, advance=1, description=f"{text}  {self.clock.rate:.0f} images/s")
+        self.bar.update(self._line, advance=1, description=f"{text}  {self.clock.rate:.1f} images/s")
 
     def on_train_epoch_end(self, trainer: L.Trainer, task: Any) -> None:
         text = _epoch(trainer)
@@ -73,7 +73,7 @@ class TrainingProgress(L.Callback):
             value = float(trainer.callback_metrics[name])
             text += f"  {split} loss {value:.3f}" if what == "loss" else f" {what} {value:.1%}"
         rate = self.clock.rows[-1][2]
-        text += "" if rate is None else f"  {rate:.0f} images/s"
+        text += "" if rate is None else f"  {rate:.1f} images/s"
         self.console.print(text, highlight=False, soft_wrap=True)
 
     def on_exception(self, trainer: L.Trainer, task: Any, exception: BaseException) -> None:

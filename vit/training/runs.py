@@ -135,7 +135,7 @@ def run_table(runs: Sequence[Run]) -> tuple[str, list[str], list[list[str]]]:
     for run in runs:
         of = "" if run.options.get("trainer.max_time") else f"/{run.options.get('trainer.max_epochs', '?')}"
         ends = [_shown(run, run.best), str(run.best + 1), _shown(run, -1)] if run.values else ["", "", ""]
-        rate = "" if run.images_per_second is None else f"{run.images_per_second:.0f}"
+        rate = "" if run.images_per_second is None else f"{run.images_per_second:.1f}"
         own = ", ".join(f"{name}={run.options[name]}" for name in names if str(run.options[name]) != usual.get(name))
         rows.append([os.path.relpath(run.folder, base), " + ".join(run.recipes), *ends, f"{len(run.values)}{of}", rate,
                      _duration(run.seconds), own])  # fmt: skip
