@@ -175,7 +175,8 @@ def _message(error: Exception, name: str) -> str:
         return f"{error}\nSee {name} --help." if isinstance(error, UsageError) else str(error)
     what = f"{type(error).__name__}: {error}".splitlines()[0][:300]
     # By name and message, because torch, which has an error of its own for this, is slow to import.
-    full = isinstance(error, RuntimeError) and re.search("not enough memory|out of memory", str(error))
+    signs = "not enough memory|out of memory|can't allocate memory"
+    full = isinstance(error, RuntimeError) and re.search(signs, str(error))
     if full or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return f"out of memory.\n{what}\nTry a smaller batch size, --trainer.accumulate, or precision bf16."
     if isinstance(error, ValueError) and _raised_by_us(error):
