@@ -32,7 +32,7 @@ def textbook(maps, readout, *, fusion="mean", discard=0.0, kept=1, residual=0.5,
         fused = {"mean": attention.mean(1), "max": attention.amax(1), "min": attention.amin(1)}[fusion]
         for image in fused:
             values = image.view(-1)
-            for place in values.argsort()[: int(tokens * tokens * discard)].tolist():
+            for place in values.argsort(stable=True)[: int(tokens * tokens * discard)].tolist():
                 if place % tokens >= kept:
                     values[place] = 0
         mixed = (1 - residual) * torch.eye(tokens, dtype=torch.float64) + residual * fused
@@ -192,6 +192,35 @@ def test_discard_by_hand():
     assert rolled([0.0, 1.0], block, discard_ratio=0.75) == pytest.approx([1 / 8, 7 / 8])
     # int(4 * 0.2) = 0: none.
     assert rolled([1.0, 0.0], block, discard_ratio=0.2, kept_columns=0) == pytest.approx([7 / 10, 3 / 10])
+
+
+def test_of_equal_entries_no_more_are_discarded_than_asked_for():
+    block = block_of((1 / 2, 1 / 2))  # all entries are 1/2
+    # The lowest one is the first, in column 0; of two, both of row 0; of three, row 1 keeps its last.
+    assert rolled([1.0, 0.0], block, discard_ratio=0.25, kept_columns=0) == pytest.approx([2 / 3, 1 / 3])
+    assert rolled([0.0, 1.0], block, discard_ratio=0.25, kept_columns=0) == pytest.approx([1 / 4, 3 / 4])
+    assert rolled([1.0, 0.0], block, discard_ratio=0.5, kept_columns=0) == pytest.approx([1, 0])
+    assert rolled([0.0, 1.0], block, discard_ratio=0.75, kept_columns=0) == pytest.approx([0, 1])
+    # The class column is ranked with the others, but kept.
+    assert rolled([1.0, 0.0], block, discard_ratio=0.25) == pytest.approx([3 / 4, 1 / 4])
+    assert rolled([1.0, 0.0], block, discard_ratio=0.5) == pytest.approx([1, 0])
+    assert rolled([0.0, 1.0], block, discard_ratio=0.5) == pytest.approx([1 / 4, 3 / 4])
+
+
+@pytest.mark.usefixtures("tile_numbers")
+@pytest.mark.parametrize("kept", [0, 1])
+@pytest.mark.parametrize("discard", [0.1, 0.5, 0.9])
+def test_equals_the_textbook_where_entries_are_equal(discard, kept):
+    """Each token attends to two others alike, and to the rest alike: two values in 35 x 35 entries, by exact sums."""
+    q, k = torch.zeros(2, 3, 35, 1), torch.zeros(2, 3, 35, 1)
+    k[0, :, :2] = math.log(15.5)  # weights of 1/4 and 1/66 in the first image, 1/35 in the second
+    q[0] = 1.0
+    blocks = [Recorded(q, k, k, q)] * 2
+    readout = torch.arange(35) / 595
+    maps = [torch.softmax(q.double() @ k.double().transpose(2, 3), dim=-1)] * 2
+    expected = textbook(maps, readout.double(), discard=discard, kept=kept)
+    found = rollout(blocks, readout, RolloutOptions(discard_ratio=discard), kept_columns=kept)
+    assert_close(found, expected)
 
 
 def test_a_row_that_lost_all_its_entries_passes_nothing_on():

@@ -18,7 +18,8 @@ class RolloutOptions:
 
     Args:
         head_fusion: how a block's heads become one map: "mean" (the paper), "max" or "min".
-        discard_ratio: share of each image's fused map, its lowest entries, that is set to zero, 0 to below 1.
+        discard_ratio: share of each image's fused map, its lowest entries, that is set to zero, 0 to below 1. Of equal
+            entries the first go, row by row, so that no more are set to zero than this share.
         residual: weight a of attention against the identity, (1 - a) I + a A; 0.5 in the paper.
 
     Raises:
@@ -96,12 +97,22 @@ def _step_with_discard(relevance: Tensor, recorded: Recorded, options: RolloutOp
     fused = torch.cat([_fuse(tile, options.head_fusion) for _, tile in attention_tiles(recorded)], dim=1)  # (B, N, N)
     lowest = int(fused[0].numel() * options.discard_ratio)
     if lowest:
-        threshold = fused.flatten(1).kthvalue(lowest, dim=1).values
-        discarded = fused <= threshold[:, None, None]
+        discarded = _lowest(fused.flatten(1), lowest).view_as(fused)
         discarded[:, :, :kept_columns] = False
         fused.masked_fill_(discarded, 0.0)
     weights = relevance / _row_sums(fused, a)
     return (1 - a) * weights + a * (weights[:, None] @ fused).squeeze(1)
+
+
+def _lowest(values: Tensor, count: int) -> Tensor:
+    """(B, numbers) bool: the `count` lowest numbers of each row, of equal ones the first."""
+    threshold = values.kthvalue(count, dim=1, keepdim=True).values
+    found = values <= threshold
+    spare = found.sum(dim=1) - count  # numbers equal to the last that counts, and too many
+    for row in spare.nonzero()[:, 0].tolist():
+        equal = (values[row] == threshold[row]).nonzero()[:, 0]
+        found[row, equal[-spare[row] :]] = False
+    return found
 
 
 def _row_sums(fused: Tensor, a: float) -> Tensor:
