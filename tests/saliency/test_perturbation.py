@@ -33,6 +33,19 @@ def test_occlusion_equals_captum(pair, images, window):
     torch.testing.assert_close(found, peer[:, 2, 6::7, 6::7].detach(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("grid", "window"), [((1, 1), 1), ((1, 4), 1), ((2, 2), 1), ((3, 3), 2), ((2, 5), 2), ((9, 8), 3)]
+)
+def test_the_square_of_occlusion_fits_small_grids(pair, grid, window):
+    """It never hides all of an image that has more than one patch: such a map would tell no patch from another."""
+    images = torch.randn(3, 3, 7 * grid[0], 7 * grid[1])
+    found = explain_batch(pair[0], images, method="occlusion", target=CLASSES).maps
+    assert found.shape == (3, *grid)
+    expected = explain_batch(pair[0], images, method="occlusion", target=CLASSES, window=window).maps
+    torch.testing.assert_close(found, expected)
+    assert grid == (1, 1) or (found.flatten(1).std(dim=1) > 0).all()
+
+
 def test_rise_is_the_mean_of_weighed_masks(pair, images):
     ours, reference = pair
     found = explain_batch(ours, images, method="rise", target=CLASSES, masks=40, cells=4, kept=0.4, seed=2).maps

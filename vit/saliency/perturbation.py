@@ -16,18 +16,23 @@ FORWARD_IMAGES = 32  # images in one forward pass, unless a batch has more
 
 
 @torch.inference_mode()
-def occlusion_maps(model: Classifier, images: Tensor, target: Tensor | None, *, window: int = 3) -> Explanation:
+def occlusion_maps(
+    model: Classifier, images: Tensor, target: Tensor | None, *, window: int | None = None
+) -> Explanation:
     """Occlusion (Zeiler & Fergus 2014): how much probability goes when a square of patches is hidden.
 
     The square slides by one patch; a patch gets the mean over the squares that hide it.
 
     Args:
-        window: patches a side of the square; 3 of 14 or 16 is about the paper's share of the image.
+        window: patches a side of the square; None takes 3, which of 14 or 16 is about the paper's share of the image,
+            or as many as leave a part of a smaller image to be seen.
 
     Raises:
         ValueError: for a window that is larger than the grid of patches.
     """
     grid_h, grid_w = model.encoder.grid_of(images)
+    if window is None:
+        window = max(1, min(3, grid_h, grid_w, max(grid_h, grid_w) - 1))
     if not 1 <= window <= min(grid_h, grid_w):
         raise ValueError(f"window is {window}; allowed are 1 to {min(grid_h, grid_w)}, the patches of the image")
     logits = model(images).float()
