@@ -1,5 +1,6 @@
 """The one call for every method: shapes, what it leaves alone, and what it refuses."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -16,7 +17,6 @@ from vit.saliency.rollout import RolloutOptions, rollout
 
 SIZES = {"image_size": (10, 21), "patch_size": (5, 7), "embed_dim": 22, "depth": 3, "num_heads": 2}
 FEW = {"rise": {"masks": 12}, "smoothgrad": {"samples": 3}, "integrated_gradients": {"steps": 3}}
-FEW["occlusion"] = {"window": 1}  # the smallest image here is one patch
 ROTARY = {"rotary": {"kind": "centred", "theta": 100.0}, "learned_positions": False, "embed_dim": 24}
 METHODS = [(name, FEW.get(name, {})) for name in EVERY_METHOD]
 METHODS += [("rollout", {"head_fusion": "max", "discard_ratio": 0.5}), ("legrad", {"refine": True})]
@@ -184,13 +184,22 @@ def test_gradients_work_compiled(build, images):
     ("options", "message"),
     [
         ({"method": "rolout"}, "method is 'rolout'; allowed are default, rollout, .* \\(did you mean 'rollout'\\?\\)"),
-        ({"discard_ration": 0.5}, "'rollout' has no such option: 'discard_ration'"),
-        ({"discard_ratio": 0.5, "kept_columns": 4}, "'rollout' has no such option: 'kept_columns'"),
-        ({"method": "attribution", "head_fusion": "max"}, "'attribution' has no such option: 'head_fusion'"),
-        ({"head_fusion": "median"}, "'median'; allowed are mean, max, min"),
-        ({"start_block": 3}, "start_block is 3; the model has blocks 0 to 2"),
+        (
+            {"method": "rollout", "discard_ration": 0.5},
+            "'rollout' has no option 'discard_ration' \\(did you mean 'discard_ratio'\\?\\)",
+        ),
+        ({"method": "rollout", "discard_ratio": 0.5, "kept_columns": 4}, "'rollout' has no option 'kept_columns'"),
+        (
+            {"method": "attribution", "head_fusion": "max"},
+            "'attribution' has no option 'head_fusion'; it takes start_block",
+        ),
+        ({"method": "rollout", "head_fusion": "median"}, "'median'; allowed are mean, max, min"),
+        ({"method": "rollout", "start_block": 3}, "start_block is 3; the model has blocks 0 to 2"),
         ({"method": "attribution", "target": 5}, "classes 0 to 4"),
-        ({"method": "last_attention", "start_block": 1}, "'last_attention' has no such option: 'start_block'"),
+        (
+            {"method": "last_attention", "start_block": 1},
+            "'last_attention' has no option 'start_block'; it takes head_fusion",
+        ),
         ({"method": "last_attention", "head_fusion": "max"}, "'max'; allowed are mean, median"),
         ({"method": "legrad", "start_block": 3}, "start_block is 3; the model has blocks 0 to 2"),
         ({"method": "gradient_rollout", "residual": 1.5}, "residual is 1.5"),
@@ -253,3 +262,14 @@ def test_noise_is_of_the_image_and_the_seed(build, images):
 def test_the_centre_is_highest_in_the_middle(build):
     maps = explain_batch(build(), torch.randn(2, 3, 15, 21), method="centre").maps
     assert (maps.flatten(1).argmax(dim=1) == 4).all()  # of 3 x 3 patches
+
+
+def test_an_error_within_a_method_is_not_taken_for_an_option(build, images, monkeypatch):
+    def broken(model, images, target):
+        raise TypeError("attribute() got an unexpected keyword argument 'baselines'")
+
+    methods = {**EVERY_METHOD, "rollout": replace(EVERY_METHOD["rollout"], maps=broken)}
+    monkeypatch.setattr("vit.saliency.explain.METHODS", methods)
+    monkeypatch.setattr("vit.saliency.methods.METHODS", methods)
+    with pytest.raises(TypeError, match="baselines"):
+        explain(build(), images, method="rollout")

@@ -7,7 +7,6 @@ method makes of it is where the method's walk starts.
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +22,7 @@ from vit.saliency.legrad import legrad
 from vit.saliency.prototypes import prototype_contrast, seed_fusion
 from vit.saliency.record import Trace, record
 from vit.saliency.rollout import RolloutOptions, rollout
+from vit.saliency.walk import check_start_block
 
 # ([an attention], how much of each of its queries is read) -> (B, tokens) relevance of what they ask
 OneAttention = Callable[[list[Recorded], Tensor], Tensor]
@@ -30,10 +30,17 @@ OneAttention = Callable[[list[Recorded], Tensor], Tensor]
 
 @torch.inference_mode()
 def rollout_maps(
-    model: Classifier, images: Tensor, target: Tensor | None, *, start_block: int = 0, **options: Any
+    model: Classifier,
+    images: Tensor,
+    target: Tensor | None,
+    *,
+    start_block: int = 0,
+    head_fusion: str = "mean",
+    discard_ratio: float = 0.0,
+    residual: float = 0.5,
 ) -> Explanation:
     """Attention rollout; options as `RolloutOptions` has them."""
-    settings = RolloutOptions(**options)
+    settings = RolloutOptions(head_fusion, discard_ratio, residual)
     with record(model, values=False) as trace:
         # Ranking whole maps takes every row of the last block; otherwise it works for the rows that are read.
         logits = model(images, whole=settings.discard_ratio > 0)
@@ -109,8 +116,7 @@ def _class_maps(
 def legrad_maps(model: Classifier, images: Tensor, target: Tensor | None, *, start_block: int = 0) -> Explanation:
     """LeGrad: each block's own tokens go through the final norm, the pooling and the head for a score of their own."""
     depth = len(model.encoder.blocks)
-    if not 0 <= start_block < depth:
-        raise ValueError(f"start_block is {start_block}; the model has blocks 0 to {depth - 1}")
+    check_start_block(start_block, depth)
     with record(model, gradients=True) as trace:
         outputs = model.encoder.last_tokens(images, depth - start_block)
         scores = [model.head(model.pooled(tokens)) for tokens in outputs]

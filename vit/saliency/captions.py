@@ -27,7 +27,7 @@ from vit.models.generation import GenerationOptions
 from vit.saliency.attribution import attribution_step, attribution_times, times_attribution
 from vit.saliency.explain import evaluating
 from vit.saliency.record import record
-from vit.saliency.walk import walk
+from vit.saliency.walk import check_start_block, walk
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,7 @@ def explain_captions(
     Raises:
         ValueError: for a block that is not there, or captions longer than the model was made for.
     """
-    if not 0 <= start_block < len(model.encoder.blocks):
-        raise ValueError(f"start_block is {start_block}; the model has blocks 0 to {len(model.encoder.blocks) - 1}")
+    check_start_block(start_block, len(model.encoder.blocks))
     with evaluating(model), torch.inference_mode(False):
         images = images.clone()  # autograd takes no tensor of a caller's inference mode
         if ids is None:

@@ -1,6 +1,6 @@
 """Saliency maps of a classifier: one call for every method."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vit.foundation import nearest
 from vit.models.classifier import Classifier
 from vit.saliency.explanation import Explanation
-from vit.saliency.methods import METHODS, check_serves
+from vit.saliency.methods import METHODS, check_serves, options_of
 from vit.saliency.record import record
 from vit.saliency.refine import refine as refine_maps
 from vit.saliency.upsample import upsample_maps
@@ -73,16 +73,21 @@ def explain_batch(
     check_serves(method, model)
     if start_block:
         options["start_block"] = start_block
+    _check_options(method, options)
     with evaluating(model):
-        try:
-            found = METHODS[method].maps(model, images, target, **options)
-        except TypeError as error:
-            if "unexpected keyword" not in str(error):
-                raise
-            raise ValueError(f"method {method!r} has no such option: {str(error).split('argument ')[-1]}") from None
+        found = METHODS[method].maps(model, images, target, **options)
         if refine:
             found = replace(found, maps=_refined(model, images, found))
     return replace(found, keys=None)
+
+
+def _check_options(method: str, options: Mapping[str, Any]) -> None:
+    """Raises ValueError for an option that the method does not take."""
+    taken = options_of(method)
+    for option in options:
+        if option not in taken:
+            told = f"it takes {', '.join(taken)}" if taken else "it takes none"
+            raise ValueError(f"method {method!r} has no option {option!r}{nearest(option, taken)}; {told}")
 
 
 @torch.inference_mode()

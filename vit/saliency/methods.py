@@ -1,5 +1,6 @@
 """All methods in one table: the command line, the docs and the errors are made from it."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -80,6 +81,12 @@ METHODS: Mapping[str, Method] = {
     "centre": Method(centre_maps, "baseline", False, "none", "a Gaussian in the middle, for every image"),
     "random": Method(random_maps, "baseline", False, "none", "noise"),
 }
+
+
+def options_of(name: str) -> list[str]:
+    """The options that a method takes: the keywords of the function that makes its maps."""
+    parameters = inspect.signature(METHODS[name].maps).parameters
+    return [option for option, found in parameters.items() if found.kind is found.KEYWORD_ONLY]
 
 
 def check_serves(name: str, model: Classifier) -> None:

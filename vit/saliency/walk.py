@@ -42,8 +42,7 @@ def walk(blocks: Sequence[Recorded], readout: Tensor, step: Step, *, start_block
         ValueError: when there is no block `start_block`, or when the readout reads a token that the last block
             did not compute.
     """
-    if not 0 <= start_block < len(blocks):
-        raise ValueError(f"start_block is {start_block}; the model has blocks 0 to {len(blocks) - 1}")
+    check_start_block(start_block, len(blocks))
     last = blocks[-1]
     batch, num_queries, num_tokens = last.q.shape[0], last.q.shape[2], last.k.shape[2]
     relevance = readout.to(device=last.q.device, dtype=torch.float32).expand(batch, num_tokens)
@@ -58,6 +57,12 @@ def walk(blocks: Sequence[Recorded], readout: Tensor, step: Step, *, start_block
     # In float32, also where the caller runs the model in less; without a graph, also where the caller keeps one.
     with torch.autocast(last.q.device.type, enabled=False), torch.no_grad():
         return torch.cat([_walk(blocks[start_block:], relevance, step, images) for images in parts])
+
+
+def check_start_block(start_block: int, blocks: int) -> None:
+    """Raises ValueError unless `start_block` is one of the model's blocks, which are counted from 0."""
+    if not 0 <= start_block < blocks:
+        raise ValueError(f"start_block is {start_block}; the model has blocks 0 to {blocks - 1}")
 
 
 def _walk(blocks: Sequence[Recorded], relevance: Tensor, step: Step, images: slice) -> Tensor:
