@@ -99,7 +99,8 @@ def print_tables(tables: Iterable[tuple[str, Sequence[str], Sequence[Sequence[st
     for title, columns, rows in tables:
         table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
         for number, column in enumerate(columns):
-            table.add_column(column, justify="right" if number else "left", no_wrap=number == 0)
+            words = number == 0 or any(row[number][:1].isalpha() for row in rows)
+            table.add_column(column, justify="left" if words else "right", no_wrap=number == 0)
         for row in rows:
             table.add_row(*row)
         console.print(title)

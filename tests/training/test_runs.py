@@ -12,10 +12,10 @@ from vit.training.runs import differing, find_runs, read_run, run_table
 
 def make(
     folder: Path, *, top1: list[float], losses: tuple[float, ...] = (0.7,) * 3, lr: float = 1e-4, seed: int = 0,
-    device: str = "cpu", times: bool = True, recipe: str = "classify/finetune",
+    device: str = "cpu", times: bool = True, recipe: str = "classify/finetune", data: str = "photos",
 ) -> Path:  # fmt: skip
     folder.mkdir(parents=True)
-    options = {"optim": {"lr": lr}, "trainer": {"max_epochs": 5, "max_time": None}, "seed": seed, "device": device}
+    options = {"data": {"root": data}, "optim": {"lr": lr}, "trainer": {"max_epochs": 5, "max_time": None}, "seed": seed, "device": device}
     (folder / "config.yaml").write_text(f"# recipe: {recipe}\n{yaml.safe_dump(options)}")
     lines = ["epoch,step,lr,train_loss_step,train_loss_epoch,val_loss,val_top1"]
     for epoch, value in enumerate(top1, 1):
@@ -41,6 +41,11 @@ def test_a_row_says_what_a_run_was_and_came_to(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert rows[1][1:] == ["my.yaml", "25.0%", "1", "25.0%", "1/5", "", "", "optim.lr=0.001"]
     assert rows[2][2:6] == ["", "", "", "0/5"]
+
+
+def test_runs_on_other_data_say_so(tmp_path: Path) -> None:
+    runs = [read_run(make(tmp_path / name, top1=[0.5], data=name)) for name in ("gulls", "terns")]
+    assert [row[-1] for row in run_table(runs)[2]] == ["data.root=gulls", "data.root=terns"]
 
 
 def test_of_equal_epochs_that_of_the_lower_loss_is_the_best_as_the_model_folder_is(tmp_path: Path) -> None:
