@@ -5,8 +5,8 @@
     augmix-m5-w4-d2 ...                     AugMix (Hendrycks et al. 2020), as timm reads it
     trivial                                 TrivialAugment Wide (Mueller & Hutter 2021), torchvision's
 
-timm and torchvision draw from the global generators of Python, numpy and torch. Here these are set for one image from
-the pipeline's own generator and put back after it: what an image becomes is a function of its seed.
+timm and torchvision draw from the global generators of Python, numpy and torch. Here these are seeded for each image
+from the pipeline's own generator and restored afterwards, so that the result is a function of the image's seed.
 """
 
 import random
@@ -26,12 +26,12 @@ _ALLOWED = f"rand-m9-n2 and the like, auto, {', '.join(_POLICIES)} (each with -m
 
 
 class AutoAugment(A.ImageOnlyTransform):
-    """Applies a policy to uint8 RGB; a mask would not follow.
+    """Applies a policy to uint8 RGB; masks are not transformed along.
 
     Args:
         policy: see above.
-        image_size: (h, w) of the image; translations are of up to 0.45 of the shorter side, as timm has it.
-        mean: of the three channels, of values 0 to 1: what fills the places that an image is moved from.
+        image_size: (h, w) of the image; translations are up to 0.45 of the shorter side, as in timm.
+        mean: of the three channels, for values 0 to 1; it fills the areas that a moved image leaves empty.
 
     Raises:
         UserError: there is no such policy.
@@ -51,7 +51,7 @@ class AutoAugment(A.ImageOnlyTransform):
 
 
 def _keep_a_bit(policy: Any) -> None:
-    """Makes timm's operations leave an image one bit where they would leave none, which new Pillows refuse."""
+    """Makes timm's posterize leave an image at least one bit, because newer versions of Pillow refuse zero."""
     from timm.data import auto_augment as timm_policies
 
     groups = policy.policy if hasattr(policy, "policy") else [getattr(policy, "ops", ())]  # torchvision's has none
@@ -66,7 +66,7 @@ def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
 
 @contextmanager
 def global_seed(seed: int) -> Iterator[None]:
-    """The global generators of Python, numpy and torch start at `seed`, 32 bits, and afterwards are as before."""
+    """Seeds the global generators of Python, numpy and torch with `seed` (32 bits), and restores them afterwards."""
     states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()  # noqa: NPY002
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
@@ -87,7 +87,7 @@ def _policy(policy: str, size: tuple[int, int], fill: tuple[int, ...]) -> Callab
     name, *sections = policy.split("-")
     settings = {"translate_const": int(min(size) * 0.45), "img_mean": fill, "interpolation": Image.Resampling.BILINEAR}
     try:
-        for section in sections:  # which timm passes over silently
+        for section in sections:  # timm silently ignores these
             if not section.startswith("t") and not any(character.isdigit() for character in section):
                 raise ValueError(f"no number in {section!r}")
         if policy == "trivial":

@@ -1,4 +1,4 @@
-"""What a drawn bird is: a species has a build, plumages and marks; an individual has a pose.
+"""The model of a drawn bird: a species has a build, plumages and marks; an individual has a pose.
 
 Lengths are in units of the body's length; the bird faces right, x runs right and y down, and the body's
 centre is at (0, 0). A bird is made of tubes (see `shapes.Tube`), and marks of plumage are patches of these

@@ -1,6 +1,6 @@
 """Generated bird scenes as a data set: endless, offline, with the exact mask of the bird.
 
-The scenes of a split are numbers of the endless series that the seed names:
+The seed selects an endless series of numbered scenes, and the splits take these numbers of it:
 
     train    epoch * train_scenes + index: each epoch brings new scenes, which teach more than repeated ones
     val      from 2**40 on
@@ -20,15 +20,26 @@ from datamodules.splits import SplitLoaders, of_split
 from datamodules.transforms import EraseMode, Interpolation, Pipeline, ResizeMode, eval_transform, train_transform
 from vit.foundation import UserError, atomic_write, nearest
 
-FIRST = {"train": 0, "val": 2**40, "test": 2**41}  # scene of a split
+FIRST = {"train": 0, "val": 2**40, "test": 2**41}  # number of the first scene of a split
 _SPECIES = {"demo": DEMO_SPECIES, "pretrain": PRETRAIN_SPECIES}
 
 
 class SceneImages(Dataset):
-    """`length` scenes an epoch, from scene `first` of the series on.
+    """`length` scenes per epoch, starting with scene `first` of the series.
 
-    An item is a dict of `image` float32 (3, h, w), `target`, `index` and, where `masks`, `mask` bool (h, w),
-    True on the bird. Scene and augmentation are pure functions of (seed, epoch, index).
+    An item is a dict of `image` float32 (3, h, w), `target`, `index` and, if `masks`, `mask` bool (h, w), True on the
+    bird. Scene and augmentation are pure functions of (seed, epoch, index).
+
+    Args:
+        species: names of the species in the scenes.
+        length: scenes per epoch.
+        transform: from the drawn scene to the model's input.
+        size: side of the square scene in pixels, before the transform.
+        first: number of the first scene.
+        targets: target of each species; None for 0, 1, 2 ...
+        confound: share of the scenes whose background depends on the species.
+        masks: whether items have a mask.
+        seed: seed of the scenes and of the augmentation.
     """
 
     def __init__(
@@ -73,19 +84,19 @@ class BirdScenes(SplitLoaders):
     """Generated scenes, for training and evaluation; a batch for evaluation has `mask` bool (B, h, w).
 
     Args:
-        which: `demo` or `pretrain`: two sets of species that share none.
-        image_size: (h, w) of the model; scenes are square, of the longer side, before the transform.
-        mean, std: of the three channels, of values 0 to 1.
-        train_scenes: scenes an epoch.
-        val_scenes: scenes in val, and as many in test.
-        confound: share of the training scenes whose background is tied to the species; none in val and test.
+        which: `demo` or `pretrain`, two sets of species without a common one.
+        image_size: (h, w) of the model; before the transform, scenes are squares with its longer side.
+        mean, std: of the three channels, for values 0 to 1.
+        train_scenes: scenes per epoch.
+        val_scenes: number of scenes in val, and in test.
+        confound: share of the training scenes whose background depends on the species; none in val and test.
         batch_size, num_workers, crop_scale, hflip, color_jitter, auto_augment, erase, erase_mode, interpolation,
-            resize_mode, crop_pct: as of `ImageFolder`.
-        labels: a checkpoint's labels in its order. Targets then index these, by name.
-        seed: what the scenes, their order and the augmentations follow from.
+            resize_mode, crop_pct: as for `ImageFolder`.
+        labels: a checkpoint's labels, in its order; targets then index these, by name.
+        seed: seed of the scenes, their order and the augmentations.
 
     Raises:
-        UserError: `which` or a count makes no sense, or the checkpoint does not know a species.
+        UserError: `which`, a count or `confound` is invalid, or the checkpoint lacks a species.
     """
 
     def __init__(
@@ -140,7 +151,7 @@ class BirdScenes(SplitLoaders):
         )
 
     def limit(self, count: int) -> None:
-        """Draws at most so many scenes of each split."""
+        """Limits each split to at most this many scenes."""
         self.lengths = {split: len(evenly(length, count)) for split, length in self.lengths.items()}
 
     def dataset(self, split: str, *, augment: bool = False) -> Dataset:
@@ -159,15 +170,15 @@ class BirdScenes(SplitLoaders):
         )
 
     def empty_batch(self) -> dict[str, Any]:
-        """A batch of no scenes."""
+        """A batch without scenes."""
         return labelled_batch(self.image_size)
 
     def length(self, split: str) -> int:
-        """How many scenes a split has, in an epoch."""
+        """How many scenes a split has per epoch."""
         return of_split(self.lengths, split)
 
     def names(self, split: str) -> list[str]:
-        """What the scenes of a split are called, by index."""
+        """Names of the scenes of a split, by index."""
         return [f"{split} scene {index}" for index in range(self.length(split))]
 
     def _loader(self, split: str, *, augment: bool = False) -> SampleLoader:
@@ -185,12 +196,12 @@ def species_of(which: str) -> tuple[str, ...]:
     """
     if which not in _SPECIES:
         hint = nearest(which, _SPECIES)
-        raise UserError(f"There are no bird scenes {which!r}; there are demo and pretrain{hint}.")
+        raise UserError(f"There are no bird scenes {which!r}; allowed are demo and pretrain{hint}.")
     return _SPECIES[which]
 
 
 def write_scenes(folder: Path, count: int, *, seed: int, size: int = 224) -> None:
-    """Draws scenes of the demo species as PNG files, each called by its number and species, to look at."""
+    """Draws scenes of the demo species as PNG files, named after their number and species, to look at."""
     for index in range(count):
         scene = draw_scene(seed, index, size=size, species=DEMO_SPECIES)
         _, encoded = cv2.imencode(".png", scene.image[:, :, ::-1])

@@ -1,8 +1,8 @@
-"""Generated bird scenes with captions, as a data set: the scenes hold the bird and what the caption names, no more.
+"""Generated bird scenes with captions, as a data set: the scenes show the bird and what the caption names, no more.
 
-Which of several things a caption speaks of can't be seen, so nothing else stands about (`clutter`). A scene has one
-caption, drawn at random, of all the wordings that are true of it: with the bird's pose or without, in one of four
-phrases for the place. Training sees the one; an evaluation takes any of them for right.
+An image does not show which of several things its caption is about, so scenes have no other things (`clutter`). A
+scene has one caption, drawn at random from all wordings that are true of it: with or without the bird's pose, and with
+one of four phrases for the place. Training sees that one; an evaluation counts any of them as right.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,15 @@ from datamodules.scenes import MIN_SIZE, render_plan
 from datamodules.transforms import Pipeline
 from datamodules.vocabulary import Vocabulary
 
-SCENES_OF_WORDS = 1024  # whose captions the vocabulary is trained on: the rarest word is in several of them
+SCENES_OF_WORDS = 1024  # scenes for training the vocabulary: the rarest word occurs in several of them
 
 
 class CaptionedScenes(Dataset):
-    """`length` scenes an epoch, from scene `first` of the series on.
+    """`length` scenes per epoch, starting with scene `first` of the series.
 
-    An item is a dict of `image` float32 (3, h, w), `ids` of its caption, `references`, those of all its wordings,
-    `index`, and, but for training, `mask` bool (h, w), True on the bird. In training the caption alone is a reference.
+    An item is a dict of `image` float32 (3, h, w), `ids` of its caption, `references` (the ids of all its wordings),
+    `index`, and, except in training, `mask` bool (h, w), True on the bird. In training the caption is the only
+    reference.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class CaptionedScenes(Dataset):
         return self.length
 
     def plan(self, index: int, epoch: int = 0) -> ScenePlan:
-        """What a scene shows, and what is said of it."""
+        """The layout of a scene, and its caption."""
         return plan_scene(self.seed, self.first + epoch * self.length + index, species=self.species, clutter=False)
 
     def __getitem__(self, draw: Draw | int) -> dict[str, Any]:
@@ -74,11 +75,11 @@ class BirdSceneCaptions(BirdScenes):
     Args:
         which: `demo` or `pretrain`, see `BirdScenes`.
         vocabulary: a checkpoint's; None trains one on captions of train.
-        options: the rest, as `BirdScenes` takes them. Nothing is mirrored or cropped: captions say "left" and name
-            what is there.
+        options: the rest, as `BirdScenes` takes them. Nothing is mirrored or cropped, because captions say "left" and
+            describe whole scenes.
 
     Raises:
-        UserError: `which` or a count makes no sense.
+        UserError: `which`, a count or the vocabulary is invalid.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class BirdSceneCaptions(BirdScenes):
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest caption, its start and end counted."""
+        """Tokens in the longest caption, including its start and end."""
         return max(len(self.vocabulary.encode(text)) for text in self._texts())
 
     def dataset(self, split: str, *, augment: bool = False) -> CaptionedScenes:
@@ -110,5 +111,5 @@ class BirdSceneCaptions(BirdScenes):
         )
 
     def empty_batch(self) -> dict[str, Any]:
-        """A batch of no scenes."""
+        """A batch without scenes."""
         return {**image_batch(self.image_size), "ids": [], "references": []}

@@ -1,4 +1,4 @@
-"""One-sentence descriptions of scenes, true of what is drawn."""
+"""One-sentence descriptions of scenes that are true of what is drawn."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def with_article(words: str) -> str:
 
 
 def bird_words(word: str, species: str, pose: str, background: str, rng: np.random.Generator) -> str:
-    """ "a flying blue kingfisher": the pose is named half of the time; swimming only on water."""
+    """ "a flying blue kingfisher": the pose is named half of the time, but swimming only on water."""
     return bird_wordings(word, species, pose, background)[-1 if rng.random() < 0.5 else 0]
 
 
 def bird_wordings(word: str, species: str, pose: str, background: str) -> list[str]:
-    """All that a bird may be called: without its pose, and with it where it may be named."""
+    """All descriptions of a bird: without its pose, and with it if it may be named."""
     plain, posed = with_article(f"{word} {species}"), with_article(f"{pose} {word} {species}")
     return [plain] if pose == "swimming" and background != "water" else [plain, posed]
 
@@ -35,5 +35,5 @@ def caption(bird: str, relation: str, other: str, background: str, rng: np.rando
 
 
 def sentence(bird: str, relation: str, other: str, place: str) -> str:
-    """The parts of a caption, put together."""
+    """A caption from its parts."""
     return f"{bird} {relation} {other}, {place}" if relation else f"{bird} {place}"

@@ -3,8 +3,9 @@
     image,caption,split
     photos/1.jpg,a robin on a branch,train
 
-Paths are relative to the folder of the CSV, or absolute. An image may have several captions, a line each. Without the
-column `split`, or where it is empty, images are split here, all captions of an image together.
+Paths are relative to the folder of the CSV, or absolute. An image may have several captions, one per line. Images
+without a split are training images; if none is in val, a share of them is held out for it. All captions of an image
+stay together.
 """
 
 import os
@@ -25,7 +26,7 @@ from datamodules.vocabulary import Vocabulary
 from vit.foundation import UserError, nearest
 
 COLUMNS = ("image", "caption", "split")
-_WANTED = "The data of captions is a CSV with the columns image,caption and perhaps split."
+_WANTED = "Captions are a CSV with the columns image,caption and optionally split."
 
 Captions = dict[str, list[str]]  # absolute path -> its captions, in the order of the CSV
 
@@ -33,9 +34,9 @@ Captions = dict[str, list[str]]  # absolute path -> its captions, in the order o
 class CaptionedImages(PhotoDataset):
     """Photos of one split, each with the ids of its captions.
 
-    An item is a dict of `image` float32 (3, h, w), `ids` of one caption, `references`, those of all its captions, and
-    `index`, or Skipped for a file that can't be read. Which caption is a pure function of (seed, epoch, index), as is
-    what is random in the transform; without `augment` it is the first.
+    An item is a dict of `image` float32 (3, h, w), `ids` of one caption, `references` (the ids of all its captions) and
+    `index`, or Skipped for a file that can't be read. The choice of the caption, like the transform, is a pure function
+    of (seed, epoch, index); without `augment` it is the first one.
     """
 
     def __init__(
@@ -69,14 +70,14 @@ class CaptionsCsv(Photographs):
     Args:
         root: the CSV, see above.
         vocabulary: a checkpoint's; None trains one on the captions of train.
-        max_words: most tokens of the vocabulary that is trained.
-        val_fraction: share of the images kept for validation, where the CSV does not say.
-        crop_scale, hflip: see `train_transform`; a mirrored photo makes a caption wrong that says "left" or "right",
-            and a small crop may lack what it names.
+        max_words: maximum number of tokens in a vocabulary trained here.
+        val_fraction: share of the images kept for validation, if the CSV has no val.
+        crop_scale, hflip: see `train_transform`; mirroring a photo makes captions with "left" or "right" wrong, and a
+            small crop may lack what the caption names.
         options: the rest, as `Photographs` takes them.
 
     Raises:
-        UserError: the CSV can't be read, or a line of it is of no use, or there is nothing to train on.
+        UserError: the CSV can't be read, a line of it is invalid, or there are no captions to train a vocabulary on.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class CaptionsCsv(Photographs):
         self.captions = find_captions(self.root, val_fraction=val_fraction, seed=seed)
         if vocabulary is None:
             if "train" not in self.captions:
-                raise UserError(f"{printable(root)} has no captions of train to take the words from.\n{_WANTED}")
+                raise UserError(f"{printable(root)} has no training captions to build a vocabulary from.\n{_WANTED}")
             texts = (text for captions in self.captions["train"].values() for text in captions)
             vocabulary = Vocabulary.train(texts, size=max_words)
         self.vocabulary = vocabulary
@@ -108,7 +109,7 @@ class CaptionsCsv(Photographs):
         return max(len(self.vocabulary.encode(text)) for text in texts)
 
     def limit(self, count: int) -> None:
-        """Keeps at most so many photos of each split, spread evenly over it."""
+        """Keeps at most this many photos per split, spread evenly over it."""
         for split, captions in self.captions.items():
             paths = list(captions)
             self.captions[split] = {paths[place]: captions[paths[place]] for place in evenly(len(paths), count)}
@@ -124,15 +125,18 @@ class CaptionsCsv(Photographs):
         return CaptionedImages(captions, self.vocabulary, transform, augment=augment, seed=self.seed)
 
     def empty_batch(self) -> dict[str, Any]:
-        """A batch of no images."""
+        """A batch without images."""
         return {**super().empty_batch(), "ids": [], "references": []}
 
 
 def find_captions(root: Path, *, val_fraction: float, seed: int) -> dict[str, Captions]:
-    """The captions of each split of a CSV, an absolute path; without a val of its own, val is taken out of train.
+    """The captions of each split of a CSV; without a val of its own, some images of train become val.
+
+    Args:
+        root: absolute path of the CSV.
 
     Raises:
-        UserError: the CSV can't be read, or a line of it is of no use.
+        UserError: the CSV can't be read, or a line of it is invalid.
     """
     found: dict[str, Captions] = {}
     split_of: dict[str, str] = {}
@@ -141,12 +145,12 @@ def find_captions(root: Path, *, val_fraction: float, seed: int) -> dict[str, Ca
         if not image or not caption:
             raise UserError(f"{where}: no {'image' if not image else 'caption'}.\n{_WANTED}")
         if split and split not in SPLITS:
-            raise UserError(f"{where}: split {printable(split)!r} is none of {', '.join(SPLITS)}.")
+            raise UserError(f"{where}: split {printable(split)!r} is not one of {', '.join(SPLITS)}.")
         path = os.path.normpath(os.path.join(root.parent, image))  # noqa: PTH118
         split = split or split_of.get(path, "train")
         if split_of.setdefault(path, split) != split:
-            raise UserError(f"{where}: {printable(image)} is in {split} and in {split_of[path]}.\nGive it one split.")
-        text = os.fsencode(caption).decode("utf-8", errors="replace")  # a name may hold any bytes, a caption may not
+            raise UserError(f"{where}: {printable(image)} is in {split} and in {split_of[path]}.\nPut it in one split.")
+        text = os.fsencode(caption).decode("utf-8", errors="replace")  # file names may hold any bytes, captions not
         found.setdefault(split, {}).setdefault(path, []).append(text)
     refuse_heic(split_of)
     if "train" in found and "val" not in found and len(found["train"]) > 1:

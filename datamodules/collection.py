@@ -1,4 +1,4 @@
-"""The images of a data set, each with its labels, in splits; and how some are held out of train."""
+"""The images of a data set with their labels and splits, and how some of train are held out."""
 
 import os
 from collections import Counter, defaultdict
@@ -11,19 +11,19 @@ from typing import NamedTuple, Protocol
 from datamodules.reading import Photo
 from vit.foundation import UserError
 
-# What each split is called in folders and archives; val has had other names in well-known data sets.
+# Names of the splits in folders and archives; some well-known data sets use other names for val.
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 SPLITS = tuple(SPLIT_NAMES)
 
 
 class Source(Protocol):
-    """A photo that is no file of its own."""
+    """A photo that is not a file of its own."""
 
     def photo(self, min_size: tuple[int, int] | None) -> Photo:
-        """As `read_photo` gives it, or UnreadableImage."""
+        """The photo, as `read_photo` returns it. Raises UnreadableImage."""
 
     def state(self) -> bytes:
-        """What tells the photo, as it is now, from all others."""
+        """A key that distinguishes the photo in its present state from all others."""
 
 
 class Record(NamedTuple):
@@ -31,10 +31,10 @@ class Record(NamedTuple):
 
     Args:
         path: absolute.
-        labels: one; or any number, in a collection of several labels an image.
-        group: images of one group are never in different splits; an empty text for an image by itself.
-        weight: in the loss.
-        source: what to read where there is no file of that path, such as a member of an archive.
+        labels: one label; or any number, in a multi-label collection.
+        group: images of one group are never in different splits; empty for an image by itself.
+        weight: weight in the loss.
+        source: what to read if there is no file at that path, such as a member of an archive.
     """
 
     path: str
@@ -45,7 +45,7 @@ class Record(NamedTuple):
 
     @property
     def unit(self) -> str:
-        """What is held out as a whole."""
+        """The group or image that is held out as a whole."""
         return self.group or self.path
 
 
@@ -54,9 +54,9 @@ class Collection:
     """The images of each split.
 
     Args:
-        base: absolute folder that names are below.
-        splits: the images of train, val and test, as far as there are any.
-        multilabel: whether an image has any number of labels, rather than one.
+        base: absolute folder; names of images are relative to it.
+        splits: the images of train, val and test, as far as they exist.
+        multilabel: whether images have any number of labels, instead of one.
         weighted: whether images have weights.
         held_out: whether val was taken out of train.
     """
@@ -68,7 +68,11 @@ class Collection:
     held_out: bool = False
 
     def with_val(self, fraction: float, seed: int) -> "Collection":
-        """The same with a val: without one of its own, it is taken out of train."""
+        """The same collection with a val; if it has none, some images of train become val.
+
+        Raises:
+            UserError: when the fraction is not between 0 and 1.
+        """
         if "train" not in self.splits or "val" in self.splits:
             return self
         train, val = hold_out(self.splits["train"], self.base, fraction, seed)
@@ -81,11 +85,14 @@ class Collection:
 
 
 def hold_out(records: Sequence[Record], base: Path, fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
-    """(kept for training, held for validation), in the given order; about `fraction` of each label is held.
+    """(kept for training, held out for validation), in the given order; about `fraction` of each label is held out.
 
-    A group stays together, and so does an image that is listed twice. Which are held follows from the seed and the
-    names of files below `base` and of groups: not from where the base lies nor in what order they are listed, and it
+    Groups stay together, and so do the entries of an image that is listed twice. The choice depends only on the seed,
+    the names of the groups and the paths below `base`, not on where the base is or on the order of the list, and it
     hardly changes when images are added.
+
+    Raises:
+        UserError: when the fraction is not between 0 and 1.
     """
     units = Units(records, base)
     labels, sizes, names = units.labels, units.sizes, units.names
@@ -95,7 +102,7 @@ def hold_out(records: Sequence[Record], base: Path, fraction: float, seed: int) 
     every = {label for several in labels.values() for label in several}
     kept = {label for unit, several in labels.items() if unit not in held for label in several}
     for label in sorted(every - kept):  # in an order that is the same in every process
-        if label not in kept:  # else it came back with the unit of another label
+        if label not in kept:  # otherwise it came back with the unit of another label
             back = min((unit for unit in held if label in labels[unit]), key=lambda unit: (sizes[unit], names[unit]))
             held.remove(back)
             kept |= labels[back]
@@ -103,13 +110,13 @@ def hold_out(records: Sequence[Record], base: Path, fraction: float, seed: int) 
 
 
 class Units:
-    """What is held out as a whole: images, or groups of them.
+    """The units that are held out as a whole: images, or groups of them.
 
     Attributes:
-        labels: of all images of a unit; an empty text of one without any.
-        sizes: images of a unit.
-        names: of units, wherever the data lies.
-        classes: label -> {unit: its size}; a unit of several labels stands for its rarest.
+        labels: the labels of all images of a unit; {""} for a unit without any.
+        sizes: number of images of a unit.
+        names: names of the units, independent of where the data is stored.
+        classes: label -> {unit: its size}; a unit with several labels counts for its rarest.
     """
 
     def __init__(self, records: Sequence[Record], base: Path) -> None:
@@ -128,12 +135,12 @@ class Units:
 
 
 def deal(records: Sequence[Record], base: Path, count: int, seed: int) -> list[int]:
-    """In which of `count` parts each image is: of every label about as many in each, and groups together.
+    """The part, 0 to `count` - 1, of each image: each label is spread evenly over the parts, and groups stay together.
 
-    What follows from what is said of `hold_out` holds here, too.
+    The result depends on the seed and the names only, as described for `hold_out`.
 
     Raises:
-        UserError: when the images of a label can't be in more than one part.
+        UserError: when all images of a label are a single unit, which can't be in more than one part.
     """
     units = Units(records, base)
     part_of: dict[str, int] = {}
@@ -141,8 +148,8 @@ def deal(records: Sequence[Record], base: Path, count: int, seed: int) -> list[i
     for label, members in sorted(units.classes.items()):
         if len(members) < 2:
             raise UserError(
-                f"{label} has only one image or group, so no fold could both learn and validate it.\n"
-                "Add to it, or leave it out."
+                f"{label} has only one image or group, so no fold could both train and validate on it.\n"
+                "Add images of it, or leave it out."
             )
         own = [0] * count
         for unit in sorted(members, key=lambda unit: _lot(units.names[unit], seed)):
@@ -154,13 +161,14 @@ def deal(records: Sequence[Record], base: Path, count: int, seed: int) -> list[i
 
 
 def split_class(paths: Iterable[str], base: Path, fraction: float, seed: int) -> tuple[list[str], list[str]]:
-    """Paths of one class, or of none -> (kept for training, held for validation), both sorted. See `hold_out`."""
+    """Splits the paths of one class (or without classes) into those kept for training and those held out for
+    validation, both sorted; see `hold_out`."""
     kept, held = hold_out([Record(path, ()) for path in sorted(paths)], base, fraction, seed)
     return [record.path for record in kept], [record.path for record in held]
 
 
 def straddling(splits: Mapping[str, Iterable[Record]]) -> dict[str, list[str]]:
-    """The groups that are in several splits, by name, with those splits in their order."""
+    """The groups that are in several splits: name -> those splits, in order."""
     places: defaultdict[str, dict[str, None]] = defaultdict(dict)
     for split in SPLITS:
         for record in splits.get(split, ()):
@@ -170,7 +178,8 @@ def straddling(splits: Mapping[str, Iterable[Record]]) -> dict[str, list[str]]:
 
 
 def _draw(sizes: Mapping[str, int], names: Mapping[str, str], fraction: float, seed: int) -> set[str]:
-    """Which units of one class to hold; `sizes` are their images. Of two or more, one at least is in each part."""
+    """The units of one class to hold out; `sizes` are their numbers of images. If there are two or more units, both
+    parts get at least one."""
     if not 0 < fraction < 1:
         raise UserError(f"val_fraction is {fraction}; it must lie between 0 and 1, such as 0.2.")
     total = sum(sizes.values())

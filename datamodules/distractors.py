@@ -1,5 +1,4 @@
-"""Things that stand about in a scene: rocks, flowers, balloons. Each is drawn in its own unit (about 1
-across)."""
+"""Other things in a scene, such as rocks, flowers and balloons. Each is drawn in its own units (about 1 across)."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ _WOOD: Colour = (104, 76, 52)
 class Kind:
     """A kind of thing: how it is drawn, the colours it comes in, its size as a fraction of the frame's side.
 
-    grounded: it lies or stands on the ground or the water, so it belongs in the frame's lower part.
+    grounded: it is on the ground or the water, so it belongs in the lower part of the frame.
     """
 
     draw: Callable[[np.random.Generator, Colour], Drawing]

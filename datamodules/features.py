@@ -1,4 +1,4 @@
-"""Features of images that were computed once, in place of the images: for what is learned on a frozen encoder."""
+"""Features of images, computed once, in place of the images: for training on top of a frozen encoder."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from datamodules.sampling import Draw, SampleLoader, sample_loader
 
-Columns = dict[str, Tensor]  # what batches had, one below the other: image (N, F), target, index, and weight
+Columns = dict[str, Tensor]  # the columns of concatenated batches: image (N, F), target, index, and weight
 
 
 class FeatureTable(Dataset):
@@ -24,7 +24,7 @@ class FeatureTable(Dataset):
 
     def __getitem__(self, draw: Draw | int) -> dict[str, Any]:
         row = draw.index if isinstance(draw, Draw) else draw
-        # As the data sets of images give them: numbers are Python's, and arrays NumPy's, but for the image.
+        # As the image data sets return them: Python numbers and NumPy arrays, except for the image.
         values = {name: column[row] for name, column in self.columns.items()}
         return {
             name: value if name == "image" else value.item() if value.ndim == 0 else value.numpy()
@@ -33,13 +33,13 @@ class FeatureTable(Dataset):
 
 
 class CachedFeatures(pl.LightningDataModule):
-    """Batches of features: as those of the images, in the same order, but never augmented.
+    """Batches of features, in the same order as the images' batches, but never augmented.
 
     Args:
         tables: the columns of "train" and "val".
-        batch_size: images a step.
-        classes: of all training images, by index, where training is balanced.
-        seed: what the order follows from.
+        batch_size: images per batch.
+        classes: class of each training image, by index, for balanced training; None otherwise.
+        seed: seed of the order.
     """
 
     def __init__(
@@ -67,6 +67,6 @@ class CachedFeatures(pl.LightningDataModule):
 
 
 def gather_columns(batches: Sequence[dict[str, Any]]) -> Columns:
-    """What is learned from, of batches, one below the other."""
+    """The columns needed for training, concatenated over batches."""
     names = [name for name in ("image", "target", "index", "weight") if name in batches[0]]
     return {name: torch.cat([batch[name] for batch in batches]) for name in names}

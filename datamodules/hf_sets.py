@@ -1,9 +1,9 @@
 """Data sets of Hugging Face `datasets`: `hf:FOLDER` as `save_to_disk` wrote it, or `hf:NAME` from the hub.
 
-A data set has a column of images, and one of labels: a class, a list of classes (an image then has any number of
-labels), or a text. Splits are called train, validation (or val) and test; one of whose labels none is known is left
-out; without a val, some of train is held out. No code of a data set is run, and no pickle is read; the bytes of a photo
-go to the one reader.
+A data set has a column of images and one of labels: a class, a list of classes (an image then has any number of
+labels), or text. Splits are called train, validation (or val) and test; a val or test split without any known labels
+is left out, and without a val, some of train is held out. No code of a data set is run and no pickle is read; the bytes
+of photos go to the common reader.
 """
 
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger("vit.data")
 
 _SPLITS = {"train": ("train",), "val": ("validation", "val", "valid"), "test": ("test",)}
 _LABELS = ("label", "labels", "fine_label", "class", "target")
-_UNKNOWN = (None, -1)  # what stands for a label that is not told
+_UNKNOWN = (None, -1)  # these stand for an unknown label
 _MAX_PHOTO = 1 << 28  # bytes
 
 
@@ -49,16 +49,16 @@ class ImageRow:
 
 
 def collect_hf(name: str) -> Collection:
-    """The images of a data set; it is downloaded when it is not there.
+    """The images of a data set, which is downloaded unless it exists locally.
 
     Raises:
-        UserError: `datasets` is not installed, or there is no such data set, or it has no images or labels.
+        UserError: `datasets` is not installed, there is no such data set, or it has no images or labels.
     """
     try:
         import datasets
     except ImportError:
         raise UserError(
-            f"hf:{name} can't be read without datasets.\nInstall it with: pip install 'vitscope[datasets]'"
+            f"hf:{name} can't be read without the package datasets.\nFrom the repository: pip install '.[datasets]'"
         ) from None
     found = _load(datasets, name)
     tables = found if isinstance(found, dict) else {"train": found}
@@ -72,7 +72,7 @@ def collect_hf(name: str) -> Collection:
             splits[split], multilabel = _records(datasets, there[0], name, split)
             several.add(multilabel)
     if not splits:
-        raise UserError(f"hf:{name} has the splits {', '.join(tables)}; expected train, and perhaps validation, test.")
+        raise UserError(f"hf:{name} has the splits {', '.join(tables)}; it needs train, or validation or test.")
     return Collection(_base(name), splits, multilabel=several == {True})
 
 
@@ -97,7 +97,7 @@ def _load(datasets: Any, name: str) -> Any:
         return _from_hub(datasets, name)
     except UserError:
         raise
-    except Exception as error:  # the library and what it rests on raise what not
+    except Exception as error:  # the library and its dependencies raise errors of many kinds
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"hf:{printable(name)} can't be loaded: {reason}") from None
 
@@ -110,7 +110,7 @@ def _from_hub(datasets: Any, name: str) -> Any:
         with _offline(datasets):
             try:
                 return datasets.load_dataset(name)
-            except Exception:  # not in the cache either, said in one of many ways
+            except Exception:  # not in the cache either, which is reported in many ways
                 raise refusal from None
     return datasets.load_dataset(name)
 

@@ -1,5 +1,4 @@
-"""Photographs without labels: found in files, folders and globs, named for the output tree, read in
-batches."""
+"""Photographs without labels: found by files, folders and globs, named for the output tree, and read in batches."""
 
 import glob
 import os
@@ -30,9 +29,9 @@ class ImageFile:
 
     Args:
         path: absolute.
-        relative: below the folder that all the arguments share; never has `..` in it.
-        output_stem: `relative` without its suffix, or with it where two photos would share the stem. Unique
-            in its list: add a suffix, and two photos never write the same file.
+        relative: path below the common folder of all arguments; never contains `..`.
+        output_stem: `relative` without its suffix, or with it if two photos would have the same stem. Unique in its
+            list, so that output files named after it never collide.
     """
 
     path: Path
@@ -46,18 +45,18 @@ def list_images(
     limit: int | None = None,
     elsewhere: Iterable[str | os.PathLike[str]] = (),
 ) -> list[ImageFile]:
-    """The photos that files, folders (with all below them) and globs name, each once, in the arguments'
-    order.
+    """The photos that files, folders (searched recursively) and globs name, each once, in the arguments' order.
 
-    A named file is taken whatever it is; from folders and globs, what has the suffix of an image.
+    Explicitly named files are always included; from folders and globs, only files with the suffix of an image.
 
     Args:
-        limit: at most so many, spread evenly over all; their names are those that they have among all.
-        elsewhere: folders, there or not, that a folder or glob around them is listed without, such as the one that
-            is written to. What is named in them is taken all the same.
+        limit: at most this many photos, spread evenly over all; their names are the same as without a limit.
+        elsewhere: folders, existing or not, to leave out when a folder or glob around them is listed, such as the
+            output folder. Files in them that are named explicitly are included all the same.
 
     Raises:
-        UserError: an argument that does not exist, or names no images.
+        UserError: an argument does not exist or names no images, a folder can't be listed, there are HEIC photos but no
+            plugin for them, or the limit is below 1.
     """
     bases: set[str] = set()
     paths: dict[str, None] = {}
@@ -80,11 +79,13 @@ def list_images(
 
 
 def find_images(folder: str | os.PathLike[str], elsewhere: Iterable[str | os.PathLike[str]] = ()) -> list[str]:
-    """Absolute paths of all that has an image's suffix below `folder`, sorted by path.
+    """Absolute paths of everything below `folder` with the suffix of an image, sorted by path.
 
-    Hidden names and the leavings of archives and notebooks are passed over. Links to folders are followed
-    after the real folders, each folder once, and never into a folder that holds `folder` or is in
-    `elsewhere`.
+    Hidden files and folders and `__MACOSX` are ignored. Links to folders are followed after the real folders, each
+    folder once, and never into a folder that contains `folder` or is in `elsewhere`.
+
+    Raises:
+        UserError: when a folder can't be listed.
     """
     start = Path(folder).absolute()
     seen = {_identity(place) for place in (*start.resolve().parents, *elsewhere)}
@@ -100,7 +101,7 @@ def find_images(folder: str | os.PathLike[str], elsewhere: Iterable[str | os.Pat
             if is_ignored(entry.name):
                 continue
             if has_image_suffix(entry.name):
-                found.append(entry.path)  # a folder of such a name too: it is skipped with a reason when read
+                found.append(entry.path)  # also a folder with such a name: it is skipped with a reason when read
             elif entry.is_dir(follow_symlinks=False):
                 pending.append(entry.path)
             elif os.path.isdir(entry.path):  # noqa: PTH112
@@ -109,33 +110,43 @@ def find_images(folder: str | os.PathLike[str], elsewhere: Iterable[str | os.Pat
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a file or folder of this name is none of the user's photos."""
+    """Whether a file or folder with this name is ignored, because it is not one of the user's photos."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def has_image_suffix(name: str) -> bool:
-    """Whether the name ends as an image's does, in either case."""
+    """Whether the name ends with the suffix of an image, in upper or lower case."""
     return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122
 
 
 def refuse_heic(paths: Iterable[str]) -> None:
-    """Raises UserError when there are HEIC photos and no plugin that reads them."""
+    """Raises UserError when there are HEIC photos but no plugin to read them."""
     if formats() != FORMATS:
         return
     heic = [path for path in paths if path.lower().endswith(_HEIC)]
     if heic:
         raise UserError(
-            f"{len(heic)} HEIC photos can't be read, the first is {printable(heic[0])}.\n"
-            "Install the plugin for them with: pip install pillow-heif"
+            f"{len(heic)} HEIC photos can't be read; the first is {printable(heic[0])}.\n"
+            "Install the plugin for them: pip install pillow-heif"
         )
 
 
 class ImageFiles(Dataset):
     """Listed photos with the transform of evaluation.
 
-    An item is a dict of `image` float32 (3, h, w), `index` int, `size` (img_h, img_w) of the whole upright
-    photo and, where there is a `photo_side`, `photo` uint8 (h, w, 3), upright and shrunk to have no longer
-    side; or Skipped, for a file that can't be read.
+    An item is a dict of `image` float32 (3, h, w), `index` int, `size` (img_h, img_w) of the whole upright photo and,
+    if there is a `photo_side`, `photo` uint8 (photo_h, photo_w, 3), upright and shrunk so that its longer side has at
+    most that many pixels; or Skipped, for a file that can't be read.
+
+    Args:
+        files: the photos, as `list_images` returns them.
+        image_size: (h, w) of the model.
+        mean, std: of the three channels, for values 0 to 1.
+        crop_pct, resize_mode, interpolation: see `eval_transform`.
+        photo_side: largest side of `photo` in pixels; None leaves `photo` out.
+
+    Raises:
+        UserError: for an unknown interpolation.
     """
 
     def __init__(
@@ -172,17 +183,17 @@ class ImageFiles(Dataset):
         return item
 
     def empty_batch(self) -> dict[str, Any]:
-        """A batch of no photos."""
+        """A batch without photos."""
         lists: dict[str, Any] = {"size": [], "photo": []} if self.photo_side is not None else {"size": []}
         return image_batch(self.image_size) | lists
 
     def loader(self, batch_size: int, num_workers: int = -1, *, strict: bool = False) -> SampleLoader:
-        """Batches in the order of the list; `strict` raises UserError at the first photo that is skipped."""
+        """Batches in the order of the list; if `strict`, iterating raises UserError at the first skipped photo."""
         return sample_loader(self, self.empty_batch(), batch_size=batch_size, num_workers=num_workers, strict=strict)
 
 
 def _shrunk(image: np.ndarray, longest: int) -> np.ndarray:
-    """The image, its longer side `longest` at most: what a picture of it needs, and cheap to hand on."""
+    """The image, shrunk so that its longer side is at most `longest`: enough for display, and cheap to pass on."""
     scale = longest / max(image.shape[:2])
     if scale >= 1:
         return image
@@ -191,8 +202,8 @@ def _shrunk(image: np.ndarray, longest: int) -> np.ndarray:
 
 
 def _expand(argument: str, apart: list[Path]) -> tuple[str, list[str]]:
-    """(base folder, absolute paths) of one argument, less what it has in the resolved folders `apart`. An existing
-    name is never read as a glob."""
+    """(base folder, absolute paths) of one argument, without what is in the resolved folders `apart`. The name of an
+    existing file or folder is never read as a glob."""
     path = os.path.abspath(argument)  # noqa: PTH100
     if Path(path).is_dir():
         base, found = path, find_images(path, [place for place in apart if not _is_within(path, [place])])
@@ -204,7 +215,7 @@ def _expand(argument: str, apart: list[Path]) -> tuple[str, list[str]]:
         raise UserError(_missing(path))
     if not found:
         raise UserError(
-            f"{printable(argument)} holds no images.\nAn image ends in one of: {' '.join(sorted(SUFFIXES))}."
+            f"{printable(argument)} holds no images.\nNames of images end in: {' '.join(sorted(SUFFIXES))}."
         )
     return base, found
 
@@ -229,13 +240,12 @@ def _expand_glob(pattern: str, apart: list[Path]) -> tuple[str, list[str]]:
 
 
 def _is_within(folder: str | os.PathLike[str], places: list[Path]) -> bool:
-    """Whether the folder is one of the resolved places, or below one."""
+    """Whether the folder is one of the resolved places, or below one of them."""
     return bool(places) and any(map(Path(folder).resolve().is_relative_to, places))
 
 
 def _missing(path: str) -> str:
-    """The message for a path that does not exist, with the nearest name beside the first part that is
-    missing."""
+    """The message for a path that does not exist, with a similar name beside its first missing part."""
     missing = Path(path)
     while not missing.parent.is_dir():
         missing = missing.parent
@@ -244,7 +254,7 @@ def _missing(path: str) -> str:
 
 
 def unique_stems(stems: Iterable[Name], relatives: Sequence[Name]) -> list[Name]:
-    """The stem of each path, or the path whole where that is not unique. The paths are unique, so this ends."""
+    """The stem of each path, or the whole path if the stem is not unique. The paths are unique, so this terminates."""
     stems = list(stems)
     while True:  # a path with its suffix may be the stem of one more
         count = Counter(stems)

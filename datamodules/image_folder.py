@@ -1,9 +1,10 @@
-"""A folder a class: what a person has who sorted photographs into folders.
+"""One folder per class, as people sort photographs into folders.
 
-    root/train/robin/*.jpg, root/val/robin/*.jpg, and root/test/ where there is one; or
+    root/train/robin/*.jpg, root/val/robin/*.jpg, and optionally root/test/; or
     root/robin/*.jpg, split into train and val here
 
-Or a manifest, see `datamodules.manifest`. The labels are the folders' names, sorted. Folders may nest below a class.
+Or a manifest, see `datamodules.manifest`. The labels are the names of the folders, sorted. Class folders may have
+subfolders.
 """
 
 import logging
@@ -34,7 +35,14 @@ _LAYOUT = "Expected ROOT/train/CLASS/*.jpg and ROOT/val/CLASS/*.jpg, or ROOT/CLA
 class LabelledImages(PhotoDataset):
     """Photos of one split, each with its target: the index of its label; or 0 or 1 for every label, float32 (C,).
 
-    An item is that of `PhotoDataset`, with `target` and, where there are weights, `weight`.
+    An item is that of `PhotoDataset`, with `target` and, if there are weights, `weight`.
+
+    Args:
+        paths: the photos.
+        targets: the target of each photo.
+        transform: from the photo to the model's input.
+        seed: seed of what is random in the transform.
+        weights: weight of each photo in the loss; empty for none.
     """
 
     def __init__(
@@ -61,17 +69,17 @@ class LabelledImages(PhotoDataset):
 class ImageFolder(Photographs):
     """Photographs in class folders or a manifest, for training and evaluation.
 
-    `multilabel` tells whether an image has any number of labels; targets are then float32 (B, C) of 0 and 1.
+    `multilabel` says whether images have any number of labels; targets are then float32 (B, C) of 0 and 1.
 
     Args:
         root: the folder or manifest, see above.
-        val_fraction: share of each class kept for validation, when the root has no val/.
-        balanced: an epoch of training has as many images of each class, see `balanced_order`.
-        labels: a checkpoint's labels in its order. Targets then index these, by name; the data may lack some.
+        val_fraction: share of each class kept for validation, if the root has no val/.
+        balanced: an epoch of training has equally many images of each class, see `balanced_order`.
+        labels: a checkpoint's labels, in its order; targets then index these, by name. The data may lack some.
         options: the rest, as `Photographs` takes them.
 
     Raises:
-        UserError: there is no such folder, or it is not laid out as above, or its classes do not fit.
+        UserError: there is no such root, it is not laid out as above, or its classes don't fit.
     """
 
     def __init__(
@@ -93,10 +101,10 @@ class ImageFolder(Photographs):
         self.records = {split: _ordered(records, self.labels) for split, records in found.splits.items()}
 
     def fold(self, number: int, count: int) -> None:
-        """Deals the photos of train and val into `count` parts, and validates on that of this number, counted from 1.
+        """Divides the photos of train and val into `count` parts, and validates on part `number`, counted from 1.
 
         Raises:
-            UserError: when there are too few photos of a label, or too few for so many parts.
+            UserError: when there are too few photos, or too few of one label.
         """
         pool = _ordered(self.records["train"] + self.records["val"], self.labels)
         parts = deal(pool, self.base, count, self.seed)
@@ -106,7 +114,7 @@ class ImageFolder(Photographs):
         self.records["train"] = [record for record, part in zip(pool, parts, strict=True) if part != number - 1]
 
     def limit(self, count: int) -> None:
-        """Keeps at most so many photos of each split, spread evenly over its classes. The labels stay."""
+        """Keeps at most this many photos per split, spread evenly over its classes. The labels stay the same."""
         self.records = {
             split: [records[place] for place in evenly(len(records), count)] for split, records in self.records.items()
         }
@@ -126,7 +134,7 @@ class ImageFolder(Photographs):
         return photos
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Images of each label, for each split; in the order of the labels."""
+        """Number of images: split -> {label: count}, in the order of the labels."""
         count = {
             split: Counter(one for record in found for one in record.labels) for split, found in self.records.items()
         }
@@ -142,7 +150,8 @@ class ImageFolder(Photographs):
         return list(targets)
 
     def sampled_classes(self) -> list[int] | None:
-        """Where training is balanced, the class of each training image: of several labels the rarest, -1 for none."""
+        """The class of each training image for balanced training (the rarest of several labels, -1 for none); None if
+        training is not balanced."""
         if not self.balanced:
             return None
         count = self.counts()["train"]
@@ -151,18 +160,18 @@ class ImageFolder(Photographs):
                 for one in self.records["train"]]  # fmt: skip
 
     def empty_batch(self) -> dict[str, torch.Tensor]:
-        """A batch of no images."""
+        """A batch without images."""
         empty = labelled_batch(self.image_size, len(self.labels) if self.multilabel else None)
         return empty | {"weight": torch.empty(0)} if self.weighted else empty
 
 
 def find_splits(root: Path, *, val_fraction: float, seed: int, notices: list[str] | None = None) -> Collection:
-    """The photos of each split of `root`: a folder, a manifest, or a name as `named_collection` takes them.
+    """The photos of each split of `root`: a folder, a manifest, or a name as `named_collection` takes it.
 
-    Without a val of its own, val is taken out of train. What is passed over is logged, or added to `notices`.
+    Without a val of its own, some images of train become val. What is ignored is logged, or added to `notices`.
 
     Raises:
-        UserError: there is no such root, or it is not laid out as above, or has a group in several splits.
+        UserError: there is no such root, it is not laid out as above, or it has a group in several splits.
     """
     found = named_collection(str(root))
     if found is None:
@@ -173,13 +182,13 @@ def find_splits(root: Path, *, val_fraction: float, seed: int, notices: list[str
         group, splits = next(iter(apart.items()))
         raise UserError(
             f"{len(apart)} groups of {printable(root)} are in more than one split, such as {group!r} in "
-            f"{' and '.join(splits)}.\nGive all images of a group the same split: what measures must be new."
+            f"{' and '.join(splits)}.\nGive all images of a group the same split, so that val and test are new images."
         )
     return found.with_val(val_fraction, seed)
 
 
 def _find_folders(root: Path, notices: list[str] | None) -> Collection:
-    """The photos of the splits that `root` has folders of, or of train alone."""
+    """The photos of the splits that `root` has folders for; if it has none, all photos are train."""
     if not root.is_dir():
         raise UserError(no_folder(root))
     ignored: list[str] = []
@@ -187,7 +196,7 @@ def _find_folders(root: Path, notices: list[str] | None) -> Collection:
     found = {split: _read_classes(folder, ignored) for split, folder in (given or {"train": root}).items()}
     if not given and set(found["train"]) <= {name for names in SPLIT_NAMES.values() for name in names}:
         names = ", ".join(found["train"])
-        raise UserError(f"The folders {names} in {printable(root)} have no class folders in them.\n{_LAYOUT}")
+        raise UserError(f"The folders {names} in {printable(root)} contain no class folders.\n{_LAYOUT}")
     if notices is not None:
         notices.extend(printable(name) for name in ignored)
     elif ignored:
@@ -200,7 +209,7 @@ def _find_folders(root: Path, notices: list[str] | None) -> Collection:
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    """The folder of each split, or nothing when the root's own folders are the classes."""
+    """The folder of each split; empty if the folders in the root are the classes."""
     folders: dict[str, Path] = {}
     for split, names in SPLIT_NAMES.items():
         there = [root / name for name in names if (root / name).is_dir() and any((root / name).iterdir())]
@@ -210,7 +219,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 
 def _class_folders(folder: Path, ignored: list[str]) -> list[Path]:
-    """The folders in `folder` that may be classes, sorted; the others' names are added to `ignored`."""
+    """The folders in `folder` that may be classes, sorted; the names of the others are added to `ignored`."""
     if not folder.is_dir():
         return []
     folders = sorted(place for place in folder.iterdir() if place.is_dir())
@@ -221,7 +230,7 @@ def _class_folders(folder: Path, ignored: list[str]) -> list[Path]:
 def _read_classes(folder: Path, ignored: list[str]) -> dict[str, list[str]]:
     """The photos in each class folder of `folder`, without the folders that have none."""
     places = _class_folders(folder, ignored)
-    # A link from one class into another, or back up, must not bring another class's photos in.
+    # A link from one class into another, or to a parent folder, must not bring in photos of another class.
     classes = {
         printable(place.name): find_images(place, [folder, *(other for other in places if other != place)])
         for place in places
@@ -232,7 +241,7 @@ def _read_classes(folder: Path, ignored: list[str]) -> dict[str, list[str]]:
     if stray and not classes:
         raise UserError(
             f"{printable(folder)} has no class folders, but {len(stray)} images directly in it.\n"
-            f"Sort them into one folder a class. {_LAYOUT}"
+            f"Sort them into one folder per class. {_LAYOUT}"
         )
     if stray:
         ignored.append(f"{len(stray)} images outside the class folders")
@@ -242,10 +251,10 @@ def _read_classes(folder: Path, ignored: list[str]) -> dict[str, list[str]]:
 
 
 def _check_classes(found: Collection, labels: tuple[str, ...], *, trained: bool) -> None:
-    """Raises UserError when a split has classes beyond `labels`, or there is but one label to tell apart."""
+    """Raises UserError when a split has classes that are not in `labels`, or there are too few labels."""
     if not labels:
         there = ", ".join(f"{split}/" for split in found.splits)
-        raise UserError(f"There is no train/ to take the labels from, only {there}.\n{_LAYOUT}")
+        raise UserError(f"There is no train/ to get the labels from, only {there}.\n{_LAYOUT}")
     if len(labels) < 2 and not found.multilabel:
         raise UserError(f"There is only one class, {labels[0]!r}; a classifier needs two or more.\n{_LAYOUT}")
     for split in found.splits:
@@ -263,18 +272,18 @@ def _check_classes(found: Collection, labels: tuple[str, ...], *, trained: bool)
             f"The classes of {split} are not the checkpoint's ({len(classes)} and {len(labels)}).\n"
             f"Only in the data: {_few(extra)}\n"
             f"Only in the checkpoint: {_few(lacking) or 'none'}\n"
-            "Rename the folders to the checkpoint's labels, or remove those it does not know."
+            "Rename the folders to the checkpoint's labels, or remove the others."
         )
 
 
 def _ordered(records: list[Record], labels: tuple[str, ...]) -> list[Record]:
-    """By their labels, in the order of those, then by path."""
+    """The records sorted by label, in the order of `labels`, then by path."""
     number = {label: index for index, label in enumerate(labels)}
     return sorted(records, key=lambda record: ([number[label] for label in record.labels], record.path))
 
 
 def no_folder(root: Path, layout: str = _LAYOUT) -> str:
-    """What to tell of a root that is no folder."""
+    """The message for a root that is not a folder."""
     if root.exists():
         return f"{printable(root)} is a file, not a folder of photographs.\n{layout}"
     beside = [place.name for place in root.parent.iterdir()] if root.parent.is_dir() else []

@@ -1,17 +1,17 @@
-"""A manifest: a CSV or a Parquet file of images with their labels, where folders don't say them.
+"""A manifest: a CSV or Parquet file that lists images with their labels, in place of class folders.
 
     path,label,split,group,weight
     photos/1.jpg,robin,train,garden,1
     photos/2.jpg,wren,,garden,0.5
 
     path      relative to the manifest's folder, or absolute
-    label     of an image that has one; or
-    labels    of images that have any number, separated by | or ; (in Parquet also a list of texts); may be empty
-    split     train, val or test; where there is none, train
-    group     images that belong together, such as those of one animal: a group never straddles splits
-    weight    of the image in the loss, above 0
+    label     the label, if each image has one; or
+    labels    any number of labels, separated by | or ; (in Parquet also a list of texts); may be empty
+    split     train, val or test; empty means train
+    group     images that belong together, such as those of one animal: a group is never spread over several splits
+    weight    weight of the image in the loss, above 0
 
-The last three columns, and any cell of theirs, may be left out.
+The last three columns are optional, and any of their cells may be empty.
 """
 
 import csv
@@ -30,12 +30,12 @@ from vit.foundation import UserError, atomic_write, nearest
 _SUFFIXES = {".csv", ".parquet"}
 _SEPARATOR = re.compile(r"[|;]")
 _WANTED = (
-    "A manifest is a CSV or Parquet file with the columns path, label or labels, and perhaps split, group, weight."
+    "A manifest is a CSV or Parquet file with the columns path, label or labels, and optionally split, group, weight."
 )
 
 
 class Row(NamedTuple):
-    """One image as the file has it. An empty text is what is not there; a weight that is no number is NaN."""
+    """One row of the file. Missing text is an empty string; a weight that is not a number is NaN."""
 
     path: str
     labels: tuple[str, ...]
@@ -49,9 +49,9 @@ class Manifest(NamedTuple):
 
     Args:
         path: absolute.
-        rows: with their number in the file, where it has lines.
-        multilabel: whether an image has any number of labels, rather than one.
-        weighted: whether there is a column of weights.
+        rows: (line number in a CSV, counted from 1, or row number in Parquet; row).
+        multilabel: whether images have any number of labels, instead of one.
+        weighted: whether there is a column weight.
     """
 
     path: Path
@@ -64,17 +64,17 @@ class Manifest(NamedTuple):
         return os.path.normpath(os.path.join(self.path.parent, row.path))  # noqa: PTH118
 
     def fault(self, row: Row) -> str:
-        """What makes a row useless, or an empty text."""
+        """Why a row is invalid, or an empty string."""
         if not row.path:
             return "no path"
         if not row.labels and not self.multilabel:
             return "no label"
         if self.multilabel and any(_SEPARATOR.search(label) for label in row.labels):
-            return f"a label with a separator in it: {printable(' '.join(row.labels))!r}"
+            return f"a label that contains a separator: {printable(' '.join(row.labels))!r}"
         if row.split and row.split not in SPLITS:
-            return f"split {printable(row.split)!r} is none of {', '.join(SPLITS)}"
+            return f"split {printable(row.split)!r} is not one of {', '.join(SPLITS)}"
         if not 0 < row.weight < math.inf:
-            return "a weight that is no number above 0"
+            return "a weight that is not a number above 0"
         return ""
 
     def record(self, row: Row) -> Record:
@@ -82,7 +82,7 @@ class Manifest(NamedTuple):
 
 
 def is_manifest(path: Path) -> bool:
-    """Whether this is to be read as a manifest, rather than as a folder of photographs."""
+    """Whether this is a manifest, as opposed to a folder of photographs."""
     return path.suffix.lower() in _SUFFIXES and path.is_file()
 
 
@@ -90,7 +90,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """The rows of a manifest.
 
     Raises:
-        UserError: the file can't be read, or lacks a column.
+        UserError: the file can't be read, lacks a column, has both label and labels, or lists no images.
     """
     path = Path(path).absolute()
     columns, lines = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
@@ -110,11 +110,10 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
 
 
 def collect_manifest(path: Path) -> Collection:
-    """The images of a manifest; those without a split are of train.
+    """The images of a manifest; those without a split belong to train.
 
     Raises:
-        UserError: a row that is of no use, or an image listed twice with several labels, besides what
-            `read_manifest` raises.
+        UserError: as `read_manifest`, and for an invalid row, or an image on two lines of a multi-label manifest.
     """
     manifest = read_manifest(path)
     found: dict[str, dict[Record, None]] = {}
@@ -125,8 +124,8 @@ def collect_manifest(path: Path) -> Collection:
         record = manifest.record(row)
         if manifest.multilabel and (before := lines.setdefault(record.path, line)) != line:
             raise UserError(
-                f"{printable(path)}, line {line}: {printable(row.path)} is in line {before}, too.\n"
-                "Give an image all of its labels in one line."
+                f"{printable(path)}, line {line}: {printable(row.path)} is also on line {before}.\n"
+                "List all labels of an image on one line."
             )
         found.setdefault(row.split or "train", {})[record] = None
     splits = {split: list(found[split]) for split in SPLITS if split in found}
@@ -134,7 +133,7 @@ def collect_manifest(path: Path) -> Collection:
 
 
 def write_manifest(path: str | os.PathLike[str], rows: Iterable[Row], *, multilabel: bool = False) -> None:
-    """Writes a manifest as a CSV, whole or not at all; columns of groups and weights only where there are some."""
+    """Writes a manifest as a CSV, atomically; with the columns group and weight only if they are used."""
     rows = list(rows)
     columns = ["path", "labels" if multilabel else "label", "split"]
     columns += ["group"] if any(row.group for row in rows) else []
@@ -155,10 +154,10 @@ Lines = Iterator[tuple[int, Mapping[str, Any]]]
 
 @contextmanager
 def open_csv(path: Path, wanted: str) -> Iterator[csv.DictReader]:
-    """The lines of a CSV, to be read within; names in it may hold any bytes.
+    """A reader of the lines of a CSV, to be used within the context; file names in it may hold any bytes.
 
     Raises:
-        UserError: the file can't be read, or is no CSV; it ends with what is `wanted`.
+        UserError: the file can't be read, or is not a CSV; the message ends with `wanted`.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
@@ -166,7 +165,7 @@ def open_csv(path: Path, wanted: str) -> Iterator[csv.DictReader]:
     except OSError as error:
         raise UserError(f"Can't read {printable(path)}: {error.strerror}.\n{wanted}") from None
     except csv.Error as error:
-        raise UserError(f"{printable(path)} is no CSV: {error}.\n{wanted}") from None
+        raise UserError(f"{printable(path)} is not a CSV: {error}.\n{wanted}") from None
 
 
 def _csv(path: Path) -> tuple[list[str], Lines]:
@@ -183,7 +182,7 @@ def _parquet(path: Path) -> tuple[list[str], Lines]:
         from pyarrow import ArrowException, parquet
     except ImportError:
         raise UserError(
-            f"{printable(path)} can't be read without pyarrow.\nInstall it with: pip install 'vitscope[parquet]'"
+            f"{printable(path)} can't be read without pyarrow.\nFrom the repository: pip install '.[parquet]'"
         ) from None
     try:
         with parquet.ParquetFile(path) as file:
@@ -192,7 +191,7 @@ def _parquet(path: Path) -> tuple[list[str], Lines]:
             rows = file.read(known).to_pylist()
     except (OSError, ArrowException, ValueError) as error:
         reason = " ".join(str(error).split())[:150]
-        raise UserError(f"{printable(path)} is no Parquet file that can be read: {reason}\n{_WANTED}") from None
+        raise UserError(f"{printable(path)} is not a readable Parquet file: {reason}\n{_WANTED}") from None
     return columns, ((number, row) for number, row in enumerate(rows, 1))
 
 

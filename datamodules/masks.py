@@ -1,16 +1,17 @@
-"""Photographs with the object marked: by mask images, or by boxes in a CSV; to score saliency maps against.
+"""Photographs with the object marked by mask images, or by boxes in a CSV, to score saliency maps against.
 
-    a folder    mask images, each at the photo's place below it (MASKS/a/x.png for PHOTOS/a/x.jpg), or of the photo's
-                name without its suffix, where just one mask and one photo have it
-    a CSV       a row a photo with the columns image and mask, or a row a box with image, x0, y0, x1, y1: pixels of the
-                upright photo, x1 and y1 just beyond the object. Also, where wanted: label, the true class, one of
-                the model's labels or its index; group, what photos belong together, such as the frames of a video
+    a folder    mask images, each with the relative path of its photo (MASKS/a/x.png for PHOTOS/a/x.jpg), or with its
+                name (without suffix), if just one mask and one photo have that name
+    a CSV       one row per photo with the columns image and mask, or one row per box with image, x0, y0, x1, y1: pixels
+                of the upright photo, x1 and y1 just outside the object. Optional columns: label, the true class as
+                one of the model's labels or its index; group, for photos that belong together, such as video frames
 
-Paths in a CSV are relative to its folder; a photo is also known by its place below the photos' folder, or by its
-name alone where just one has it.
+Paths in a CSV are relative to its folder; a photo may also be given by its path below the folder of the photos, or by
+its name if only one photo has it.
 
-A mask is as large as its photo, or in its proportions. In a picture of two values, or with a palette, all that is not
-black is the object, however dark; else what is at least half bright, so that soft edges are cut in the middle.
+A mask has the size of its photo, or at least its proportions. In an image with only two values, or with a palette,
+everything that is not black is the object, however dark; otherwise everything at least half bright is, so that soft
+edges are cut in the middle.
 """
 
 import csv
@@ -39,7 +40,7 @@ from datamodules.reading import (
 from datamodules.sampling import Draw, Skipped
 from vit.foundation import UserError, nearest
 
-MASK_SIDE = 224  # pixels of the squashed masks, as most published localisation scores have them
+MASK_SIDE = 224  # side of the squashed masks in pixels, as in most published localisation scores
 _BOX = ("x0", "y0", "x1", "y1")
 _COLUMNS = ("image", "mask", *_BOX, "label", "group")
 
@@ -48,12 +49,12 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Annotation:
-    """What is known of a photo.
+    """What is known about a photo.
 
     Args:
-        mask: file of its mask image.
+        mask: path of its mask image.
         boxes: (x0, y0, x1, y1) around its objects, in pixels of the upright photo.
-        label, group: its true class, and what it belongs to; empty when nothing is said.
+        label, group: its true class, and the group that it belongs to; empty if not given.
     """
 
     mask: Path | None = None
@@ -63,10 +64,10 @@ class Annotation:
 
 
 def find_annotations(source: str | os.PathLike[str], files: Sequence[ImageFile]) -> list[Annotation | None]:
-    """What `source`, a folder of masks or a CSV, says of each photo; None where it says nothing.
+    """The annotation of each photo in `source`, a folder of masks or a CSV; None for photos without one.
 
     Raises:
-        UserError: there is no such source, or it is not made as described above, or fits none of the photos.
+        UserError: there is no such source, it is not as described above, or it fits none of the photos.
     """
     path = Path(source)
     if path.is_dir():
@@ -80,7 +81,7 @@ def find_annotations(source: str | os.PathLike[str], files: Sequence[ImageFile])
     if not any(found):
         raise UserError(
             f"{printable(path)} fits none of the {len(files)} images, such as {printable(files[0].relative)}.\n"
-            "Mask images have the photos' names, or their places below the folder; a CSV has them as `image`."
+            "Masks need the photos' names or relative paths; a CSV needs them in its column `image`."
         )
     return found
 
@@ -88,8 +89,8 @@ def find_annotations(source: str | os.PathLike[str], files: Sequence[ImageFile])
 def labels_and_groups(
     files: Sequence[ImageFile], annotations: Sequence[Annotation | None] | None
 ) -> tuple[list[str], list[str] | None]:
-    """What each photo's class is said to be: by its annotation, else by the name of its folder; and the group of each,
-    itself where its annotation has none. No groups at all when no annotation has one."""
+    """(The label of each photo, by its annotation or else the name of its folder; the group of each photo, its own path
+    if its annotation has none). The groups are None if no annotation has one."""
     known = annotations or [None] * len(files)
     labels = [
         each.label if each and each.label else file.path.parent.name for file, each in zip(files, known, strict=True)
@@ -101,16 +102,16 @@ def labels_and_groups(
 
 
 class MarkedImages(ImageFiles):
-    """Listed photos, squashed, with what is known of each.
+    """Listed photos, squashed, with their masks and targets.
 
-    An item is that of `ImageFiles`, with `target` int, and, where there are annotations, `mask` bool (MASK_SIDE,
-    MASK_SIDE), squashed as the photo is; or Skipped, when the photo or its mask can't be read.
+    An item is that of `ImageFiles`, with `target` int, and, if there are annotations, `mask` bool (MASK_SIDE,
+    MASK_SIDE), squashed like the photo; or Skipped, when the photo or its mask can't be read.
 
     Args:
         files: the photos.
-        annotations: of each, as `find_annotations` gives them; None when there are no masks.
-        targets: index of the true class of each; -1 where it is not known.
-        image_size, mean, std, keywords: as of `ImageFiles`.
+        annotations: those of the photos, as `find_annotations` returns them; None for items without masks.
+        targets: index of the true class of each photo; -1 if it is not known.
+        image_size, mean, std, keywords: as for `ImageFiles`.
     """
 
     def __init__(
@@ -144,7 +145,7 @@ class MarkedImages(ImageFiles):
         return item
 
     def empty_batch(self) -> dict[str, Any]:
-        """A batch of no photos."""
+        """A batch without photos."""
         empty = super().empty_batch() | {"target": torch.empty(0, dtype=torch.int64)}
         if self.annotations is not None:
             empty["mask"] = torch.empty(0, MASK_SIDE, MASK_SIDE, dtype=torch.bool)
@@ -159,25 +160,25 @@ def read_mask(annotation: Annotation | None, size: tuple[int, int]) -> np.ndarra
     """bool (MASK_SIDE, MASK_SIDE), True on the object of a photo of `size` (img_h, img_w).
 
     Raises:
-        UnreadableImage: the mask image is no image.
-        _Unusable: there is no mask, or it is of other proportions, or has no object.
+        UnreadableImage: the mask image can't be read.
+        _Unusable: there is no mask, it has other proportions than the photo, or it has no object.
     """
     if annotation is None:
-        raise _Unusable("no mask is given for it")
+        raise _Unusable("it has no mask")
     mask = _from_boxes(annotation.boxes, size) if annotation.mask is None else _from_image(annotation.mask, size)
     if not mask.any():
-        raise _Unusable(f"its mask has no object, or none that is left at {MASK_SIDE} x {MASK_SIDE} pixels")
+        raise _Unusable(f"its mask has no object, or one too small to be seen at {MASK_SIDE} x {MASK_SIDE} pixels")
     return mask
 
 
 def _from_image(path: Path, size: tuple[int, int]) -> np.ndarray:
     photo = read_photo(path)
     (mask_h, mask_w), (img_h, img_w) = photo.size, size
-    # A pixel more or less, at either of the two sizes, is rounding.
+    # One pixel more or less, in either size, is rounding.
     if abs(mask_h * img_w - mask_w * img_h) > 2 * max(mask_h + mask_w, img_h + img_w):
-        raise _Unusable(f"its mask is {mask_w} x {mask_h} pixels, and the photo {img_w} x {img_h}")
+        raise _Unusable(f"its mask is {mask_w} x {mask_h} pixels, but the photo is {img_w} x {img_h}")
     bright = photo.image.max(axis=2)
-    with Image.open(path, formats=formats()) as file:  # read_photo has found it to be a sound image
+    with Image.open(path, formats=formats()) as file:  # read_photo has checked that it is a valid image
         palette = file.mode == "P"
         levels, black = _stored_levels(file) if file.mode[0] in "IF" else (bright, 0)
     two_values = np.all((levels == levels.min()) | (levels == levels.max()))
@@ -187,14 +188,14 @@ def _from_image(path: Path, size: tuple[int, int]) -> np.ndarray:
 
 
 def _stored_levels(file: Image.Image) -> tuple[np.ndarray, float]:
-    """The numbers (img_h, img_w) of a picture of 16 bits or more, and the one that is black. In the 8 bits that
-    photos are read to, the 1 or 100 of a mask would be black, too."""
-    levels = np.asarray(file)  # loads it; only then a TIFF's orientation is known
+    """The stored values (img_h, img_w) of an image with 16 or more bits, and the one that is black. Converted to 8
+    bits, as photos are, mask values such as 1 or 100 would become black as well."""
+    levels = np.asarray(file)  # loads it; only then is a TIFF's orientation known
     return upright(levels, orientation_of(file)), black_and_white(file)[0]
 
 
 def _from_boxes(boxes: Iterable[Box], size: tuple[int, int]) -> np.ndarray:
-    """A pixel is inside when its middle is."""
+    """A mask from boxes; a pixel is inside if its centre is."""
     mask = np.zeros((MASK_SIDE, MASK_SIDE), bool)
     y = (np.arange(MASK_SIDE) + 0.5) * size[0] / MASK_SIDE
     x = (np.arange(MASK_SIDE) + 0.5) * size[1] / MASK_SIDE
@@ -237,7 +238,7 @@ def _in_csv(path: Path, files: Sequence[ImageFile]) -> list[Annotation | None]:
     for line, row in rows:
         beside = os.path.abspath(folder / row["image"])  # noqa: PTH100 (links stay, as in the list of photos)
         here = places.get(beside, places.get(row["image"]))
-        if here is None:  # a table may well tell of more photos than are scored
+        if here is None:  # a table may well list more photos than are scored
             continue
         said = Annotation(
             mask=folder / row["mask"] if row.get("mask") else None,
@@ -251,11 +252,11 @@ def _in_csv(path: Path, files: Sequence[ImageFile]) -> list[Annotation | None]:
 
 
 def _joined(before: Annotation, said: Annotation, path: Path, line: int) -> Annotation:
-    """Two rows of one photo: their boxes together."""
+    """The annotation from two rows about one photo: their boxes are combined."""
     joined = replace(said, boxes=before.boxes + said.boxes)
     if replace(joined, boxes=()) != replace(before, boxes=()):
         raise UserError(
-            f"{printable(path)}, line {line}: another mask, label or group than before for the same image.\n"
+            f"{printable(path)}, line {line}: a second mask, label or group for the same image.\n"
             "An image has one of each; only boxes may take several rows."
         )
     return joined
@@ -268,12 +269,12 @@ def _box(row: dict[str, str], path: Path, line: int) -> Box:
         x0 = y0 = x1 = y1 = math.nan
     if not (x0 < x1 < math.inf and y0 < y1 < math.inf):
         given = ", ".join(row.get(side) or "nothing" for side in _BOX)
-        raise UserError(f"{printable(path)}, line {line}: the box {given}.\nx1 must be above x0, and y1 above y0.")
+        raise UserError(f"{printable(path)}, line {line}: invalid box {given}.\nx1 must be above x0, and y1 above y0.")
     return x0, y0, x1, y1
 
 
 def _read_csv(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """(line, row) of all that is there, its known columns in plain letters."""
+    """(line, row) of every row, with column names in lower case."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, restval="")
@@ -289,6 +290,6 @@ def _read_csv(path: Path) -> list[tuple[int, dict[str, str]]]:
         there = ", ".join(columns.values()) or "none"
         raise UserError(
             f"{printable(path)} has the columns {there[:200]}.\n"
-            "Wanted are image and mask, or image, x0, y0, x1, y1; and where there are any, label and group."
+            "It needs image and mask, or image, x0, y0, x1, y1; optional are label and group."
         )
     return [(line, {name: row[name] for name in _COLUMNS if name in row}) for line, row in rows]

@@ -1,4 +1,4 @@
-"""Data sets that are no folders of photographs: what comes before the colon of a root says which kind.
+"""Data sets other than folders of photographs: the word before the colon of a root says which kind.
 
 torchvision:DTD, torchvision:DTD:FOLDER   datamodules.torchvision_sets
 hf:NAME, hf:FOLDER                        datamodules.hf_sets
@@ -11,15 +11,15 @@ KINDS = ("torchvision", "hf", "webdataset")
 
 
 def is_named(root: str) -> bool:
-    """Whether a root names a data set that is no folder of photographs and no manifest; generated scenes are one."""
+    """Whether a root names a data set, such as generated scenes, instead of a folder of photographs or a manifest."""
     return root.partition(":")[0] in (*KINDS, "birdscenes") and ":" in root
 
 
 def named_collection(root: str) -> Collection | None:
-    """The images of such a data set, or None for a root that does not begin like one.
+    """The images of a named data set, or None for a root that doesn't start with one of `KINDS`.
 
     Raises:
-        UserError: there is no such data set, or it can't be had.
+        UserError: there is no such data set, or it can't be read or downloaded.
     """
     kind, colon, name = root.partition(":")
     if colon and kind == "torchvision":

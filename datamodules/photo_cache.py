@@ -1,14 +1,15 @@
 """Decoded photographs on disk, for data sets that are read many times.
 
-What is kept is what the reader and the fixed part of a transform gave, pixel by pixel, so nothing changes numerically:
+The cache stores the exact pixels that the reader and the fixed part of a transform return, so nothing changes
+numerically:
 
     for training      the photo as decoded for the training crop: a JPEG at the smallest of 1, 1/2, 1/4 and 1/8 of its
                       size that the smallest crop needs, anything else whole
     for evaluation    the photo resized (and cropped) to the model's size
 
-A file's entry is found by its path, size and time of change, and what was done to it: a photo that changed has another.
-An entry is written whole under a name of its own or not at all, by any number of processes at once, and has a checksum:
-one that is damaged is made anew. A cache that is full, or can't be written, is only read.
+The key of an entry is the file's path, size and time of change, and what was done to it, so a photo that changed gets a
+new entry. Entries are written atomically, by any number of processes at once, and have a checksum: a damaged one is
+replaced. A cache that is full, or can't be written, is only read.
 """
 
 import logging
@@ -27,22 +28,22 @@ from vit.foundation import UserError, atomic_write
 
 log = logging.getLogger("vit.data")
 
-_HEADER = struct.Struct("<8s4I2HI")  # magic, h and w of the pixels, those of the whole photo, two lengths, checksum
+_HEADER = struct.Struct("<8s4I2HI")  # magic, h and w of the pixels, h and w of the whole photo, two lengths, checksum
 _MAGIC = b"vitphot1"
 _SUFFIX = ".photo"
-_STALE = 3600.0  # seconds after which a half-written file is what a killed process left
-_RECOUNT = 1000  # files written between two looks at what other runs wrote
+_STALE = 3600.0  # seconds after which a half-written file must be the leftover of a killed process
+_RECOUNT = 1000  # files written before checking again what other runs wrote
 
 
 class PhotoCache:
-    """Photos by what they are made from.
+    """A cache of decoded photos.
 
     Args:
-        folder: made where it is not there.
-        limit: bytes in all; several runs at a time may pass it by what each writes between two counts.
+        folder: created if it does not exist.
+        limit: maximum size in bytes; simultaneous runs may exceed it by what each writes between two counts.
 
     Raises:
-        UserError: the folder can't be made.
+        UserError: the folder can't be created or written to.
     """
 
     def __init__(self, folder: str | Path, limit: float) -> None:
@@ -50,11 +51,11 @@ class PhotoCache:
         self.limit = limit
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            # Programs that make backups pass over a folder with this file (bford.info/cachedir).
+            # Backup programs ignore a folder with this file (bford.info/cachedir).
             (self.folder / "CACHEDIR.TAG").write_text("Signature: 8a477f597d28d172789f06886806bc55\n")
         except OSError as error:
             raise UserError(
-                f"Can't make the cache {printable(folder)}: {error.strerror}.\nGive --data.cache another folder."
+                f"Can't create the cache {printable(folder)}: {error.strerror}.\nGive --data.cache another folder."
             ) from None
         context = multiprocessing.get_context()
         self._bytes = context.Value("q", self._count())  # shared with the reading processes
@@ -62,11 +63,12 @@ class PhotoCache:
         self._told = False
 
     def photo(self, source: bytes, recipe: str, make: Callable[[], Photo]) -> Photo:
-        """The photo that `make` gives, from the cache or made now.
+        """The photo that `make` returns, from the cache or made now.
 
         Args:
-            source: what tells this file in its present state from all others.
+            source: key that distinguishes this file in its present state from all others.
             recipe: what `make` does to it.
+            make: reads the photo.
         """
         name = blake2b(source + b"\0" + recipe.encode(), digest_size=20).hexdigest()
         path = self.folder / name[:2] / (name[2:] + _SUFFIX)
@@ -94,10 +96,10 @@ class PhotoCache:
             self._bytes.value = int(self.limit)
 
     def _room(self, size: int) -> bool:
-        """Counts a file of this size in, if there is room for it."""
+        """Whether there is room for a file of this size; if so, it is counted."""
         with self._bytes.get_lock():
             if self._bytes.value + size > self.limit:
-                self._tell("it is full: --data.cache_gb says how large it may be")
+                self._tell("it is full (--data.cache_gb is its maximum size)")
                 return False
             self._bytes.value += size
             self._written.value += 1
@@ -111,7 +113,7 @@ class PhotoCache:
             self._told = True
 
     def _count(self) -> int:
-        """Bytes of all entries. Removes what a killed process left half-written."""
+        """The size of all entries in bytes. Removes half-written leftovers of killed processes."""
         total = 0
         for path in self.folder.glob(f"??/*{_SUFFIX}"):
             try:
@@ -120,13 +122,13 @@ class PhotoCache:
                     path.unlink()
                 else:
                     total += status.st_size
-            except OSError:  # another run was quicker
+            except OSError:  # another run has removed it
                 continue
         return total
 
 
 def _read(path: Path) -> Photo | None:
-    """The photo of an entry, or None where there is none that is whole."""
+    """The photo of an entry, or None if the entry is missing or damaged."""
     try:
         with path.open("rb") as file:
             head = file.read(_HEADER.size)
@@ -135,7 +137,7 @@ def _read(path: Path) -> Photo | None:
             magic, height, width, img_h, img_w, notes, kinds, checksum = _HEADER.unpack(head)
             if magic != _MAGIC or height * width > MAX_PIXELS:
                 return None
-            body = bytearray(notes + kinds + 3 * height * width)  # writable, as the reader's pixels are
+            body = bytearray(notes + kinds + 3 * height * width)  # writable, like the reader's pixels
             if file.readinto(body) != len(body) or file.read(1):
                 return None
     except OSError:

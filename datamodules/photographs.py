@@ -1,4 +1,4 @@
-"""What data modules of photographs in folders share: their transforms, their batches, their names."""
+"""What the data modules of photographs in folders share: transforms, batches and names."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -19,12 +19,17 @@ from datamodules.transforms import EraseMode, Interpolation, Pipeline, ResizeMod
 class PhotoDataset(Dataset):
     """Photos of one split.
 
-    An item is a dict of `image` float32 (3, h, w) and `index`, or Skipped for a file that can't be read. What is
-    random in the transform is a pure function of (seed, epoch, index). With a `cache`, photos are decoded once.
+    An item is a dict of `image` float32 (3, h, w), `index` and `note`, or Skipped for a file that can't be read. The
+    transform's random numbers are a pure function of (seed, epoch, index). With a `cache`, photos are decoded once.
+
+    Args:
+        paths: the photos.
+        transform: from the photo to the model's input.
+        seed: seed of what is random in the transform.
     """
 
     cache: PhotoCache | None = None
-    sources: Sequence[Source | None] = ()  # of photos that are no files of their own
+    sources: Sequence[Source | None] = ()  # for photos that are not files of their own
 
     def __init__(self, paths: Sequence[str], transform: Pipeline, seed: int = 0) -> None:
         self.paths = [Path(path) for path in paths]
@@ -57,39 +62,43 @@ class PhotoDataset(Dataset):
         try:
             state = source.state() if source else file_state(path)
         except OSError:
-            return make()  # which says what is wrong
+            return make()  # raises an error that says what is wrong
         return self.cache.photo(state, self.transform.recipe, make)
 
 
 def file_state(path: str | os.PathLike[str]) -> bytes:
-    """What tells a file, as it is now, from all others."""
+    """A key that distinguishes a file in its present state from all others."""
     status = Path(path).stat()
     return b"\0".join([os.fsencode(path), b"%d %d" % (status.st_size, status.st_mtime_ns)])
 
 
 def relative_paths(paths: Iterable[str], base: Path) -> list[str]:
-    """Absolute paths as `os.path.relpath` has them from `base`; it is slow, so only asked of what lies elsewhere."""
+    """Absolute paths made relative to `base`, as by `os.path.relpath`; since that is slow, it is only called for paths
+    outside `base`."""
     start = os.path.join(os.path.normpath(base), "")  # noqa: PTH118
     normal = map(os.path.normpath, paths)
     return [path[len(start) :] if path.startswith(start) else os.path.relpath(path, base) for path in normal]
 
 
 class Photographs(SplitLoaders):
-    """Photographs below a root, in splits; which these are `paths` says, and what is known of them `dataset`.
+    """Photographs below a root, in splits; subclasses define `paths` and `dataset`.
 
-    `base` is the folder that names of photographs are below.
+    Names of photographs are relative to `base`.
 
     Args:
         root: a folder or manifest.
         image_size: (h, w) of the model.
-        mean, std: of the three channels, of values 0 to 1.
-        batch_size: images a step; the last batch of an epoch may have fewer.
-        num_workers: processes that read images; -1 picks the number of cores less one, at most 8.
+        mean, std: of the three channels, for values 0 to 1.
+        batch_size: images per batch; the last batch of an epoch may have fewer.
+        num_workers: processes that read images; -1 uses all cores but one, at most 8.
         crop_scale, hflip, color_jitter, auto_augment, erase, erase_mode: see `train_transform`.
         interpolation, resize_mode, crop_pct: see `eval_transform`.
-        strict: stop at the first unreadable image, rather than list it in its batch.
-        cache: folder that keeps decoded photos, see `PhotoCache`; `cache_gb` is the most that it may hold.
-        seed: what the split, the order and the augmentations follow from.
+        strict: stop at the first unreadable image, instead of listing it in its batch.
+        cache: folder that keeps decoded photos, see `PhotoCache`; `cache_gb` is its maximum size in 10^9 bytes.
+        seed: seed of the split, the order and the augmentations.
+
+    Raises:
+        UserError: for an unknown interpolation or augmentation policy, or a cache that can't be created.
     """
 
     def __init__(
@@ -137,7 +146,7 @@ class Photographs(SplitLoaders):
         raise NotImplementedError
 
     def empty_batch(self) -> dict[str, torch.Tensor]:
-        """A batch of no images."""
+        """A batch without images."""
         return image_batch(self.image_size)
 
     def paths(self, split: str) -> list[str]:
@@ -149,11 +158,11 @@ class Photographs(SplitLoaders):
         return len(self.paths(split))
 
     def names(self, split: str) -> list[str]:
-        """The photos of a split below the root, by index."""
+        """The photos of a split, relative to `base` and printable, by index."""
         return [printable(path) for path in relative_paths(self.paths(split), self.base)]
 
     def sampled_classes(self) -> list[int] | None:
-        """The class of each training image, for balanced sampling, or None."""
+        """The class of each training image for balanced sampling; None for ordinary sampling."""
         return None
 
     def _loader(self, split: str, *, augment: bool = False) -> SampleLoader:

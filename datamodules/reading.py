@@ -1,19 +1,19 @@
-"""The one reader of image files: any photo a person may have becomes upright 8-bit RGB, or a one-line reason.
+"""The common reader of image files: any photo becomes upright 8-bit RGB, or a one-line reason why it can't be used.
 
-What is decided here, once, for training, evaluation and explanation alike:
+These decisions are made here, once, for training, evaluation and explanation alike:
 
-    transparency    composited on white, as a viewer or a browser page shows it
+    transparency    composited on white, as image viewers and browsers show it
     16-bit grey     the type's whole range, 0 to 65535, becomes 0 to 255
-    32-bit, float   0 to 1, 0 to 255 or 0 to 65535, the smallest of these that holds all values; else minimum
+    32-bit, float   0 to 1, 0 to 255 or 0 to 65535, the smallest of these that contains all values; otherwise minimum
                     to maximum
-    many frames     the first
+    several frames  the first one
     CMYK and others Pillow's plain conversion, without a colour profile
 
-Pillow opens every file and judges it; a whole, undamaged RGB JPEG is then decoded by libjpeg-turbo straight into the
-array, to the same pixels in less time. Whatever that path does not take, Pillow decodes.
+Pillow opens and checks every file; an undamaged RGB JPEG is then decoded by libjpeg-turbo straight into the array, to
+the same pixels in less time. Everything else is decoded by Pillow.
 
-What a file can cost is bounded before it is paid: its pixels by `max_pixels`, what is read besides pixels by
-`_Guarded`, a PNG's chunks by `_check_png`, a progressive JPEG's scans by `_refuse_many_scans`.
+The cost of a file is limited before any work is done: its pixels by `max_pixels`, data besides pixels by `_Guarded`, a
+PNG's chunks by `_check_png`, a progressive JPEG's scans by `_refuse_many_scans`.
 """
 
 import io
@@ -39,16 +39,16 @@ SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".heic", ".heif"}
 )
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
-# Admits the 108-megapixel photos of telephones. Decoding takes up to ten bytes a pixel for a moment, a WebP sixteen.
+# Allows the 108-megapixel photos of phones. Decoding briefly takes up to ten bytes per pixel, a WebP sixteen.
 MAX_PIXELS = 110_000_000
-# Reads of one file, and bytes read to open it. Pillow looks for the next marker or frame byte by byte, and takes
-# all metadata, and the whole of a WebP, into memory; no photo comes near either.
+# Reads per file, and bytes read to open it. Pillow searches for the next marker or frame byte by byte, and loads all
+# metadata, and a WebP as a whole, into memory; no real photo comes near either limit.
 _MAX_READS = 2_000_000
 _MAX_METADATA = 1 << 28
-_MAX_PNG_CHUNK = 1 << 26  # of one that holds no pixels
-# Every scan of a progressive JPEG passes over all its pixels, and costs a few bytes. Encoders write about ten.
+_MAX_PNG_CHUNK = 1 << 26  # bytes of a chunk without pixels
+# Every scan of a progressive JPEG goes over all its pixels, but takes only a few bytes. Encoders write about ten.
 _MAX_SCANS = 200
-_BAND = 1 << 18  # pixels converted at a time: few enough to stay in the processor's cache
+_BAND = 1 << 18  # pixels converted at a time: few enough to stay in the CPU's cache
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -65,9 +65,14 @@ class UnreadableImage(Exception):
 
 
 class Photo(NamedTuple):
-    """`image` uint8 RGB (img_h, img_w, 3), upright, perhaps decoded smaller; `size` (img_h, img_w) of the
-    whole upright photo; `note` says what was left out, such as further frames, or is empty; `kind` is the format
-    and Pillow's mode of what is stored, such as JPEG RGB."""
+    """A decoded photo.
+
+    Args:
+        image: uint8 RGB (h, w, 3), upright, possibly decoded at a smaller size.
+        size: (img_h, img_w) of the whole upright photo.
+        note: what was left out, such as further frames; empty for nothing.
+        kind: the stored format and Pillow's mode, such as JPEG RGB.
+    """
 
     image: np.ndarray
     size: tuple[int, int]
@@ -76,7 +81,7 @@ class Photo(NamedTuple):
 
 
 def printable(path: str | os.PathLike[str]) -> str:
-    """The path as text that can be printed and written as UTF-8, also when the name's bytes are not UTF-8."""
+    """The path as text that can be printed and written as UTF-8, even if the bytes of the name are not UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -90,16 +95,16 @@ def read_image(
 def read_photo(
     path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, min_size: tuple[int, int] | None = None
 ) -> Photo:
-    """The photo at `path`, its whole size, and what to know about it.
+    """The photo at `path`, its full size, and facts about it.
 
     Args:
         path: a regular file in one of `FORMATS`; its suffix does not matter.
         max_pixels: larger images are refused before they are decoded.
-        min_size: (img_h, img_w). A JPEG may be decoded to 1/2, 1/4 or 1/8 of its size, which is several times
-            as fast, as long as both sides stay at least this long. None decodes the whole.
+        min_size: (img_h, img_w). A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, which is several times as fast,
+            as long as both sides are at least this long. None decodes it at full size.
 
     Raises:
-        UnreadableImage: whatever is wrong with the file. Never hangs on a FIFO or a device.
+        UnreadableImage: for any problem with the file. Never hangs on a FIFO or a device.
     """
     return _read(printable(path), lambda: _open(path), max_pixels, min_size)
 
@@ -107,7 +112,7 @@ def read_photo(
 def read_photo_bytes(
     data: bytes, name: str, *, max_pixels: int = MAX_PIXELS, min_size: tuple[int, int] | None = None
 ) -> Photo:
-    """The same of a file's content, such as a member of an archive; `name` tells it in messages."""
+    """Like `read_photo`, from the content of a file, such as a member of an archive; messages call it `name`."""
     return _read(name, lambda: _Guarded(io.BytesIO(data), len(data)), max_pixels, min_size)
 
 
@@ -118,7 +123,7 @@ def _read(name: str, opened: Callable[[], "_Guarded"], max_pixels: int, min_size
             if file.size == 0:
                 raise _Refused("the file is empty")
             start = file.peek(64)[:64]
-            # Pillow warns of sizes and damaged metadata; sizes are judged below, and damage is raised or
+            # Pillow warns about sizes and damaged metadata; sizes are checked below, and damage either raises or is
             # harmless.
             warnings.simplefilter("ignore")
             photo = _decode(file, max_pixels, min_size)
@@ -128,10 +133,10 @@ def _read(name: str, opened: Callable[[], "_Guarded"], max_pixels: int, min_size
     except UnidentifiedImageError:
         reason = _unidentified(start)
     except Image.DecompressionBombError:
-        reason = f"more than the {max_pixels:,} pixels allowed"
+        reason = f"more than the allowed {max_pixels:,} pixels"
     except MemoryError:
         reason = "not enough memory to decode it"
-    except Exception as error:  # decoders raise SyntaxError, struct.error, zlib.error and what not
+    except Exception as error:  # decoders raise SyntaxError, struct.error, zlib.error and others
         reason = " ".join(f"{_cause(error)}".split())[:200]
     raise UnreadableImage(name, reason)
 
@@ -141,7 +146,7 @@ class _Refused(Exception):
 
 
 class _Guarded(io.BufferedReader):
-    """A file that a decoder can't search for ever; nor take into memory by the gigabyte, while `left` is a number."""
+    """A file that a decoder can't search forever, and, while `left` is finite, can't load into memory by gigabytes."""
 
     reads = 0
     left = math.inf  # bytes
@@ -157,14 +162,14 @@ class _Guarded(io.BufferedReader):
         if size is None or size < 0 or size > self.left:
             rest = self.size - self.tell()
             if min(rest, math.inf if size is None or size < 0 else size) > self.left:
-                raise _Refused(f"more than {_MAX_METADATA:,} bytes would have to be read before its pixels")
+                raise _Refused(f"more than {_MAX_METADATA:,} bytes of data before its pixels")
         block = super().read(size)
         self.left -= len(block)
         return block
 
 
 def _open(path: str | os.PathLike[str]) -> _Guarded:
-    """The file; raises _Refused for what is not a regular file, without opening it."""
+    """Opens the file; raises _Refused, without opening it, if it is not a regular file."""
     try:
         status = Path(path).stat()
     except FileNotFoundError:
@@ -177,15 +182,15 @@ def _open(path: str | os.PathLike[str]) -> _Guarded:
 
 
 def _decode(file: _Guarded, max_pixels: int, min_size: tuple[int, int] | None) -> Photo:
-    """The photo; its note lacks the file's name."""
+    """The photo, with a note that lacks the file's name."""
     _check_png(file)
     file.left = _MAX_METADATA
     photo = Image.open(file, formats=formats())
     file.left = math.inf
     width, height = photo.size
     if width * height > max_pixels:
-        raise _Refused(f"{width} x {height} pixels, more than the {max_pixels:,} allowed")
-    # An MPO is a JPEG with a preview or a depth map behind it, as many telephones write; not an animation.
+        raise _Refused(f"{width} x {height} pixels, more than the allowed {max_pixels:,}")
+    # An MPO is a JPEG followed by a preview or a depth map, as many phones write; not an animation.
     several = photo.format != "MPO" and getattr(photo, "is_animated", False)
     kind = f"{photo.format} {photo.mode}"
     image = None
@@ -200,7 +205,7 @@ def _decode(file: _Guarded, max_pixels: int, min_size: tuple[int, int] | None) -
     if image is None:
         photo.load()
     if not isinstance(photo, JpegImageFile):
-        width, height = photo.size  # Pillow turns a TIFF upright while it loads
+        width, height = photo.size  # Pillow rotates a TIFF upright when it loads it
         orientation = orientation_of(photo)
     size = (width, height) if _turned(orientation) else (height, width)
     image = upright(_to_rgb(photo) if image is None else image, orientation)
@@ -208,13 +213,13 @@ def _decode(file: _Guarded, max_pixels: int, min_size: tuple[int, int] | None) -
 
 
 def _turbo(file: _Guarded) -> np.ndarray | None:
-    """The pixels (h, w, 3) of an RGB JPEG, or None for one that is damaged, or too large to hold as it is stored."""
+    """The pixels (h, w, 3) of an RGB JPEG, or None if it is damaged, or too large to load the file into memory."""
     if file.size > _MAX_METADATA:
         return None
     place = file.tell()
     file.seek(0)
     try:
-        # strict: what libjpeg would only warn of, such as an early end, is left to Pillow to judge
+        # strict: raises where libjpeg only warns, such as at an early end, so that Pillow decides about the file
         return simplejpeg.decode_jpeg(file.read(), colorspace="RGB", strict=True)
     except ValueError:
         file.seek(place)
@@ -222,21 +227,21 @@ def _turbo(file: _Guarded) -> np.ndarray | None:
 
 
 def _refuse_many_scans(file: _Guarded) -> None:
-    """Raises _Refused for a JPEG with more scans than any encoder writes. Leaves the file where it stood."""
+    """Raises _Refused for a JPEG with more scans than any encoder writes. Leaves the file's position unchanged."""
     place = file.tell()
     file.seek(0)
     scans = 0
     while block := file.read(1 << 20):
-        scans += block.count(b"\xff\xda")  # in compressed pixels, no other byte than 0 or a marker follows 255
+        scans += block.count(b"\xff\xda")  # in compressed pixels, only 0 or a marker follows 255
         if scans > _MAX_SCANS:
-            raise _Refused(f"a JPEG of more than {_MAX_SCANS} scans, which would take very long to decode")
+            raise _Refused(f"a JPEG with more than {_MAX_SCANS} scans, which would take very long to decode")
     file.seek(place)
 
 
 def _check_png(file: _Guarded) -> None:
-    """Raises _Refused for a PNG that is cut short, or has a wrong checksum or a huge chunk of no pixels.
+    """Raises _Refused for a PNG that is truncated, has a wrong checksum, or has a huge chunk without pixels.
 
-    Pillow does not look at the checksum of the pixels' chunks, and takes all others whole into memory. Leaves the
+    Pillow does not check the checksums of the pixels' chunks, and loads all other chunks whole into memory. Leaves the
     file at its start.
     """
     found = file.read(len(_PNG)) == _PNG
@@ -251,7 +256,7 @@ def _check_png(file: _Guarded) -> None:
             checksum = zlib.crc32(block, checksum)
             length -= len(block)
         if _exactly(file, 4) != checksum.to_bytes(4, "big"):
-            raise _Refused(f"a wrong checksum in the PNG's chunk {kind!r}")
+            raise _Refused(f"wrong checksum in the PNG's chunk {kind!r}")
     file.seek(0)
 
 
@@ -263,12 +268,12 @@ def _exactly(file: _Guarded, size: int) -> bytes:
 
 
 def orientation_of(photo: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 when there is none, or none that can be understood."""
+    """The EXIF orientation, 1 to 8; 1 if it is missing or invalid."""
     if isinstance(photo, JpegImageFile) and not photo.info.keys() & {"exif", "xmp"}:
         return 1
     try:
         value = photo.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged metadata is no reason to lose the pixels
+    except Exception:  # damaged metadata is not a reason to lose the pixels
         return 1
     return value if value in range(1, 9) else 1
 
@@ -278,8 +283,7 @@ def _turned(orientation: int) -> bool:
 
 
 def upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """(h, w, 3) as stored -> (img_h, img_w, 3) as seen. The standard's table says which way each is
-    stored."""
+    """(h, w, 3) as stored -> (img_h, img_w, 3) as seen, by the table of EXIF orientations."""
     if orientation == 1:
         return image
     if _turned(orientation):
@@ -307,7 +311,7 @@ def _to_rgb(photo: Image.Image) -> np.ndarray:
 
 
 def _bands(photo: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
-    """The photo in pieces of some rows each, so that converting them takes little memory."""
+    """The photo in bands of rows, so that their conversion takes little memory."""
     width, height = photo.size
     step = max(1, _BAND // width)
     for start in range(0, height, step):
@@ -316,8 +320,8 @@ def _bands(photo: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
 
 
 def black_and_white(photo: Image.Image) -> tuple[float, float]:
-    """The values that become 0 and 255: of 16 bits the whole range; of others the first usual range that holds all
-    there are, else the least and greatest."""
+    """The values that become 0 and 255: for 16 bits the whole range; otherwise the first common range that contains all
+    values, or else their minimum and maximum."""
     if photo.mode.startswith("I;16"):
         white_is_zero = isinstance(photo, TiffImageFile) and photo.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
         return (65535.0, 0.0) if white_is_zero else (0.0, 65535.0)
@@ -326,7 +330,7 @@ def black_and_white(photo: Image.Image) -> tuple[float, float]:
         values = np.asarray(band)
         low, high = float(np.minimum(low, values.min())), float(np.maximum(high, values.max()))
         if not (np.isfinite(low) and np.isfinite(high)):
-            raise _Refused("holds pixels that are NaN or infinite")
+            raise _Refused("has pixels that are NaN or infinite")
     for top in (1.0, 255.0, 65535.0):
         if low >= 0 and high <= top:
             return 0.0, top
@@ -348,9 +352,9 @@ def _cause(error: Exception) -> str:
 
 
 def _unidentified(start: bytes) -> str:
-    """What a file is that no decoder knows, by its first bytes."""
+    """The reason for a file that no decoder recognises, from its first bytes."""
     if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS:
-        return "a HEIC photo; pip install pillow-heif to read it"
+        return "a HEIC photo; to read it: pip install pillow-heif"
     if start.lstrip()[:1] == b"<":
         return "a web page or XML text, not an image"
     return "not a JPEG, PNG, WebP, TIFF, BMP or GIF image, or damaged at its start"
@@ -358,7 +362,7 @@ def _unidentified(start: bytes) -> str:
 
 @cache
 def formats() -> tuple[str, ...]:
-    """What Pillow may decode here: `FORMATS`, and HEIF where its plugin is installed."""
+    """The formats that Pillow may decode: `FORMATS`, and HEIF if its plugin is installed."""
     try:
         import pillow_heif
     except ImportError:

@@ -1,18 +1,18 @@
-"""From a dataset to batches: which samples in which order, gathered how, by which processes.
+"""From a dataset to batches: the order of the samples, how they are collated, and the processes that read them.
 
-The order is a pure function of (seed, epoch). The epoch travels with each index, as a `Draw`, so that a
-worker process knows it without any shared state, also one that lives through many epochs.
+The order is a pure function of (seed, epoch). The epoch is passed along with each index, as a `Draw`, so that worker
+processes know it without any shared state, even if they live for many epochs.
 
 A batch is a dict:
     image     float32 (B, 3, h, w), normalised
-    target    int64 (B,), index of the label; or float32 (B, C), 0 or 1 for each of several; where there are labels
-    weight    float32 (B,), of each image in the loss; where there are weights
-    index     int64 (B,), place in the dataset
+    target    int64 (B,), index of the label; or float32 (B, C), 0 or 1 for each label; only with labels
+    weight    float32 (B,), weight of each image in the loss; only with weights
+    index     int64 (B,), position in the dataset
     skipped   list of Skipped: files that could not be read, and are in none of the tensors
-B is smaller than the batch size where files were skipped, and 0 where all were.
+B is smaller than the batch size if files were skipped, and 0 if all were.
 
-Several processes (torch.distributed) share one order: each gets as many batches as the others, its own part of each
-batch that a single process would have made of all their parts.
+Several processes (torch.distributed) share one order. Each gets the same number of batches: its own parts of the
+larger batches that a single process would have made.
 """
 
 import logging
@@ -37,23 +37,23 @@ from vit.foundation import UserError, check_range
 
 log = logging.getLogger("vit.data")
 
-# Seconds to wait for a batch before a worker is taken to hang: many times what the slowest disk needs.
+# Seconds to wait for a batch before assuming that a worker hangs: many times what the slowest disk needs.
 WORKER_TIMEOUT = 120.0
 
 SHARED_MEMORY = Path("/dev/shm")
-BATCHES_AHEAD = 2  # that a worker makes before they are asked for
+BATCHES_AHEAD = 2  # batches that a worker prepares in advance
 
 
 class Draw(NamedTuple):
-    """One sample to make: its place in the dataset; the epoch, and how often it has come in it before, decide its
-    augmentation."""
+    """One sample to make: its position in the dataset, and the epoch and the number of earlier repeats in that epoch,
+    which decide its augmentation."""
 
     epoch: int
     index: int  # type: ignore[assignment]
     repeat: int = 0
 
     def key(self, seed: int) -> tuple[int, ...]:
-        """What is random in the sample follows from this."""
+        """The seed of what is random in the sample."""
         return (seed, self.epoch, self.index, self.repeat) if self.repeat else (seed, self.epoch, self.index)
 
 
@@ -65,7 +65,7 @@ class Skipped(NamedTuple):
 
 
 def evenly(length: int, count: int | None) -> list[int]:
-    """At most `count` places of a list, spread evenly, so that a list sorted by class keeps its proportions.
+    """At most `count` positions in a list, spread evenly, so that a list sorted by class keeps its proportions.
 
     Raises:
         UserError: when `count`, the option --limit, is below 1.
@@ -80,19 +80,21 @@ def evenly(length: int, count: int | None) -> list[int]:
 class EpochSampler(Sampler[Draw]):
     """Yields each of `length` samples once, as `Draw`.
 
-    Shuffled, the order is a pure function of (seed, epoch); Lightning calls `set_epoch` before each epoch,
-    also after a resume. Unshuffled, for evaluation, it is 0, 1, 2 ... of epoch 0 always.
+    If shuffled, the order is a pure function of (seed, epoch); Lightning calls `set_epoch` before each epoch, also
+    after a resume. Otherwise, for evaluation, it is always 0, 1, 2 ... of epoch 0.
 
-    With `classes`, the class of each sample, training is balanced: see `balanced_order`.
+    With several processes, each takes its `share` of that one order: together they draw what a single process would.
 
-    Of several processes each takes its `share` of that one order: together they draw what a single process would.
-
-    `start` is how many samples of its own the next iteration, and it alone, leaves out at its beginning: those of an
-    epoch that was stopped in its midst.
+    `start` is the number of its own samples that the next iteration, and only that one, leaves out at its beginning,
+    to continue an epoch that was interrupted.
 
     Args:
-        batch_size: samples a batch of one process.
-        process: (which of how many) processes this is.
+        length: number of samples.
+        seed: seed of the order.
+        shuffle: whether the order is random.
+        classes: the class of each sample, for balanced training, see `balanced_order`.
+        batch_size: samples per batch and process.
+        process: (rank of this process, number of processes).
     """
 
     def __init__(
@@ -106,7 +108,7 @@ class EpochSampler(Sampler[Draw]):
         process: tuple[int, int] = (0, 1),
     ) -> None:
         self.length = length
-        self.batches = -(-length // (batch_size * process[1]))  # an epoch, of every process
+        self.batches = -(-length // (batch_size * process[1]))  # per epoch, in each process
         self.share = share(length, batch_size, *process)
         self.seed = seed
         self.shuffle = shuffle
@@ -115,7 +117,7 @@ class EpochSampler(Sampler[Draw]):
         self.start = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch of the next iteration."""
+        """Sets the epoch of the next iteration."""
         self.epoch = epoch if self.shuffle else 0
 
     def __len__(self) -> int:
@@ -136,8 +138,8 @@ class EpochSampler(Sampler[Draw]):
 
 
 def share(length: int, batch_size: int, process: int, processes: int) -> np.ndarray:
-    """Which places of an order are those of one process: of every batch_size * processes in a row the `process`-th
-    part; what is left at the end is dealt out as evenly as it goes, so that no sample is given twice or left out."""
+    """The positions of one process in an order: part number `process` of every batch_size * processes in a row. The
+    rest at the end is divided as evenly as possible, so that no sample is used twice or left out."""
     step = batch_size * processes
     whole = length // step * step
     parts = np.arange(whole).reshape(-1, processes, batch_size)[:, process].ravel()
@@ -145,16 +147,16 @@ def share(length: int, batch_size: int, process: int, processes: int) -> np.ndar
 
 
 def balanced_order(classes: np.ndarray, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """As many samples as there are, of every class as many (give or take one), in random order.
+    """An order of the same length with equally many samples of each class (give or take one), shuffled.
 
-    A class gives its samples in a random order, again and again until it has given enough: none of them comes twice
-    more often than another. A pure function of (seed, epoch).
+    The samples of a class are drawn in random order, over and over until there are enough, so that their numbers of
+    repeats differ by at most one. A pure function of (seed, epoch).
 
     Args:
-        classes: (samples,) int, the class of each.
+        classes: (samples,) int, the class of each sample.
 
     Returns:
-        (samples,) which sample, and (samples,) how often it was given before.
+        (samples,) which sample, and (samples,) how often it was drawn before.
     """
     random = np.random.default_rng(np.random.SeedSequence((seed, epoch)))
     members = [np.flatnonzero(classes == number) for number in np.unique(classes)]
@@ -170,17 +172,17 @@ def balanced_order(classes: np.ndarray, seed: int, epoch: int) -> tuple[np.ndarr
 
 
 def collate(items: list[dict[str, Any] | Skipped], empty: dict[str, Any]) -> dict[str, Any]:
-    """Items of a dataset -> a batch, as described above; `empty` is the batch of no items.
+    """Items of a dataset -> a batch, as described above; `empty` is the batch without items.
 
-    Images and masks are stacked, whole numbers become int64, and others, alone or in arrays, float32; anything else
-    stays a list. `notes`, what to know of the good files, is taken out by the loader.
+    Images and masks are stacked, integers become int64, targets and weights that are floats or arrays become float32,
+    and anything else stays a list. The loader removes `notes`, the notes about readable files.
     """
     good = [item for item in items if not isinstance(item, Skipped)]
     batch = dict(empty)
     for key in good[0] if good else ():
         values = [item[key] for item in good]
         if key in ("image", "mask"):
-            # torch.stack wakes all threads for a plain copy, which halves the speed of a busy machine
+            # torch.stack wakes all threads for a simple copy, which halves the speed of a busy machine
             batch[key] = torch.from_numpy(np.stack([value.numpy() for value in values]))
         elif isinstance(values[0], int):
             batch[key] = torch.tensor(values, dtype=torch.int64)
@@ -194,34 +196,32 @@ def collate(items: list[dict[str, Any] | Skipped], empty: dict[str, Any]) -> dic
 
 
 def image_batch(image_size: tuple[int, int]) -> dict[str, torch.Tensor]:
-    """A batch of no images."""
+    """A batch without images."""
     return {"image": torch.empty(0, 3, *image_size), "index": torch.empty(0, dtype=torch.int64)}
 
 
 def labelled_batch(image_size: tuple[int, int], classes: int | None = None) -> dict[str, torch.Tensor]:
-    """A batch of no labelled images, each with one label, or with any number out of `classes`."""
+    """A batch without labelled images, for one label per image, or for any number out of `classes`."""
     target = torch.empty(0, dtype=torch.int64) if classes is None else torch.empty(0, classes)
     return image_batch(image_size) | {"target": target}
 
 
 class SampleLoader(DataLoader):
-    """A DataLoader that can go on in the midst of an epoch, and whose failures are told to the user in the main
-    process, in a few lines.
+    """A DataLoader that can continue in the middle of an epoch, and reports failures of its workers as a UserError.
+
+    Iterating raises UserError for a skipped file if `strict`, and for a worker that was killed, or returned nothing for
+    `timeout` seconds.
 
     Args:
-        dataset: gives a dict, or Skipped, for a Draw.
-        strict: raise UserError at the first skipped file, rather than list it in its batch.
+        dataset: returns a dict, or Skipped, for a Draw.
+        strict: raise UserError at the first skipped file, instead of listing it in its batch.
         keywords: those of DataLoader.
-
-    Raises, while iterating:
-        UserError: a skipped file where `strict`; a worker that was killed, or gave nothing for `timeout`
-        seconds.
     """
 
     def __init__(self, dataset: Dataset, *, strict: bool = False, **keywords: Any) -> None:
         self.strict = strict
         self._noted = False
-        self._start = self._given = 0  # batches left out at the next epoch's beginning; given in the present one
+        self._start = self._given = 0  # batches to leave out at the start of the next epoch; yielded in the current one
         super().__init__(dataset, **keywords)
 
     def __len__(self) -> int:
@@ -229,15 +229,15 @@ class SampleLoader(DataLoader):
         return self.sampler.batches
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches of the present epoch were given: 0 between epochs."""
+        """How many batches of the current epoch were yielded; 0 between epochs."""
         return {"batches": self._given % len(self)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begins the next epoch behind the batches that were given."""
+        """Starts the next epoch after the batches that were already yielded."""
         self._start = state["batches"]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
-        # Nothing happens before the first batch is asked for: Lightning makes the iterator, then sets the epoch.
+        # Nothing happens before the first batch is requested: Lightning makes the iterator, then sets the epoch.
         assert isinstance(self.sampler, EpochSampler)
         self.sampler.start = self._start * (self.batch_size or 1)
         self._given, self._start = self._start, 0
@@ -246,7 +246,7 @@ class SampleLoader(DataLoader):
             for batch in batches:
                 self._given += 1
                 yield self._checked(batch)
-            while self._given < len(self):  # at the end of an epoch there may be nothing left for this process
+            while self._given < len(self):  # at the end of an epoch no samples may be left for this process
                 self._given += 1
                 yield self._checked(self.collate_fn([]))
         except Exception as error:
@@ -256,7 +256,7 @@ class SampleLoader(DataLoader):
             raise worker_failure(error, died=died) or error from None
 
     def check_worker_number_rationality(self) -> None:
-        """Says nothing: more workers than cores make no wrong batches, and are asked for knowingly."""
+        """Does not warn: more workers than cores do no harm, and are requested deliberately."""
 
     def _checked(self, batch: dict[str, Any]) -> dict[str, Any]:
         notes = batch.pop("notes")
@@ -265,7 +265,7 @@ class SampleLoader(DataLoader):
             self._noted = True
         if self.strict and batch["skipped"]:
             path, reason = batch["skipped"][0]
-            raise UserError(f"Can't read {path}: {reason}.\nMend or remove it; without strict it is skipped.")
+            raise UserError(f"Can't read {path}: {reason}.\nRepair or remove it; without strict it is skipped.")
         return batch
 
 
@@ -283,8 +283,17 @@ def sample_loader(
 ) -> SampleLoader:
     """The loader that all data modules use.
 
-    The last batch may be smaller: no sample is left out of an epoch. `num_workers` -1 picks the number of
-    cores less one, at most 8; there are never more workers than batches. `classes`: see `EpochSampler`.
+    The last batch may be smaller, so that no sample is left out of an epoch.
+
+    Args:
+        dataset: as for `SampleLoader`.
+        empty: the batch without items, see `collate`.
+        num_workers: reading processes, never more than there are batches; -1 uses all cores but one, at most 8.
+        shuffle, classes, seed: see `EpochSampler`.
+        strict, timeout: see `SampleLoader`.
+
+    Raises:
+        UserError: when the shared memory is too small for the batches of the workers.
     """
     length = len(dataset)  # type: ignore[arg-type]
     workers = min(reading_processes(num_workers), -(-length // batch_size))
@@ -311,26 +320,26 @@ def sample_loader(
         ),
         collate_fn=partial(collate, empty=empty),
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # otherwise each iteration draws from the global generator
+        generator=torch.Generator(),  # otherwise each iteration would draw from the global generator
         **parallel,
     )
 
 
 def this_process() -> tuple[int, int]:
-    """(Which of how many) processes that work together this is."""
+    """(Rank of this process, number of processes) among those that work together."""
     together = torch.distributed.is_available() and torch.distributed.is_initialized()
     return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if together else (0, 1)
 
 
 def reading_processes(num_workers: int) -> int:
-    """The processes that `num_workers` means."""
+    """The number of processes that `num_workers` stands for."""
     return num_workers if num_workers >= 0 else min(available_cores() - 1, 8)
 
 
 def _check_shared_memory(needed: int) -> None:
-    """Raises UserError when the batches of the workers can't all be in the shared memory, which they come through.
+    """Raises UserError when the shared memory, through which the workers pass their batches, is too small for them.
 
-    Found out later, it is a worker that dies without a word, or that never answers.
+    Otherwise a worker would later die silently, or never answer.
     """
     if not SHARED_MEMORY.is_dir():
         return
@@ -344,15 +353,15 @@ def _check_shared_memory(needed: int) -> None:
 
 
 def available_cores() -> int:
-    """Cores that this process may run on."""
+    """The number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def worker_failure(error: BaseException, *, died: bool = False) -> UserError | None:
-    """What to tell the user when `error` means that a reading process died or hangs; None when it does not.
+    """The error for the user if `error` means that a reading process died or hangs; None otherwise.
 
-    PyTorch raises the death of a worker in whatever line the main process happens to be, not only in the
-    loader. One that `died` while its batch was being fetched is first seen as a connection that ends.
+    PyTorch raises the death of a worker in whatever line the main process happens to be, not only in the loader. A
+    worker that `died` while its batch was being fetched first shows as a closed connection.
     """
     text = str(error)
     if died and isinstance(error, ConnectionError | EOFError):
@@ -364,35 +373,34 @@ def worker_failure(error: BaseException, *, died: bool = False) -> UserError | N
     elif "Bus error" in text or "shared memory" in text:
         what = "A process that reads images died because the shared memory (/dev/shm) is full."
     elif "killed by signal" in text or "exited unexpectedly" in text:
-        what = "A process that reads images was killed, perhaps for want of memory."
+        what = "A process that reads images was killed, perhaps because memory ran out."
     else:
         return None
     return UserError(f"{what}\nTry a smaller num_workers (0 reads in the main process) or batch_size.")
 
 
 def _start_worker(number: int) -> None:
-    # One thread a worker: their number is the parallelism.
+    # One thread per worker: the parallelism comes from their number.
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    # What asks the whole group of processes to end is for the main one to handle, which needs its batches until it
-    # has saved.
+    # Signals to the whole group of processes are handled by the main one, which needs its batches until it has saved.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # else a worker ends at once
+    if hasattr(signal, "sigwaitinfo"):  # otherwise a worker ends at once
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_when_the_parent_asks, daemon=True).start()
 
 
 def _end_when_the_parent_asks() -> None:
-    """Ends this process when the one that started it sends SIGTERM; anyone else's is left unheard."""
+    """Ends this process when its parent sends SIGTERM; SIGTERM from other processes is ignored."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
 
 
 def _kill_workers(batches: Any) -> None:
-    """Ends the workers at once: a stopped process would otherwise keep the interpreter from exiting."""
+    """Kills the workers: a stopped process would otherwise keep the interpreter from exiting."""
     if getattr(batches, "_worker_pids_set", False):
-        signal_handling._remove_worker_pids(id(batches))  # else their deaths would be raised as errors here
+        signal_handling._remove_worker_pids(id(batches))  # otherwise their deaths would be raised as errors here
         batches._worker_pids_set = False
     for worker in getattr(batches, "_workers", ()):
         worker.kill()

@@ -1,8 +1,8 @@
-"""The layout of a scene of birds: who is in it, where, in which attitude, and what is said about it.
+"""The layout of a scene of birds: which birds are in it, where, in which pose, and the caption.
 
-A plan is a pure function of (seed, index) and the options. Every aspect of it has random numbers of its own,
-so that changing one option (say `confound`) leaves the rest as it was; and everything is laid out in unit
-coordinates, so that the same plan can be drawn at any size.
+A plan is a pure function of (seed, index) and the options. Every aspect of it has its own random numbers, so that
+changing one option (such as `confound`) leaves the rest unchanged; and everything is laid out in unit coordinates, so
+that the same plan can be drawn at any size.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PRETRAIN_SPECIES: tuple[str, ...] = tuple(species.name for species in PRETRAIN)
 
 # Width of the thinnest parts of a bird (legs, bill) as a fraction of the frame: over one pixel of 64.
 _THINNEST = 0.021
-# How large a thing is drawn where nothing else stands about, at the least: two patches of 8 of 64 pixels.
+# Lower bounds of the size range of a thing in scenes without clutter: about two patches of 8 pixels in 64.
 _LEGIBLE = (0.26, 0.38)
 
 
@@ -101,7 +101,7 @@ def plan_scene(
     two_birds: bool = False,
     clutter: bool = True,
 ) -> ScenePlan:
-    """Lay a scene out without drawing it; arguments and errors as of `scenes.draw_scene`."""
+    """Lays a scene out without drawing it; arguments and errors as in `scenes.draw_scene`."""
     _check_request(seed, index, species, confound, two_birds)
     label = _label(seed, index, len(species))
     background = _background(stream_rng(seed, index, Stream.BACKGROUND), label, confound)
@@ -123,7 +123,7 @@ def plan_scene(
 
 
 def wordings(plan: ScenePlan) -> list[str]:
-    """All captions that the plan of one bird may be given, its own among them; each is true of the scene."""
+    """All captions that the plan of one bird may get, including its own; each is true of the scene."""
     (bird,), thing = plan.birds, plan.thing
     relations, others = [""], [""]
     if thing is not None:
@@ -178,7 +178,7 @@ def _place_bird(rng: np.random.Generator, species: Species, half: str) -> Planne
     mirror = -1.0 if rng.random() < 0.5 else 1.0
     stretch = rng.uniform(0.95, 1.05)
     edge = -0.05 if rng.random() < 0.15 and not half else 0.015
-    # Rather towards the edges: the frame's middle is within reach of every large bird.
+    # Prefer the edges, because every large bird reaches the middle of the frame.
     places = 0.5 - 0.5 * np.cos(np.pi * rng.random((5, 2)))
     drawing = bird_drawing(species, plumage, pose, gain=(red, green, blue), thinnest=_THINNEST / scale)
     x0, y0, x1, y1 = drawing.bounds()
@@ -189,7 +189,7 @@ def _place_bird(rng: np.random.Generator, species: Species, half: str) -> Planne
     left, right = sorted((mirror * scale * x0, mirror * scale * x1))
     top, bottom = stretch * scale * y0, stretch * scale * y1
     corners = np.array([(low - left, edge - top), (high - right, 1 - edge - bottom)])
-    # A bird that covers the frame's centre is moved, else a spot in the middle would be a fair guess at where
+    # A bird that covers the centre of the frame is moved; otherwise a spot in the middle would be a good guess at where
     # the birds are.
     for place in places:
         offset = corners[0] + place * (corners[1] - corners[0])
@@ -210,7 +210,7 @@ def _place_bird(rng: np.random.Generator, species: Species, half: str) -> Planne
 def _things(
     rng: np.random.Generator, birds: Sequence[PlannedBird], background: str, clutter: bool
 ) -> tuple[Drawing, PlannedThing | None]:
-    """What stands behind the birds: their perches and shadows, clutter, and one thing fit for the caption."""
+    """Things behind the birds: their perches and shadows, clutter, and one thing for the caption to name."""
     behind = Drawing()
     for bird in birds:
         behind.extend(_support(rng, bird, background))
@@ -222,7 +222,7 @@ def _things(
         behind.extend(drawing.moved(np.eye(2), (x, y)))
     named = None
     if len(birds) == 1 and rng.random() < 0.75:
-        # Last, so that no clutter hides what the caption speaks of.
+        # Last, so that no clutter hides what the caption names.
         named, drawing = _named_thing(rng, str(kinds[0]), birds[0], legible=not clutter)
         behind.extend(drawing)
     return behind, named
@@ -247,8 +247,8 @@ def _support(rng: np.random.Generator, bird: PlannedBird, background: str) -> Dr
 def _thing(
     rng: np.random.Generator, kind: str, at_least: tuple[float, float] = (0.0, 0.0)
 ) -> tuple[str, Drawing, float, float]:
-    """A thing of the kind around (0, 0), with the name of its colour and its half width and half height; `at_least`
-    bounds the kind's smallest and largest size from below."""
+    """(Name of the colour, drawing around (0, 0), half width, half height) of a thing; `at_least` are lower bounds of
+    the kind's smallest and largest size."""
     made = KINDS[kind]
     colour = made.colours[int(rng.integers(len(made.colours)))]
     red, green, blue = COLOURS[colour]
@@ -264,11 +264,11 @@ def _thing(
 def _named_thing(
     rng: np.random.Generator, kind: str, bird: PlannedBird, *, legible: bool
 ) -> tuple[PlannedThing | None, Drawing]:
-    """A thing clear of the bird, to one side of it, above or below; nothing if no free place turns up."""
+    """A thing that does not overlap the bird, to one side of it, above or below; None if no free place is found."""
     colour, drawing, half_width, half_height = _thing(rng, kind, _LEGIBLE if legible else (0.0, 0.0))
     x0, y0, x1, y1 = bird.bounds
     relation = ""
-    for x, y in rng.random((40 if legible else 14, 2)):  # a larger thing finds a place less often
+    for x, y in rng.random((40 if legible else 14, 2)):  # a larger thing needs more attempts
         x = 0.8 * half_width + x * (1 - 1.6 * half_width)
         top = max(0.8 * half_height, 0.42 if KINDS[kind].grounded else 0.0)
         y = top + y * (1 - 0.8 * half_height - top)

@@ -55,10 +55,10 @@ class BirdInScene:
 
 @dataclass(frozen=True)
 class Scene:
-    """An image and all that is known about it.
+    """An image and everything that is known about it.
 
-    image: (size, size, 3) uint8 RGB; mask: (size, size) bool, every pixel that is more than half covered by
-    birds that nothing hides; label: place of `species` in the list that was asked for; birds: one, or two.
+    image: (size, size, 3) uint8 RGB; mask: (size, size) bool, every pixel that is more than half covered by the visible
+    parts of birds; label: position of `species` in the requested list; birds: one or two.
     """
 
     image: NDArray[np.uint8]
@@ -80,16 +80,21 @@ def draw_scene(
     two_birds: bool = False,
     clutter: bool = True,
 ) -> Scene:
-    """Draw scene number `index` of the endless series that `seed` names.
+    """Draws scene number `index` of the endless series that `seed` selects.
 
-    size: height and width in pixels, at least 32. species: names in `SPECIES`; the label counts them from 0,
-    and every run of len(species) scenes holds each of them once. confound: probability that the background is
-    the one tied to the species (species i to BACKGROUNDS[i % 4]); otherwise it is drawn uniformly. two_birds:
-    draw a bird of another species as well, the first bird in the left half of the frame and the second in the
-    right. clutter: things that the caption does not name may stand about, too.
+    Args:
+        size: height and width in pixels, at least 32.
+        species: names in `SPECIES`; the label counts them from 0, and each block of len(species) scenes contains each
+            of them once.
+        confound: probability that the background is the one that belongs to the species (BACKGROUNDS[i % 4] for species
+            number i); otherwise it is drawn uniformly.
+        two_birds: draw a bird of another species as well, the first in the left half of the frame, the second in the
+            right half.
+        clutter: whether there may be other things that the caption does not name.
 
-    Raises ValueError for a negative seed or index, a size under 32, an empty list of species or an unknown
-    one, two birds of fewer than two species, and a confound outside [0, 1].
+    Raises:
+        ValueError: for a negative seed or index, a size under 32, an empty list of species or an unknown one, two birds
+            with fewer than two species, and a confound outside [0, 1].
     """
     _check_size(size)
     plan = plan_scene(seed, index, species=species, confound=confound, two_birds=two_birds, clutter=clutter)
@@ -97,10 +102,14 @@ def draw_scene(
 
 
 def render_plan(plan: ScenePlan, size: int, *, with_birds: bool = True) -> Scene:
-    """Draw a plan at a size in pixels (ValueError under 32).
+    """Draws a plan at a size in pixels.
 
-    `with_birds=False` leaves the birds themselves out (not their perches and shadows): what stays the same in
-    both pictures is the background of the masks. The masks are those of the full scene in either case.
+    Args:
+        with_birds: False leaves the birds themselves out, but not their perches and shadows: what is the same in both
+            pictures is the background of the masks. The masks are those of the full scene in either case.
+
+    Raises:
+        ValueError: for a size under 32.
     """
     _check_size(size)
     image = PAINTERS[plan.background](stream_rng(plan.seed, plan.index, Stream.TEXTURE), size)

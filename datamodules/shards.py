@@ -1,14 +1,14 @@
-"""WebDataset shards: tar files in which the files of a sample have the same name but for what follows its first dot.
+"""WebDataset shards: tar files in which the files of a sample have the same name up to its first dot.
 
     FOLDER/train/*.tar, FOLDER/val/*.tar      or FOLDER/train-*.tar, FOLDER/val-*.tar; or FOLDER/*.tar, split here
 
     0001.jpg    the photo, in any format that is read
-    0001.cls    its label, or the line of it in FOLDER/classnames.txt, counted from 0; or
-    0001.json   {"label": "robin"} or {"labels": ["robin", "wren"]}, and perhaps "group" and "weight"
+    0001.cls    its label, or the number of its line in FOLDER/classnames.txt, counted from 0; or
+    0001.json   {"label": "robin"} or {"labels": ["robin", "wren"]}, and optionally "group" and "weight"
 
-The shards are indexed once and read in place: a sample can be drawn at any time, so orders, resumed runs and workers
-are as with files. Nothing is unpacked, no name in an archive is used as a path, and of members only photos, labels and
-JSON are read, within bounds; the bytes of a photo go to the one reader.
+The shards are indexed once and read in place. Samples can be read in any order, so shuffling, resumed runs and workers
+behave as with files. Nothing is unpacked, no name in an archive is used as a path, and only photos, labels and JSON are
+read, up to a maximum size; the bytes of photos go to the common reader.
 """
 
 import json
@@ -63,7 +63,7 @@ def collect_shards(name: str) -> Collection:
     """The photos in the shards of a folder.
 
     Raises:
-        UserError: there are none, or a sample's label can't be told.
+        UserError: there are no shards or photos, a shard can't be read, or a sample has no valid label.
     """
     folder = Path(name).absolute()
     if not folder.is_dir():
@@ -87,7 +87,9 @@ def collect_shards(name: str) -> Collection:
     if not any(splits.values()):
         raise UserError(f"The shards of {printable(folder)} hold no photos.\n{_LAYOUT}")
     if len(several) > 1:
-        raise UserError(f"Some samples of {printable(folder)} have a label, others labels.\nGive all of them labels.")
+        raise UserError(
+            f"Some samples of {printable(folder)} have `label`, others `labels`.\nGive all of them `labels`."
+        )
     return Collection(folder, {split: found for split, found in splits.items() if found}, several == {True}, weighted)
 
 
@@ -105,15 +107,15 @@ def _shards(folder: Path) -> dict[str, list[Path]]:
 
 
 def _samples(shard: Path) -> Iterator[tuple[str, dict[str, Member]]]:
-    """The samples of a shard: their key, and their files by what follows the key's dot, in small letters."""
+    """The samples of a shard: their key, and their files by what follows the key's dot, in lower case."""
     try:
-        if not shard.is_file():  # a FIFO would be waited for
-            raise UserError(f"{printable(shard)} is no file.\n{_LAYOUT}")
+        if not shard.is_file():  # opening a FIFO would block
+            raise UserError(f"{printable(shard)} is not a regular file.\n{_LAYOUT}")
         size = shard.stat().st_size
         samples: dict[str, dict[str, Member]] = {}
         with tarfile.open(shard, "r:") as archive:
             for info in archive:
-                archive.members = []  # type: ignore[attr-defined]  # else all that were seen are kept
+                archive.members = []  # type: ignore[attr-defined]  # otherwise all members stay in memory
                 if not info.isreg() or info.issparse() or info.offset_data + info.size > size:
                     continue
                 stem, _, extension = info.name.rpartition("/")[2].partition(".")
@@ -124,19 +126,19 @@ def _samples(shard: Path) -> Iterator[tuple[str, dict[str, Member]]]:
     except (tarfile.TarError, OSError, ValueError) as error:
         raise UserError(
             f"{printable(shard)} can't be read as a tar file: {' '.join(str(error).split())[:150]}.\n"
-            "Fetch it again; compressed archives are not read."
+            "Download it again; compressed archives are not supported."
         ) from None
     yield from samples.items()
 
 
 def _told(parts: dict[str, Member], names: list[str], where: str) -> tuple[tuple[str, ...], str, float, bool]:
-    """(labels, group, weight, whether there may be several labels) of a sample."""
+    """(labels, group, weight, whether it may have several labels) of a sample."""
     try:
         facts: dict[str, Any] = {}
         if "json" in parts:
             facts = json.loads(_text(parts["json"]))
             if not isinstance(facts, dict):
-                raise ValueError("its JSON is no object")
+                raise ValueError("its JSON is not an object")
         if "cls" in parts:
             label = _text(parts["cls"]).strip()
             facts = {**facts, "label": names[int(label)] if names and label.isdecimal() else label}
@@ -150,12 +152,12 @@ def _told(parts: dict[str, Member], names: list[str], where: str) -> tuple[tuple
     except KeyError:
         raise UserError(f"{where} has no label: neither a .cls nor a label in a .json.") from None
     except (ValueError, TypeError, IndexError, RecursionError, OSError) as error:
-        raise UserError(f"The label of {where} can't be told: {' '.join(str(error).split())[:150]}.") from None
+        raise UserError(f"The label of {where} can't be read: {' '.join(str(error).split())[:150]}.") from None
 
 
 def _text(member: Member) -> str:
     if member.size > _MAX_LABEL:
-        raise ValueError(f"{member.size:,} bytes are no label")
+        raise ValueError(f"{member.size:,} bytes are too many for a label")
     return member.read().decode("utf-8")
 
 

@@ -1,7 +1,7 @@
 """The species a small checkpoint is pretrained on.
 
-None is in the demo. Shapes and plumages of the demo return here in other combinations, so that no colour and
-no silhouette by itself tells a species.
+None of them is in the demo. Shapes and plumages of the demo occur here in other combinations, so that no colour and no
+silhouette identifies a species by itself.
 """
 
 from __future__ import annotations

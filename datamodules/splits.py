@@ -1,4 +1,4 @@
-"""The loaders of a data set in splits, as Lightning asks for them."""
+"""The loaders of a data set with splits, as Lightning asks for them."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -33,7 +33,7 @@ class SplitLoaders(pl.LightningDataModule):
 
 
 def of_split(parts: Mapping[str, Part], split: str) -> Part:
-    """What there is of a split.
+    """The part that belongs to a split.
 
     Raises:
         UserError: the data has no such split.

@@ -1,8 +1,8 @@
-"""Data sets that torchvision knows by name: `torchvision:NAME`, or `torchvision:NAME:FOLDER` for where they are.
+"""Data sets that torchvision knows by name: `torchvision:NAME`, or `torchvision:NAME:FOLDER` with their folder.
 
-Without a folder they are in, or downloaded to, ~/.cache/torch/datasets ($TORCH_HOME/datasets). Photos that are files
-are read by the one reader; those of arrays, as of CIFAR, need none. torchvision unpickles CIFAR's files, after it has
-compared their checksums with the published ones.
+The default folder, also for downloads, is ~/.cache/torch/datasets ($TORCH_HOME/datasets). Photos that are files are
+read by the common reader; arrays, such as those of CIFAR, need no reader. torchvision unpickles CIFAR's files, after
+comparing their checksums with the published ones.
 """
 
 import os
@@ -20,7 +20,7 @@ from vit.network import refuse_without_network
 _TRAIN_TEST: dict[str, dict[str, Any]] = {"train": {"split": "train"}, "test": {"split": "test"}}
 _TRAIN_VAL_TEST = {**_TRAIN_TEST, "val": {"split": "val"}}
 _BY_FLAG: dict[str, dict[str, Any]] = {"train": {"train": True}, "test": {"train": False}}
-# The keywords of each split. Without a val, some of train is held out, as of folders.
+# The keywords of each split. Without a val, some of train is held out, as with folders.
 _FILES: dict[str, dict[str, dict[str, Any]]] = {
     "Country211": {**_TRAIN_TEST, "val": {"split": "valid"}},
     "DTD": _TRAIN_VAL_TEST,
@@ -45,7 +45,7 @@ _ARRAYS = {
 
 @dataclass(frozen=True)
 class ArrayItem:
-    """An image that torchvision holds as an array."""
+    """An image that torchvision keeps in an array."""
 
     dataset: Any
     index: int
@@ -60,17 +60,17 @@ class ArrayItem:
 
 
 def collect_torchvision(name: str) -> Collection:
-    """The images of a data set; it is downloaded when it is not there.
+    """The images of a data set, which is downloaded unless it exists locally.
 
     Raises:
-        UserError: torchvision has no such data set of labelled photographs, or it can't be had.
+        UserError: torchvision has no such data set of labelled photographs, or it can't be read or downloaded.
     """
     known = {**_FILES, **_ARRAYS}
     name, _, place = name.partition(":")
     if name not in known:
         raise UserError(
-            f"torchvision:{name} is none of the data sets that can be trained on{nearest(name, known)}.\n"
-            f"There are: {', '.join(sorted(known))}."
+            f"torchvision:{name} is not one of the supported data sets{nearest(name, known)}.\n"
+            f"These are: {', '.join(sorted(known))}."
         )
     folder = Path(place).absolute() if place else _home()
     splits: dict[str, list[Record]] = {}
@@ -96,7 +96,7 @@ def _load(name: str, folder: Path, keywords: dict[str, Any]) -> Any:
     try:
         try:
             return kind(folder, download=False, **keywords)
-        except (RuntimeError, FileNotFoundError):  # it is not there, or not whole
+        except (RuntimeError, FileNotFoundError):  # missing or incomplete
             refuse_without_network(f"torchvision's {name}", _address(kind), advice)
             return kind(folder, download=True, **keywords)
     except (RuntimeError, OSError, ValueError, ImportError) as error:
@@ -105,7 +105,7 @@ def _load(name: str, folder: Path, keywords: dict[str, Any]) -> Any:
 
 
 def _address(kind: Any) -> str:
-    """A URL that the data set comes from."""
+    """A URL from which the data set is downloaded."""
     for attribute in ("url", "_URL", "_url", "_download_url_prefix", "mirrors"):
         value = getattr(kind, attribute, None)
         value = value[0] if isinstance(value, list) and value else value

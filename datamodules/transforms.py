@@ -1,9 +1,9 @@
 """Photos to normalised tensors: albumentations pipelines for training and for evaluation.
 
-Random numbers come from a seed given with each photo, because albumentations by itself gives every worker of
-a loader, and every epoch, the same stream. Resizing is Pillow's, antialiased: it is what most published
-checkpoints were trained and measured with, and OpenCV's is not antialiased. Random crops are resized by torch with
-the same filters, in a quarter of the time; their pixels are within 4 of 255 levels of Pillow's, most the same.
+Random numbers come from a seed passed with each photo, because albumentations by itself gives every worker of a loader,
+and every epoch, the same random stream. Images are resized by Pillow with antialiasing, as most published checkpoints
+were trained and measured; OpenCV has no antialiasing. Random crops are resized by torch with the same filters, in a
+quarter of the time; their pixels differ from Pillow's by at most 4 of 255 levels, and most are the same.
 
     img_h, img_w    pixels of the photo
     h, w            pixels of the model's input
@@ -38,10 +38,10 @@ class Pipeline:
     """Steps of albumentations, then normalisation.
 
     Args:
-        steps: what is done to the uint8 photo; ends at the model's size.
-        mean, std: of the three channels, of values 0 to 1.
-        min_size: (img_h, img_w) below which a photo must not be decoded, see `read_photo`; None for the whole.
-        fixed: what the steps do, in words that say all of it, where nothing is random in them; else empty.
+        steps: the steps for the uint8 photo; the last one results in the model's size.
+        mean, std: of the three channels, for values 0 to 1.
+        min_size: smallest size (img_h, img_w) at which photos may be decoded, see `read_photo`; None for full size.
+        fixed: a complete description of the steps, if nothing in them is random; otherwise empty.
     """
 
     def __init__(
@@ -54,33 +54,34 @@ class Pipeline:
     ) -> None:
         self.steps = A.Compose(list(steps))
         self.min_size = min_size
-        self.recipe = fixed or f"decoded for {min_size}"  # all that `settle` and the reader do to a file
+        self.recipe = fixed or f"decoded for {min_size}"  # everything that `settle` and the reader do to a file
         self.fixed = bool(fixed)
-        # (value / 255 - mean) / std, as one product and one difference
+        # (value / 255 - mean) / std, as one multiplication and one subtraction
         self._scale = np.array([1 / (255 * one) for one in std], np.float32)[:, None, None]
         self._shift = np.array([m / s for m, s in zip(mean, std, strict=True)], np.float32)[:, None, None]
 
     def __call__(self, image: np.ndarray, seed: Sequence[int] = ()) -> Tensor:
         """uint8 RGB (img_h, img_w, 3) -> float32 (3, h, w), normalised.
 
-        What is random is a pure function of `seed`, non-negative numbers such as (seed, epoch, index).
-        Without one, a random pipeline gives something else each time; one for evaluation is not random.
+        The random numbers are a pure function of `seed`, non-negative integers such as (seed, epoch, index). Without a
+        seed, a random pipeline returns something else each time; a pipeline for evaluation is not random.
         """
         return self.vary(self.settle(image), seed)
 
     def settle(self, image: np.ndarray) -> np.ndarray:
-        """The part that is the same for the same photo, always: all steps of a pipeline that is not random, or none."""
+        """The fixed part, always the same for the same photo: all steps of a pipeline that is not random, or none."""
         return self.steps(image=image)["image"] if self.fixed else image
 
     def vary(self, image: np.ndarray, seed: Sequence[int] = ()) -> Tensor:
-        """The rest: what `settle` gave -> float32 (3, h, w), normalised."""
+        """The rest: the result of `settle` -> float32 (3, h, w), normalised."""
         if not self.fixed:
             self._reseed(seed)
             image = self.steps(image=image)["image"]
         return self._normalise(image)
 
     def with_mask(self, image: np.ndarray, mask: np.ndarray, seed: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
-        """The same for a photo and its bool mask (img_h, img_w), which stay aligned -> also bool (h, w)."""
+        """The whole pipeline for a photo and its bool mask (img_h, img_w), which stay aligned; the mask becomes bool
+        (h, w)."""
         self._reseed(seed)
         done = self.steps(image=image, mask=mask.astype(np.uint8))
         return self._normalise(done["image"]), torch.from_numpy(np.array(done["mask"], bool))
@@ -89,8 +90,8 @@ class Pipeline:
         if not seed:
             return
         generator = np.random.default_rng(np.random.SeedSequence(tuple(seed)))
-        # One pair of generators for all the steps: Compose.set_random_seed would start each step's own at the
-        # same number, so that the size of a photo's crop would decide whether it is flipped.
+        # One pair of generators for all steps: Compose.set_random_seed would give each step its own generator with the
+        # same seed, so that the size of a photo's crop would decide whether it is flipped.
         self.steps.set_random_state(generator, random.Random(int(generator.integers(2**63))))
 
     def _normalise(self, image: np.ndarray) -> Tensor:
@@ -113,19 +114,23 @@ def train_transform(
     erase_mode: EraseMode = "mean",
     interpolation: Interpolation = "bicubic",
 ) -> Pipeline:
-    """Random crop, flip, colours or a policy of augmentations, erasing.
+    """The pipeline for training: random crop, flip, colour jitter or an augmentation policy, and erasing.
 
     Args:
         image_size: (h, w).
         mean, std: of the three channels, of values 0 to 1.
-        crop_scale: smallest share of the photo's area that a crop keeps, sides 3:4 to 4:3; 1 keeps the photo
-            whole.
-        hflip: chance of a left-right flip.
-        color_jitter: brightness, contrast and saturation are multiplied by up to 1 +- this; 0 to 1.
-        auto_augment: a policy, see `datamodules.auto_augment`; as in timm, it takes the place of the colour jitter.
-        erase: chance of erasing a rectangle of 2 to 33% of the area, sides 3:10 to 10:3 (Zhong et al. 2020).
-        erase_mode: what is put there: the mean colour, or random pixels.
-        interpolation: the filter of resizing.
+        crop_scale: smallest share of the photo's area that a crop keeps, with aspect ratios of 3:4 to 4:3; 1 keeps the
+            whole photo.
+        hflip: probability of a horizontal flip.
+        color_jitter: brightness, contrast and saturation are multiplied by a factor in 1 +- this; 0 to 1.
+        auto_augment: a policy, see `datamodules.auto_augment`; as in timm, it replaces the colour jitter.
+        erase: probability of erasing a rectangle of 2 to 33% of the area with an aspect ratio of 3:10 to 10:3 (Zhong
+            et al. 2020).
+        erase_mode: what the rectangle is filled with: the mean colour, or random pixels.
+        interpolation: the filter for resizing.
+
+    Raises:
+        UserError: for an unknown interpolation or policy.
     """
     kernel = _filter(interpolation)
     steps: list[A.BasicTransform]
@@ -158,18 +163,21 @@ def eval_transform(
     resize_mode: ResizeMode = "squash",
     interpolation: Interpolation = "bicubic",
 ) -> Pipeline:
-    """The same tensor for the same photo, always, and the one that timm's evaluation makes of it.
+    """The pipeline for evaluation: always the same tensor for the same photo, and the same as in timm's evaluation.
 
-    So that a model's probabilities are the same wherever it is loaded, the photo is decoded whole: a JPEG decoded
-    to a smaller size and then resized differs from it by some grey levels.
+    The photo is decoded at full size, so that a model's probabilities are the same wherever it is loaded: a JPEG that
+    is decoded at a smaller size and then resized differs by a few grey levels.
 
     Args:
         image_size: (h, w).
-        mean, std: of the three channels, of values 0 to 1.
+        mean, std: of the three channels, for values 0 to 1.
         crop_pct: with `crop`, the share of the shorter side that is kept; no effect with `squash`.
-        resize_mode: `squash` resizes the whole photo to `image_size`, so that a saliency map covers all of
-            it; `crop` resizes the shorter side to image_size / crop_pct and takes the centre, as timm does.
-        interpolation: the filter of resizing.
+        resize_mode: `squash` resizes the whole photo to `image_size`, so that a saliency map covers all of it; `crop`
+            resizes the shorter side to image_size / crop_pct and takes the centre, as timm does.
+        interpolation: the filter for resizing.
+
+    Raises:
+        UserError: for an unknown interpolation.
     """
     kernel = _filter(interpolation)
     step = _Squash(image_size, kernel) if resize_mode == "squash" else _CentreCrop(image_size, crop_pct, kernel)
@@ -196,7 +204,7 @@ class _Squash(A.DualTransform):
 class _CentreCrop(A.DualTransform):
     """Resizes until the photo just covers `whole` = size / crop_pct, and takes the centre.
 
-    Rounding is torchvision's and timm's, so that published accuracies are met.
+    It rounds like torchvision and timm, so that published accuracies are reproduced.
     """
 
     _targets = (Targets.IMAGE, Targets.MASK)
@@ -227,7 +235,7 @@ class _CentreCrop(A.DualTransform):
 
 
 class _RandomResizedCrop(A.RandomResizedCrop):
-    """Albumentations' choice of the crop, resized with the antialiased filter of evaluation."""
+    """A crop chosen by albumentations, resized with the antialiased filter of evaluation."""
 
     def __init__(self, size: tuple[int, int], crop_scale: float, kernel: Image.Resampling) -> None:
         super().__init__(size, scale=(crop_scale, 1.0), ratio=_RATIO, mask_interpolation=cv2.INTER_NEAREST_EXACT)
@@ -239,9 +247,9 @@ class _RandomResizedCrop(A.RandomResizedCrop):
 
 
 class _Erase(A.Erasing):
-    """Zhong et al. 2020, algorithm 1, with the logarithm of the ratio drawn evenly as timm and torchvision do.
+    """Zhong et al. 2020, algorithm 1, with a uniform logarithm of the aspect ratio, as in timm and torchvision.
 
-    Albumentations' own draw never comes to the larger areas, and fails on an image that is long and narrow.
+    Albumentations' own version never draws the larger areas, and fails on long, narrow images.
     """
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
@@ -266,14 +274,14 @@ def _filter(interpolation: str) -> Image.Resampling:
 
 
 def _resize_quickly(image: np.ndarray, size: tuple[int, int], kernel: Image.Resampling) -> np.ndarray:
-    """As `_resize`, of (img_h, img_w, 3): in less time, and not to the bit the same."""
+    """Like `_resize`, for (img_h, img_w, 3): faster, but not bit for bit the same."""
     pixels = torch.from_numpy(np.require(image, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)  # colours together
     resized = F.interpolate(pixels, size, mode=_TORCH_MODES[kernel], antialias=True)
     return resized.permute(0, 2, 3, 1)[0].numpy()
 
 
 def _resize(image: np.ndarray, size: tuple[int, int], kernel: Image.Resampling) -> np.ndarray:
-    """uint8 (img_h, img_w, 3) or (img_h, img_w) -> the same of `size` (h, w)."""
+    """uint8 (img_h, img_w, 3) or (img_h, img_w) -> the same with `size` (h, w)."""
     if image.shape[:2] == size:
         return image
     return np.asarray(Image.fromarray(image).resize((size[1], size[0]), kernel))

@@ -1,9 +1,9 @@
-"""Photographs without labels: all that lie below a folder, however it is sorted.
+"""Photographs without labels: everything below a folder, however it is organised.
 
     root/**/*.jpg                      split into train and val here
-    root/train/**, root/val/**         learned from, and held out; root/test is left alone
+    root/train/**, root/val/**         for training and validation; root/test is ignored
 
-Folders, be they classes or not, count for nothing.
+Other folders, such as those of classes, have no meaning.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from datamodules.reading import printable
 from datamodules.sampling import evenly
 from vit.foundation import UserError
 
-_LAYOUT = "Expected a folder with images in it, however deep."
+_LAYOUT = "Expected a folder with images in it, at any depth."
 
 
 class UnlabelledFolder(Photographs):
@@ -25,11 +25,11 @@ class UnlabelledFolder(Photographs):
 
     Args:
         root: the folder, see above.
-        val_fraction: share kept for validation, when the root has no val/.
+        val_fraction: share kept for validation, if the root has no val/.
         options: the rest, as `Photographs` takes them.
 
     Raises:
-        UserError: there is no such folder, or fewer than two images in it.
+        UserError: there is no such folder, or it has fewer than two images.
     """
 
     def __init__(self, root: str, *, val_fraction: float = 0.2, seed: int = 0, **options: Any) -> None:
@@ -37,7 +37,7 @@ class UnlabelledFolder(Photographs):
         self.files = find_unlabelled(self.root, val_fraction=val_fraction, seed=seed)
 
     def limit(self, count: int) -> None:
-        """Keeps at most so many photos of each split."""
+        """Keeps at most this many photos per split, spread evenly over it."""
         for split, paths in self.files.items():
             self.files[split] = [paths[place] for place in evenly(len(paths), count)]
 
@@ -51,7 +51,11 @@ class UnlabelledFolder(Photographs):
 
 
 def find_unlabelled(root: Path, *, val_fraction: float, seed: int) -> dict[str, list[str]]:
-    """The photos of train and val below `root`, an absolute path."""
+    """The photos of train and val below `root`, an absolute path.
+
+    Raises:
+        UserError: there is no such folder, or it has fewer than two images.
+    """
     if not root.is_dir():
         raise UserError(no_folder(root, _LAYOUT))
     found = {split: _images(root, names) for split, names in SPLIT_NAMES.items()}
@@ -59,7 +63,7 @@ def find_unlabelled(root: Path, *, val_fraction: float, seed: int) -> dict[str, 
     train = found["train"] or find_images(root, kept_apart)
     refuse_heic([*train, *found["val"]])
     if len(train) + len(found["val"]) < 2 or not train:
-        raise UserError(f"{printable(root)} has {len(train)} images to learn from; two or more are needed.\n{_LAYOUT}")
+        raise UserError(f"{printable(root)} has {len(train)} images to train on; it needs two or more.\n{_LAYOUT}")
     if found["val"]:
         return {"train": train, "val": found["val"]}
     kept, held = split_class(train, root, val_fraction, seed)

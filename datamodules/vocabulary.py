@@ -1,6 +1,6 @@
-"""The words of captions: trained on captions, or loaded, by the tokenizers library.
+"""The words of captions: a vocabulary of the tokenizers library, trained on captions or loaded.
 
-A vocabulary has four tokens that are no words: for nothing, for an unknown word, before a text and after it.
+A vocabulary has four special tokens: padding, an unknown word, the start and the end of a text.
 """
 
 import os
@@ -12,20 +12,20 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from datamodules.reading import printable
 from vit.foundation import UserError
 
-# Its threads do not outlive the fork of a reading process, and it says so at each; captions are short.
+# Its threads don't survive the fork of a reading process, and it prints a warning each time; captions are short.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 PAD, UNKNOWN, START, END = "[PAD]", "[UNK]", "[START]", "[END]"
 SPECIAL = (PAD, UNKNOWN, START, END)
 
-_WORD = r"\w+(?:['’-]\w+)*|[^\w\s]"  # "owl's" and "red-billed" are one word; a sign is one by itself
+_WORD = r"\w+(?:['’-]\w+)*|[^\w\s]"  # "owl's" and "red-billed" are one word; so is each punctuation mark
 
 
 class Vocabulary:
     """Captions to ids, and back.
 
     Args:
-        tokenizer: of the tokenizers library, with the four special tokens.
+        tokenizer: a tokenizer of the tokenizers library, with the four special tokens.
 
     Raises:
         UserError: when it lacks one of them.
@@ -35,18 +35,18 @@ class Vocabulary:
         ids = tokenizer.get_vocab()
         if lacking := [token for token in SPECIAL if token not in ids]:
             raise UserError(
-                f"The vocabulary has no token {', '.join(lacking)}.\nIt needs {', '.join(SPECIAL)}; train a new one on "
-                "the captions by giving none."
+                f"The vocabulary has no token {', '.join(lacking)}.\nIt needs {', '.join(SPECIAL)}. Without a "
+                "vocabulary, a new one is trained on the captions."
             )
         self.tokenizer = tokenizer
         self.pad, self.unknown, self.start, self.end = (ids[token] for token in SPECIAL)
 
     @classmethod
     def train(cls, captions: Iterable[str], *, size: int = 8192) -> "Vocabulary":
-        """The words of some captions, in small letters; signs count as words.
+        """A vocabulary of the words of captions, in lower case; punctuation marks count as words.
 
         Args:
-            size: most tokens, the special ones counted; the commonest words are kept.
+            size: maximum number of tokens, including the special ones; the most common words are kept.
         """
         tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
         tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
@@ -58,7 +58,7 @@ class Vocabulary:
 
     @classmethod
     def from_json(cls, text: str) -> "Vocabulary":
-        """What `json` gave, or any tokenizer.json of the library that has the special tokens.
+        """A vocabulary from the text of `json`, or of any tokenizer.json of the library with the special tokens.
 
         Raises:
             UserError: for anything else.
@@ -66,15 +66,15 @@ class Vocabulary:
         try:
             tokenizer = Tokenizer.from_str(text)
         except Exception as error:  # the library raises nothing narrower
-            raise UserError(f"This is no vocabulary: {str(error).splitlines()[0][:200]}") from None
+            raise UserError(f"This is not a vocabulary: {str(error).splitlines()[0][:200]}") from None
         return cls(tokenizer)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> "Vocabulary":
-        """From a file, such as the tokenizer.json of a model folder.
+        """A vocabulary from a file, such as the tokenizer.json of a model folder.
 
         Raises:
-            UserError: when it can't be read, or holds no vocabulary.
+            UserError: when it can't be read, or is not a vocabulary.
         """
         try:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
@@ -94,11 +94,11 @@ class Vocabulary:
         return [self.start, *self.tokenizer.encode(caption, add_special_tokens=False).ids, self.end]
 
     def words(self, ids: Sequence[int]) -> list[str]:
-        """The words and signs of ids; special tokens are left out, but for unknown words."""
+        """The words and punctuation marks of ids, without special tokens except [UNK]."""
         left_out = (self.pad, self.start, self.end)
         return [str(self.tokenizer.id_to_token(number)) for number in ids if number not in left_out]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The caption of ids; special tokens are left out, but for unknown words."""
+        """The caption of ids, without special tokens except [UNK]."""
         words = [number for number in ids if number not in (self.pad, self.start, self.end)]
         return self.tokenizer.decode(words, skip_special_tokens=False)

@@ -1,6 +1,6 @@
 """A Vision Transformer toolkit: fine-tune, learn how far to trust the model, and see where it looked.
 
-The public names are imported when they are first used, so that `vit --help` need not wait for torch.
+The public names are imported when they are first used, so that `vit --help` doesn't have to wait for torch.
 """
 
 from importlib import import_module

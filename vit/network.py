@@ -1,4 +1,4 @@
-"""Whether a network is there, found out before a library retries for minutes."""
+"""Checks whether there is a network, before a library retries for minutes."""
 
 import socket
 from urllib.parse import urlsplit
@@ -10,7 +10,7 @@ SECONDS_TO_CONNECT = 1.0
 
 
 def _way_to(address: str) -> str:
-    """The URL that is connected to first: the proxy's, where one is set for the address, or the address itself."""
+    """The URL to connect to: that of the proxy, if one is set for the address, or the address itself."""
     proxies = getproxies()
     proxy = proxies.get("https") or proxies.get("all")
     if not proxy or proxy_bypass(urlsplit(address).hostname or ""):
@@ -19,13 +19,13 @@ def _way_to(address: str) -> str:
 
 
 def refuse_without_network(name: str, address: str, advice: str, *, offline: str = "") -> None:
-    """Raises UserError, within two seconds, when `address` can't be reached, directly or by the proxy that is set.
+    """Raises UserError, within two seconds, if `address` can't be reached, directly or through the proxy that is set.
 
     Args:
-        name: what is wanted from there.
+        name: what is to be downloaded from there.
         address: a URL.
-        advice: what else to do.
-        offline: why no connection may be tried, where that is so.
+        advice: what else the user can do.
+        offline: the reason why no connection may be tried, if there is one.
     """
     place = urlsplit(_way_to(address))
     host, port = place.hostname or address, place.port or {"http": 80}.get(place.scheme, 443)

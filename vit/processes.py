@@ -1,6 +1,6 @@
-"""Several processes that work on one thing: which of them this is, and what they tell each other.
+"""Several processes that work together: the rank of this one, and their communication.
 
-They are started by torchrun, by srun or by Lightning. In a single process all of this does nothing.
+They are started by torchrun, srun or Lightning. In a single process all of this does nothing.
 """
 
 import atexit
@@ -21,7 +21,7 @@ def count() -> int:
 
 
 def rank() -> int:
-    """Which of them this is, 0 the first."""
+    """The rank of this process, 0 for the first."""
     return dist.get_rank() if _together() else 0
 
 
@@ -30,30 +30,30 @@ def _together() -> bool:
 
 
 def join() -> None:
-    """Lets the processes that a launcher such as torchrun started work together, to the end of the program: data
-    loaders then give each its share of the images. Does nothing without a launcher."""
+    """Connects the processes that a launcher such as torchrun started, until the end of the program: data loaders then
+    give each its share of the images. Does nothing without a launcher."""
     if _together() or int(os.environ.get("WORLD_SIZE", 1)) == 1 or "RANK" not in os.environ:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    dist.init_process_group("gloo")  # what is exchanged is small, and on no GPU
+    dist.init_process_group("gloo")  # the exchanged data is small, and not on a GPU
     atexit.register(dist.destroy_process_group)
 
 
 def refuse_several(what: str) -> None:
-    """Raises UserError where a launcher started several processes for what one does alone."""
+    """Raises UserError if a launcher started several processes for `what`, which runs in a single one."""
     started = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
     if started > 1:
-        raise UserError(f"{what} runs in one process, and {started} were started.\nRun it without torchrun or srun.")
+        raise UserError(f"{what} runs in one process, but {started} were started.\nRun it without torchrun or srun.")
 
 
 def total(*values: float) -> list[float]:
-    """Each value, added up over the processes; all of them must ask."""
+    """The sum of each value over the processes; all of them must call this."""
     return _reduced(values, dist.ReduceOp.SUM)
 
 
 def largest(*values: float) -> list[float]:
-    """Each value's largest over the processes; all of them must ask."""
+    """The maximum of each value over the processes; all of them must call this."""
     return _reduced(values, dist.ReduceOp.MAX)
 
 
@@ -67,7 +67,7 @@ def _reduced(values: tuple[float, ...], operation: Any) -> list[float]:
 
 
 def gathered(value: T) -> list[T]:
-    """The value of each process, in their order, for all of them."""
+    """The values of all processes, in order of rank; all of them must call this, and all get the same list."""
     if count() == 1:
         return [value]
     found: list[Any] = [None] * count()
@@ -76,10 +76,10 @@ def gathered(value: T) -> list[T]:
 
 
 def merged(values: dict[str, T]) -> dict[str, T]:
-    """The dicts of all processes in one, for all of them."""
+    """The dicts of all processes, merged into one; all of them must call this, and all get the same dict."""
     return {name: value for each in gathered(values) for name, value in each.items()}
 
 
 def first(value: T) -> T:
-    """The first process's value, for all of them."""
+    """The value of the first process; all of them must call this."""
     return gathered(value)[0]

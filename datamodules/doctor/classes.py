@@ -1,4 +1,4 @@
-"""Which classes can't be learned, or not be measured."""
+"""Classes that can't be learned or measured."""
 
 import unicodedata
 from collections import defaultdict
@@ -10,14 +10,14 @@ from datamodules.doctor.listing import Listing
 from datamodules.doctor.problems import Problem
 from vit.foundation import nearest
 
-FEW = 10  # training images of a class, below which little can be learned of it
-UNEQUAL = 10.0  # images of the largest class over those of the smallest
+FEW = 10  # with fewer training images, little can be learned about a class
+UNEQUAL = 10.0  # ratio of the largest class to the smallest
 
 
 def class_counts(listing: Listing, usable: np.ndarray) -> np.ndarray:
     """Usable images by split and label; (splits, labels) int64. `usable` is (images,) bool.
 
-    An image of several labels counts for each.
+    An image with several labels counts for each of them.
     """
     together = np.zeros((len(SPLITS), len(listing.combinations)), np.int64)
     np.add.at(together, (listing.splits[usable], listing.targets[usable]), 1)
@@ -29,7 +29,7 @@ def class_counts(listing: Listing, usable: np.ndarray) -> np.ndarray:
 
 
 def class_problems(listing: Listing, counts: np.ndarray) -> list[Problem]:
-    """What is wrong with the classes, given the usable images of each, see `class_counts`."""
+    """The problems of the classes, given the usable images of each, see `class_counts`."""
     train = counts[0]
     learned = [label for label, count in zip(listing.labels, train, strict=True) if count]
     found = [
@@ -38,7 +38,7 @@ def class_problems(listing: Listing, counts: np.ndarray) -> list[Problem]:
         if not count
     ]
     if len(listing.labels) < 2 and not listing.multilabel:
-        found.append(Problem("classes", f"there is but one class, {listing.labels[0]}", path=listing.labels[0]))
+        found.append(Problem("classes", f"there is only one class, {listing.labels[0]}", path=listing.labels[0]))
     for split, row in zip(SPLITS[1:], counts[1:], strict=True):
         lacking = [label for label, count, known in zip(listing.labels, row, train, strict=True) if known and not count]
         if row.any() or split == "val":
@@ -58,7 +58,7 @@ def class_problems(listing: Listing, counts: np.ndarray) -> list[Problem]:
 
 
 def _collisions(labels: tuple[str, ...]) -> list[Problem]:
-    """Names that some file systems, and most people, can't tell apart."""
+    """Problems for names that some file systems, and most people, can't tell apart."""
     alike: dict[str, list[str]] = defaultdict(list)
     for label in labels:
         alike[unicodedata.normalize("NFKC", label).casefold().strip()].append(label)

@@ -1,4 +1,4 @@
-"""All that is wrong with a data set, from its listing and what reading its images showed."""
+"""All problems of a data set, from its listing and from reading its images."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,20 +17,22 @@ GIANT = 50_000_000  # pixels
 LONG = 4.0  # longer side over shorter
 BLANK = 2.0  # standard deviation of grey
 _USUAL = {"RGB", "L"}
-# Edges of the histograms: a value belongs to the last one that it reaches.
+# Edges of the histograms: a value belongs to the last edge that it reaches.
 RESOLUTIONS = (0, 32, 64, 128, 224, 384, 512, 1024, 2048, 4096)  # pixels of the shorter side
 ASPECTS = (0.0, 0.25, 0.5, 0.7, 0.9, 1.1, 1.4, 2.0, 4.0)  # width over height
 
 
 @dataclass
 class Diagnosis:
-    """What was found.
+    """The result of a check.
 
     Args:
+        listing: the images.
+        scan: what reading them showed.
         problems: errors first.
         counts: usable images by split and label, see `class_counts`.
-        resolutions, aspects: readable images from each edge on, up to the next.
-        keep: images without a problem for which they'd be dropped, rising.
+        resolutions, aspects: number of readable images from each edge up to the next.
+        keep: indices of the images without a problem that excludes them, ascending.
     """
 
     listing: Listing
@@ -43,17 +45,17 @@ class Diagnosis:
 
     @property
     def by_kind(self) -> dict[str, int]:
-        """How many problems of each kind, in their order."""
+        """Number of problems by kind, in the order of the problems."""
         return dict(Counter(problem.kind for problem in self.problems))
 
     @property
     def split_counts(self) -> dict[str, int]:
-        """Usable images of each split that has some."""
+        """Number of usable images by split, for splits that have some."""
         images = np.bincount(self.listing.splits[self.scan.readable], minlength=len(SPLITS)).tolist()
         return {split: count for split, count in zip(SPLITS, images, strict=True) if count}
 
     def summary(self) -> list[str]:
-        """The size of the data, and how fast it was read, in words."""
+        """Lines to print about the size of the data and how fast it was read."""
         total, splits = len(self.listing), [f"{split} {count:,}" for split, count in self.split_counts.items()]
         if self.listing.held_out:
             splits.append("val held out by the seed")
@@ -65,18 +67,18 @@ class Diagnosis:
 
     @property
     def errors(self) -> int:
-        """How many of the problems are errors."""
+        """Number of problems that are errors."""
         return sum(count for kind, count in self.by_kind.items() if KINDS[kind].severity == "error")
 
     def table(self) -> list[tuple[str, str, int, str]]:
-        """(severity, problem, how many, what to do), the worst first."""
+        """(severity, problem, how many, what to do), worst first."""
         return [
             (KINDS[kind].severity, KINDS[kind].title, count, KINDS[kind].advice) for kind, count in self.by_kind.items()
         ]
 
 
 def diagnose(listing: Listing, scan: Scan) -> Diagnosis:
-    """Puts all findings together."""
+    """Combines all findings about the images of a listing."""
     counts = class_counts(listing, scan.readable)
     problems = [*listing.problems, *_unreadable(scan), *_single(scan), *_duplicates(listing, scan)]
     problems += class_problems(listing, counts)
@@ -106,7 +108,7 @@ def _unreadable(scan: Scan) -> list[Problem]:
 
 
 def _single(scan: Scan) -> list[Problem]:
-    """What is wrong with one image by itself."""
+    """Problems of single images."""
     found: list[Problem] = []
     height, width = scan.sizes.T.astype(np.int64)
     shorter, longer = np.minimum(height, width), np.maximum(height, width)
@@ -125,7 +127,7 @@ def _single(scan: Scan) -> list[Problem]:
 
 
 def _duplicates(listing: Listing, scan: Scan) -> list[Problem]:
-    """Exact and near duplicates. Of the same files, one stands for all when near ones are looked for."""
+    """Exact and near duplicates. Among identical files, only one is compared with others for near duplicates."""
     readable = np.flatnonzero(scan.readable)
     found: list[Problem] = []
     alone = np.ones(len(listing), bool)
@@ -142,12 +144,12 @@ def _duplicates(listing: Listing, scan: Scan) -> list[Problem]:
 
 
 def _same(listing: Listing, group: np.ndarray) -> list[Problem]:
-    """The problems of files that hold the same bytes, in order of the splits: train first."""
+    """The problems of files with the same bytes; `group` is in the order of the splits, train first."""
     images = group.tolist()
     if len(set(listing.targets[group].tolist())) > 1:
         pairs = zip(images, [images[-1], *images[:-1]], strict=True)
         return [_pair("conflict", listing, image, other) for image, other in pairs]
-    # Kept is the copy that measures: what is left of train can be trusted to be new to it.
+    # Keep the copy in the last split, so that what is measured there is not in train.
     kept = images[-1]
     return [
         _pair("duplicate" if listing.splits[image] == listing.splits[kept] else "leak", listing, image, kept)

@@ -1,4 +1,4 @@
-"""What a data set claims to hold: its images, each with a label and a split, from class folders or a manifest."""
+"""What a data set claims to contain: images, each with a label and a split, from class folders or a manifest."""
 
 import os
 from collections import Counter
@@ -21,13 +21,13 @@ class Listing:
     """Images of a data set, those of train first.
 
     Args:
-        base: absolute folder that names are below.
+        base: absolute folder; names of images are relative to it.
         records: the images.
         labels: names of the classes, sorted.
-        combinations: the labels that images have together; where each image has one, the labels one by one.
+        combinations: the sets of labels that images have; with one label per image, each label by itself.
         targets: (images,) int32, which combination.
         splits: (images,) int8, which of SPLITS.
-        multilabel: whether an image has any number of labels.
+        multilabel: whether images have any number of labels.
         held_out: whether val was taken out of train, by the seed.
         problems: found while listing.
     """
@@ -47,7 +47,7 @@ class Listing:
 
     @property
     def paths(self) -> list[str]:
-        """Absolute, one an image."""
+        """Absolute paths, one per image."""
         return [record.path for record in self.records]
 
     def name(self, image: int) -> str:
@@ -55,7 +55,7 @@ class Listing:
         return printable(os.path.relpath(self.records[image].path, self.base))
 
     def label(self, image: int) -> str:
-        """The label, or all of them."""
+        """The label, or all labels joined by "|"."""
         return "|".join(self.records[image].labels)
 
     def split(self, image: int) -> str:
@@ -67,10 +67,10 @@ def list_data(data: Path, *, val_fraction: float, seed: int) -> Listing:
 
     Args:
         data: absolute path of the folder, or of a manifest.
-        val_fraction, seed: what is held out of train for val, when the data has none.
+        val_fraction, seed: decide what is held out of train, if the data has no val.
 
     Raises:
-        UserError: the data is nothing that could be trained on, and what it should be.
+        UserError: the data can't be trained on; the message says what it should be.
     """
     if is_manifest(data):
         return _list_manifest(data, val_fraction, seed)
@@ -84,13 +84,13 @@ def check_fix_list(path: Path, data: Path, *, overwrite: bool) -> None:
     if path.suffix.lower() != ".csv":
         raise UserError(f"--fix_list is {printable(path)}; it must end in .csv.")
     if path.exists() and data.exists() and path.samefile(data):
-        raise UserError(f"--fix_list is {printable(path)}, the data itself.\nGive another name.")
+        raise UserError(f"--fix_list is {printable(path)}, which is the data itself.\nGive another name.")
     if path.exists() and not (path.is_file() and overwrite):
-        raise UserError(f"{printable(path)} is there already.\nGive another name, or --overwrite.")
+        raise UserError(f"{printable(path)} already exists.\nGive another name, or --overwrite.")
 
 
 def write_fix_list(path: Path, listing: Listing, keep: Sequence[int]) -> None:
-    """Writes a manifest of the images to keep, with paths relative to where it stands."""
+    """Writes a manifest of the images to keep, with paths relative to its own folder."""
     folder = path.absolute().parent
     rows = []
     for image in keep:
@@ -119,7 +119,7 @@ def _listing(found: Collection, problems: list[Problem]) -> Listing:
 
 
 def _list_manifest(file: Path, val_fraction: float, seed: int) -> Listing:
-    """The images of a manifest, with what is wrong in it: files that are not there, rows that make no sense."""
+    """The images of a manifest, with problems such as missing files and invalid rows."""
     manifest = read_manifest(file)
     problems: list[Problem] = []
     splits: dict[str, list[Record]] = {}
@@ -137,7 +137,7 @@ def _list_manifest(file: Path, val_fraction: float, seed: int) -> Listing:
             splits.setdefault(row.split or "train", []).append(record)
     if not splits:
         raise UserError(
-            f"{printable(file)} lists no image that is there.\n"
+            f"{printable(file)} lists no image that exists.\n"
             f"Paths are relative to its folder, {printable(file.parent)}."
         )
     found = Collection(file.parent, splits, manifest.multilabel, manifest.weighted)
@@ -146,7 +146,7 @@ def _list_manifest(file: Path, val_fraction: float, seed: int) -> Listing:
 
 
 def _groups(found: Collection) -> list[Problem]:
-    """Images of a group that is in several splits, but for those in the last: what measures can be trusted."""
+    """Problems for the images of groups that are in several splits, except for the images in a group's last split."""
     apart = straddling(found.splits)
     measured = {(group, splits[-1]) for group, splits in apart.items()}
     image, problems = 0, []
@@ -154,13 +154,13 @@ def _groups(found: Collection) -> list[Problem]:
         for record in found.splits.get(split, ()):
             if record.group in apart and (record.group, split) not in measured:
                 others = " and ".join(one for one in apart[record.group] if one != split)
-                problems.append(Problem("group", f"group {record.group} is in {others}, too", image))
+                problems.append(Problem("group", f"group {record.group} is also in {others}", image))
             image += 1
     return problems
 
 
 def _folder_labels(splits: Mapping[str, list[Record]], base: Path) -> list[Problem]:
-    """Images in a folder that has the name of another label than theirs. Only where folders mostly agree."""
+    """Problems for images in a folder named after another label than theirs, if most folders agree with the labels."""
     pairs = [(record.path, record.labels[0]) for records in splits.values() for record in records]
     labels = {label for _, label in pairs}
     folders = [os.path.basename(os.path.dirname(path)) for path, _ in pairs]  # noqa: PTH119, PTH120

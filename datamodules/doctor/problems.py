@@ -10,11 +10,11 @@ class Kind(NamedTuple):
     """A kind of problem.
 
     Args:
-        title: as reports name it.
-        severity: an error breaks training, loses images of it or makes its accuracy a lie; a warning may harm; a note
-            is for knowing.
+        title: its name in reports.
+        severity: an error stops training, loses images or makes the measured accuracy misleading; a warning may do
+            harm; a note is only information.
         advice: what to do.
-        dropped: whether an image with this problem is left out of the list of good ones.
+        dropped: whether images with this problem are left out of the list of good ones.
     """
 
     title: str
@@ -25,43 +25,43 @@ class Kind(NamedTuple):
 
 KINDS: dict[str, Kind] = {
     "unreadable": Kind("unreadable images", "error", "Fetch them again, or remove them.", True),
-    "missing": Kind("images that are not there", "error", "Mend the paths in the manifest.", True),
-    "label": Kind("rows that can't be used", "error", "Mend these rows of the manifest.", True),
+    "missing": Kind("images that are not there", "error", "Correct the paths in the manifest.", True),
+    "label": Kind("rows that can't be used", "error", "Correct these rows of the manifest.", True),
     "conflict": Kind("same image, different labels", "error", "Decide which label is right; remove the others.", True),
-    "leak": Kind("same image in two splits", "error", "Remove it from train: accuracy on it is memory.", True),
+    "leak": Kind("same image in two splits", "error", "Remove it from train: the model would remember it.", True),
     "group": Kind("groups in more than one split", "error", "Give all images of a group the same split.", True),
-    "classes": Kind("classes that break training", "error", "Give every class images to learn from in train."),
+    "classes": Kind("classes that break training", "error", "Add images to train: two or more classes, none empty."),
     "near leak": Kind(
         "near duplicate in another split", "warning", "Look: frames of one scene belong in one split.", True
     ),
     "near conflict": Kind("near duplicate with another label", "warning", "Look at both: one may be mislabelled."),
-    "folder label": Kind("label is not the folder's name", "warning", "Look: the folder is another label of the data."),
+    "folder label": Kind("label is not the folder's name", "warning", "Look: the folder is named after another label."),
     "blank": Kind("blank images", "warning", "Remove them: there is nothing to learn.", True),
     "tiny": Kind("tiny images", "warning", "Find larger ones, or train at a small image size."),
-    "giant": Kind("giant images", "warning", "Shrink copies of them: most of the time goes into reading."),
+    "giant": Kind("giant images", "warning", "Train on smaller copies: reading takes most of the time."),
     "aspect": Kind("very long or tall images", "warning", "Crop them: squashed to a square, they are unrecognisable."),
-    "duplicate": Kind("same image twice in a split", "warning", "Keep one: the others only add weight to it.", True),
-    "near duplicate": Kind("near duplicates in a split", "note", "Few do no harm; many make a class look larger."),
+    "duplicate": Kind("same image twice in a split", "warning", "Keep one: copies only give it more weight.", True),
+    "near duplicate": Kind("near duplicates in a split", "note", "A few do no harm; many make a class look larger."),
     "unmeasured": Kind("classes missing from val or test", "warning", "Give each split images of every class."),
     "few": Kind("classes with few training images", "warning", "Add images, or merge classes."),
     "imbalance": Kind("unequal classes", "warning", "Watch balanced accuracy; add images of small classes."),
-    "collision": Kind("class names that differ in case only", "warning", "Merge them, if they are one class."),
-    "ignored": Kind("folders and files passed over", "note", "Nothing, if they are none of the data."),
+    "collision": Kind("class names that differ in case only", "warning", "Merge them if they are one class."),
+    "ignored": Kind("folders and files passed over", "note", "Nothing, if they don't belong to the data."),
     "mode": Kind("images that are converted", "note", "Nothing: they are read as 8-bit RGB, composited on white."),
-    "frames": Kind("images of several frames", "note", "Nothing, if the first frame is the one that counts."),
+    "frames": Kind("images of several frames", "note", "Nothing, if the first frame is the right one."),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong.
+    """One problem.
 
     Args:
-        kind: of KINDS.
+        kind: a key of KINDS.
         detail: one line.
-        image: which one in the listing, or -1.
-        other: the image that it is a duplicate of, or -1.
-        path: of what is no image of the listing, printable.
+        image: index of the image in the listing, or -1.
+        other: index of the image that it duplicates, or -1.
+        path: printable path or name, if the problem is not about an image of the listing.
     """
 
     kind: str

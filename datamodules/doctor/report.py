@@ -1,4 +1,4 @@
-"""What was found, as problems.csv and as report.html: one page with pictures that opens without a network."""
+"""The problems as problems.csv and as report.html: one page with pictures that needs no network."""
 
 import base64
 import csv
@@ -16,11 +16,11 @@ from datamodules.reading import UnreadableImage, read_photo
 from vit.foundation import atomic_write
 
 COLUMNS = ("problem", "severity", "path", "split", "label", "detail", "other")
-_SHOWN = 24  # problems of a kind with pictures; all are in problems.csv
+_SHOWN = 24  # problems of each kind on the page; all are in problems.csv
 _CLASSES = 300  # rows of the table of classes
 _SIDE = 128  # pixels of a picture's longer side
 
-# Nothing may be fetched, and no script run, whatever a file's name holds.
+# Nothing may be fetched and no script may run, whatever a file name contains.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222 }
@@ -35,7 +35,7 @@ figure img { margin-right: .3rem } figcaption { overflow-wrap: anywhere }
 
 
 def write_problems(diagnosis: Diagnosis, path: Path) -> None:
-    """Writes all problems, a row each, whole or not at all."""
+    """Writes all problems to a CSV, one per row, atomically."""
     with (
         atomic_write(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
@@ -50,7 +50,7 @@ def write_problems(diagnosis: Diagnosis, path: Path) -> None:
 
 
 def write_report(diagnosis: Diagnosis, path: Path, lines: Iterable[str]) -> None:
-    """Writes the page, whole or not at all; `lines` stand at its top."""
+    """Writes the page atomically, with `lines` at its top."""
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         base = _text(str(diagnosis.listing.base))
         file.write(
@@ -70,7 +70,7 @@ def write_report(diagnosis: Diagnosis, path: Path, lines: Iterable[str]) -> None
 
 
 def _text(text: str) -> str:
-    """Any text, fit to stand in the page."""
+    """Text, escaped for the page."""
     return escape(text.encode("utf-8", "backslashreplace").decode())
 
 
@@ -87,7 +87,7 @@ def _place(diagnosis: Diagnosis, problem: Problem) -> tuple[str, str]:
 
 def _overview(diagnosis: Diagnosis) -> str:
     if not diagnosis.by_kind:
-        return "<p>Nothing was found.</p>"
+        return "<p>No problems found.</p>"
     rows = (
         f'<tr><td class="{KINDS[kind].severity}">{KINDS[kind].severity}</td><td><a href="#{kind.replace(" ", "-")}">'
         f'{KINDS[kind].title}</a></td><td class="number">{count:,}</td><td>{KINDS[kind].advice}</td></tr>'
@@ -97,7 +97,7 @@ def _overview(diagnosis: Diagnosis) -> str:
 
 
 def _section(diagnosis: Diagnosis, kind: str) -> str:
-    """The first problems of a kind, with pictures where they are of images."""
+    """The first problems of a kind, with pictures of the images."""
     problems = [problem for problem in diagnosis.problems if problem.kind == kind]
     title = (
         f'<h2 id="{kind.replace(" ", "-")}" class="{KINDS[kind].severity}">{KINDS[kind].title} ({len(problems):,})</h2>'
@@ -120,7 +120,7 @@ def _figure(diagnosis: Diagnosis, problem: Problem) -> str:
 def _picture(path: str) -> str:
     try:
         image = read_photo(path, min_size=(_SIDE, _SIDE)).image
-    except UnreadableImage:  # it could be read a moment ago
+    except UnreadableImage:  # although it could be read a moment ago
         return ""
     scale = _SIDE / max(image.shape[:2])
     height, width = (max(1, round(side * min(scale, 1))) for side in image.shape[:2])

@@ -1,4 +1,4 @@
-"""Every image read once, by several processes: what is kept of each fits in a few hundred bytes."""
+"""Reads every image once, with several processes, and keeps a few hundred bytes about each."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -17,18 +17,18 @@ from datamodules.reading import UnreadableImage, read_photo
 from datamodules.sampling import Draw, sample_loader
 
 _BATCH = 64
-# Enough to tell blank from faint and to hash; a large JPEG is decoded at an eighth of its size, all of its bytes read.
+# Enough to recognise blank images and to hash; large JPEGs are decoded at down to 1/8 size, but all bytes are read.
 _MIN_SIZE = (64, 64)
 
 
 class Look(NamedTuple):
-    """What one image turned out to be. Without `reason`, it is readable."""
+    """What is known about one image after reading it. An image without a `reason` is readable."""
 
     reason: str
     size: tuple[int, int] = (0, 0)  # img_h, img_w
     file_bytes: int = 0
     kind: str = ""  # format and mode, such as JPEG RGB
-    frames: bool = False  # whether there are further ones
+    frames: bool = False  # whether there are further frames
     contrast: float = 0.0  # standard deviation of grey, 0 to 127.5
     content: int = 0  # hash of the file's bytes
     looks: int = 0  # perceptual hash
@@ -37,20 +37,20 @@ class Look(NamedTuple):
 
 @dataclass
 class Scan:
-    """What all images turned out to be, one row each, in the order of the listing.
+    """What is known about all images, one row each, in the order of the listing.
 
     Args:
-        reasons: of the unreadable ones, by index.
+        reasons: why images can't be read, by index.
         sizes: (images, 2) int32, img_h and img_w; 0 for the unreadable.
         file_bytes: (images,) int64.
         kinds: (images,) uint8, an index into `kind_names`.
-        kind_names: formats and modes, such as JPEG RGB, in the order they were met.
+        kind_names: formats and modes, such as JPEG RGB, in the order in which they were found.
         frames: (images,) bool, whether there are further frames.
         contrast: (images,) float32, standard deviation of grey.
         content: (images,) uint64, hash of the file's bytes.
         looks: (images,) uint64, perceptual hash.
         thumbs: (images, THUMB) uint8.
-        seconds: that the reading took.
+        seconds: duration of the scan.
     """
 
     reasons: dict[int, str]
@@ -67,7 +67,7 @@ class Scan:
 
     @classmethod
     def empty(cls, count: int) -> "Scan":
-        """Of images not looked at yet."""
+        """For images that have not been read yet."""
         return cls(
             reasons={},
             sizes=np.zeros((count, 2), np.int32),
@@ -91,7 +91,7 @@ class Scan:
         return self.kind_names[self.kinds[image]]
 
     def put(self, image: int, look: Look) -> None:
-        """Writes down one image."""
+        """Stores what is known about one image."""
         if look.reason:
             self.reasons[image] = look.reason
             return
@@ -105,13 +105,13 @@ class Scan:
 
 
 def look_at(path: str | os.PathLike[str]) -> Look:
-    """Reads one image, which may be any file."""
+    """Reads one image file; never raises, whatever the file is."""
     try:
         photo = read_photo(path, min_size=_MIN_SIZE)
         content, file_bytes = _content(path)
     except UnreadableImage as error:
         return Look(error.reason)
-    except OSError as error:  # gone meanwhile
+    except OSError as error:  # removed in the meantime
         return Look(error.strerror or "can't be read")
     grey = cv2.cvtColor(photo.image, cv2.COLOR_RGB2GRAY)
     return Look(
@@ -128,11 +128,11 @@ def look_at(path: str | os.PathLike[str]) -> Look:
 
 
 def scan(paths: Sequence[str], found: Scan, num_workers: int = -1) -> Iterator[int]:
-    """Reads all images into `found`, which begins empty; yields how many more were read.
+    """Reads all images into `found`, which starts empty; yields the number of images in each batch read.
 
     Args:
-        paths: of one image or more.
-        num_workers: processes that read; -1 picks the number of cores less one, at most 8.
+        paths: paths of one or more images.
+        num_workers: reading processes; -1 uses all cores but one, at most 8.
     """
     began = perf_counter()
     loader = sample_loader(_Looks(paths), {"look": []}, batch_size=_BATCH, num_workers=num_workers)

@@ -22,7 +22,7 @@ def reading_rate(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> float:
-    """Images/s that one process reads and varies for training, measured on a few of all over train; or 0 for none."""
+    """Images/s that one process reads and augments for training, measured on a sample of train; 0 if it has none."""
     images = np.flatnonzero(scan.readable & (listing.splits == 0))
     if not len(images):
         return 0.0
@@ -33,7 +33,7 @@ def reading_rate(
         train_transform(image_size, mean, std),
     )
     threads = cv2.getNumThreads()
-    cv2.setNumThreads(0)  # as in a process that reads
+    cv2.setNumThreads(0)  # as in a reading process
     dataset[Draw(0, 0)]  # the first one builds tables
     began = perf_counter()
     for index in range(len(chosen)):

@@ -94,7 +94,7 @@ def test_words_are_of_train_alone_or_of_a_checkpoint(folder):
     assert data(folder, rows, vocabulary=given).vocabulary is given
     rows = ["photos/1.png,a heron,test"]
     assert len(data(folder, rows, vocabulary=given).dataset("test")) == 1
-    with pytest.raises(UserError, match="no captions of train"):
+    with pytest.raises(UserError, match="no training captions"):
         data(folder, rows)
 
 
@@ -126,7 +126,7 @@ def test_workers_change_nothing(folder):
     [
         (["photos/0.png,,train"], r"line 2: no caption"),
         (["photos/0.png,a,train", ",b,train"], r"line 3: no image"),
-        (["photos/0.png,a,tarin"], r"line 2: split 'tarin' is none of train, val, test"),
+        (["photos/0.png,a,tarin"], r"line 2: split 'tarin' is not one of train, val, test"),
         (["photos/0.png,a,train", "photos/./0.png,b,val"], r"line 3: photos/./0.png is in val and in train"),
         ([], "lists no images"),
     ],

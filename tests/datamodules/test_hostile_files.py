@@ -66,7 +66,7 @@ def many_scans(count):
 GIB = 1 << 30
 # name -> (bytes at the start, size of the whole, the rest being a hole; part of the reason)
 HOSTILE = {
-    "bomb.png": (png_of(40_000), 0, "pixels allowed"),
+    "bomb.png": (png_of(40_000), 0, "more than the allowed"),
     "bomb.jpg": (jpeg_of(65_000), 0, "pixels"),
     "bomb.tif": (tiff_of(60_000), 0, "pixels"),
     "bomb.gif": (b"GIF89a" + struct.pack("<HH", 65_535, 65_535) + encoded("GIF")[10:], 0, "pixels"),

@@ -127,12 +127,12 @@ def test_parquet_says_the_same(tmp_path):
     assert rows(tmp_path / "m.parquet") == [Row("1.png", ("7",), "", "3")]
     whole = (tmp_path / "m.parquet").read_bytes()
     (tmp_path / "m.parquet").write_bytes(whole[: len(whole) // 2])
-    assert "no Parquet file that can be read" in refused(tmp_path / "m.parquet")
+    assert "is not a readable Parquet file" in refused(tmp_path / "m.parquet")
 
 
 def test_parquet_without_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert "pip install 'vitscope[parquet]'" in refused(tmp_path / "m.parquet")
+    assert "pip install '.[parquet]'" in refused(tmp_path / "m.parquet")
 
 
 def test_what_is_no_manifest(tmp_path):
@@ -164,4 +164,4 @@ def test_training_from_a_manifest(tmp_path):
     file.write_text("path,label,split\n" + "\n".join(f"../{line},{'val' if 'even' in line else ''}" for line in lines))
     assert "val/ has classes that train/ lacks: even" in refused(str(file), lambda path: ImageFolder(path, **OPTIONS))
     file.write_text("path,label,split\n../photos/1.png,odd,tarin\n")
-    assert "line 2: split 'tarin' is none of" in refused(str(file), lambda path: ImageFolder(path, **OPTIONS))
+    assert "line 2: split 'tarin' is not one of" in refused(str(file), lambda path: ImageFolder(path, **OPTIONS))

@@ -100,7 +100,7 @@ def test_a_mask_of_the_same_proportions_will_do_and_no_other(tmp_path: Path, pho
     turned = Annotation(picture(tmp_path / "turned.png", np.ascontiguousarray(STEPS.T)))
     found = MarkedImages(files, [turned], [-1], (8, 8), (0.5,) * 3, (0.5,) * 3)[0]
     assert isinstance(found, Skipped)
-    assert found.reason == "its mask is 40 x 60 pixels, and the photo 60 x 40"
+    assert found.reason == "its mask is 40 x 60 pixels, but the photo is 60 x 40"
 
 
 def test_boxes_are_in_pixels_of_the_photo() -> None:
@@ -145,12 +145,12 @@ def test_a_csv_of_masks(tmp_path: Path, photos: Path) -> None:
     ("text", "message"),
     [
         ("image,x0,y0,x1\nx,1,2,3\n", "has the columns image, x0, y0, x1"),
-        ("photo,mask\n", "Wanted are image and mask"),
-        ("image,x0,y0,x1,y1\na/x.jpg,5,0,5,9\n", "line 2: the box 5, 0, 5, 9"),
-        ("image,x0,y0,x1,y1\na/x.jpg,5,0,six,9\n", "line 2: the box 5, 0, six, 9"),
-        ("image,x0,y0,x1,y1\na/x.jpg,1,,5,9\n", "line 2: the box 1, nothing, 5, 9"),
-        ("image,x0,y0,x1,y1\na/x.jpg,,2,5,9\n", "line 2: the box nothing, 2, 5, 9"),
-        ("image,mask\na/x.jpg,1.png\na/x.jpg,2.png\n", "line 3: another mask"),
+        ("photo,mask\n", "It needs image and mask"),
+        ("image,x0,y0,x1,y1\na/x.jpg,5,0,5,9\n", "line 2: invalid box 5, 0, 5, 9"),
+        ("image,x0,y0,x1,y1\na/x.jpg,5,0,six,9\n", "line 2: invalid box 5, 0, six, 9"),
+        ("image,x0,y0,x1,y1\na/x.jpg,1,,5,9\n", "line 2: invalid box 1, nothing, 5, 9"),
+        ("image,x0,y0,x1,y1\na/x.jpg,,2,5,9\n", "line 2: invalid box nothing, 2, 5, 9"),
+        ("image,mask\na/x.jpg,1.png\na/x.jpg,2.png\n", "line 3: a second mask"),
         ("image,mask\nz.jpg,1.png\n", "fits none of the 3 images, such as a/x.jpg"),
         ("", "has the columns none"),
     ],
@@ -183,7 +183,7 @@ def test_what_can_not_be_used_is_skipped_with_its_reason(tmp_path: Path, photos:
     assert {reason.split(":")[0] for reason in reasons} == {
         "x.jpg its mask can't be used",
         "y.jpg its mask has no object, or none that is left at 224 x 224 pixels",
-        "x.jpg no mask is given for it",
+        "x.jpg it has no mask",
     }
     assert batch["mask"].shape == (0, MASK_SIDE, MASK_SIDE)
     with pytest.raises(UserError, match=r"Can't read .*x\.jpg: its mask can't be used"):

@@ -135,11 +135,11 @@ def test_hostile_shards(tmp_path):
     [
         ({"1.jpg": b"x"}, "1 has no label"),
         ({"1.jpg": b"x", "1.cls": b""}, "can't be told"),
-        ({"1.jpg": b"x", "1.cls": b"x" * 70_000}, "70,000 bytes are no label"),
+        ({"1.jpg": b"x", "1.cls": b"x" * 70_000}, "70,000 bytes are too many for a label"),
         ({"1.jpg": b"x", "1.json": b"{"}, "can't be told"),
         ({"1.jpg": b"x", "1.json": b"[" * 60_000}, "can't be told"),
         ({"1.jpg": b"x", "1.json": b'{"label": "a", "weight": -1}'}, "above 0"),
-        ({"1.jpg": b"x", "1.cls": b"a", "2.jpg": b"x", "2.json": b'{"labels": []}'}, "Give all of them labels"),
+        ({"1.jpg": b"x", "1.cls": b"a", "2.jpg": b"x", "2.json": b'{"labels": []}'}, "Give all of them `labels`"),
         ({"1.cls": b"a"}, "hold no photos"),
     ],
 )
@@ -221,7 +221,7 @@ def test_hugging_face_without_a_network(tmp_path, no_network, monkeypatch):
     assert time.perf_counter() - began < 2
     assert "There is no folder" in refused(f"hf:{tmp_path / 'none'}")
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    assert "pip install 'vitscope[datasets]'" in refused("hf:any/thing")
+    assert "pip install '.[datasets]'" in refused("hf:any/thing")
 
 
 def lay_out_dtd(root):

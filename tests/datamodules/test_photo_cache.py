@@ -107,7 +107,7 @@ def test_a_disk_that_is_full_stops_nothing(photos, tmp_path, caplog, monkeypatch
         place.write_bytes(b"")
     assert_equal([*data.val_dataloader()], expected[2:])
     assert "is only read from now on" in caplog.text
-    with pytest.raises(UserError, match="Can't make the cache"):
+    with pytest.raises(UserError, match="Can't create the cache"):
         ImageFolder(str(photos), cache=str(cache / "00"), **OPTIONS)
 
 

@@ -73,9 +73,9 @@ def test_unreadable_photos_are_skipped(tmp_path: Path) -> None:
     [
         ([], "none", "There is no folder .*none"),
         (["here/a.png"], "her", r"There is no folder .* \(did you mean 'here'"),
-        (["here/a.png"], "here", "here has 1 images to learn from; two or more are needed"),
+        (["here/a.png"], "here", "here has 1 images to train on; it needs two or more"),
         (["here/a.png"], "here/a.png", "is a file, not a folder"),
-        (["here/val/a.png", "here/val/b.png"], "here", "has 0 images to learn from"),
+        (["here/val/a.png", "here/val/b.png"], "here", "has 0 images to train on"),
     ],
 )
 def test_what_is_no_such_folder_is_refused(tmp_path: Path, names: list[str], root: str, message: str) -> None:

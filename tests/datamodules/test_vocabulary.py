@@ -62,7 +62,7 @@ def test_it_comes_back_from_its_text_a_file_and_another_process(words, tmp_path)
 
 
 def test_what_is_no_vocabulary_is_refused(tmp_path):
-    with pytest.raises(UserError, match="This is no vocabulary"):
+    with pytest.raises(UserError, match="This is not a vocabulary"):
         Vocabulary.from_json("{}")
     with pytest.raises(UserError, match=r"no token \[UNK\], \[START\], \[END\]"):
         Vocabulary(Tokenizer(models.WordLevel({PAD: 0}, unk_token=PAD)))

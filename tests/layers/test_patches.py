@@ -27,14 +27,14 @@ def test_patches_come_row_by_row():
 
 def test_error_names_sizes_that_do_divide():
     embed = PatchEmbed((5, 7), 3, 11)
-    with pytest.raises(ValueError, match=r"16 x 13 pixels .* 5 x 7; heights that can: 15 or 20; widths: 7 or 14"):
+    with pytest.raises(ValueError, match=r"16 x 13 pixels .* 5 x 7; possible heights: 15 or 20; widths: 7 or 14"):
         embed(torch.zeros(1, 3, 16, 13))
     assert embed(torch.zeros(1, 3, 20, 14)).shape == (1, 8, 11)
 
 
 @pytest.mark.parametrize("size", [(4, 7), (0, 7), (5, 0)])
 def test_images_smaller_than_a_patch_are_refused(size):
-    with pytest.raises(ValueError, match="heights that can: 5"):
+    with pytest.raises(ValueError, match="possible heights: 5"):
         PatchEmbed((5, 7), 3, 11).grid(*size)
 
 
@@ -80,5 +80,5 @@ def test_a_grey_image_is_one_of_three_like_channels():
 
 @pytest.mark.parametrize(("colours", "in_chans"), [(1, 3), (4, 3), (3, 0)])
 def test_channels_without_a_rule_are_refused(colours, in_chans):
-    with pytest.raises(ValueError, match=f"of {colours} channels can't be made one of {in_chans}"):
+    with pytest.raises(ValueError, match=f"of {colours} channels can't be converted to {in_chans}"):
         adapt_channels(torch.randn(5, colours, 4, 4), in_chans)

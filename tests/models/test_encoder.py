@@ -107,7 +107,7 @@ def test_architecture_makes_the_same_model():
 
 
 def test_sizes_that_the_patches_do_not_divide_are_refused():
-    with pytest.raises(ValueError, match="heights that can: 10 or 15"):
+    with pytest.raises(ValueError, match="possible heights: 10 or 15"):
         image_encoder(**{**SIZES, "image_size": (11, 21)})
     with pytest.raises(ValueError, match="widths: 14 or 21"):
         image_encoder(**SIZES)(torch.zeros(1, 3, 10, 20))

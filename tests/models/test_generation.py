@@ -222,7 +222,7 @@ def test_top_k_top_p_and_temperature():
         ({"beams": 0}, "beams 0"),
         ({"temperature": -1.0}, "temperature -1.0 must be 0 or more"),
         ({"top_p": 0.0}, "top_p 0.0 above 0 to 1"),
-        ({"beams": 2, "temperature": 1.0}, "2 beams are searched, not drawn"),
+        ({"beams": 2, "temperature": 1.0}, "2 beams are searched, not sampled"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message):
@@ -234,5 +234,5 @@ def test_prompts_that_do_not_fit_are_refused(decoder, context, prompt):
     assert run(decoder, context, prompt, max_tokens=9).ids.shape[1] <= 9
     with pytest.raises(ValueError, match="need 10 places; this decoder has 9; try max_tokens 9"):
         run(decoder, context, prompt, max_tokens=10)
-    with pytest.raises(ValueError, match="padded in front"):
+    with pytest.raises(ValueError, match="a prompt ends with padding"):
         run(decoder, context, prompt.expand(-1, 2), prompt_mask=torch.tensor([True, False]).expand(B, 2))

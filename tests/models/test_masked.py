@@ -282,7 +282,7 @@ def test_building_a_model_draws_nothing_that_is_hidden():
 
 
 def test_what_makes_no_sense_is_refused():
-    with pytest.raises(ValueError, match=r"mask ratio of 0\.99 leaves 0 of 16 visible; allowed are 1 to 15"):
+    with pytest.raises(ValueError, match=r"mask ratio of 0\.99 leaves 0 of 16 visible; it must leave 1 to 15"):
         MaskedAutoencoder(encoder(), mask_ratio=0.99)
     with pytest.raises(ValueError, match=r"mask ratio of 0\.0 leaves 16 of 16 visible"):
         SimMIM(encoder(), mask_ratio=0.0)

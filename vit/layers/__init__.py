@@ -1,1 +1,1 @@
-"""The layers of the Transformer, as nn.Modules that need torch alone."""
+"""The layers of the Transformer, as nn.Modules that need only torch."""

@@ -1,4 +1,4 @@
-"""Attention: every query asks all keys, and gets the mix of values that the answers weigh.
+"""Attention: every query is compared with all keys, and gets a weighted mean of the values.
 
 B batch, N query tokens, M context tokens, D embed_dim, H heads, Dh head_dim = D / H
 """
@@ -15,8 +15,8 @@ from vit.layers.positions import Rotation, rotate
 def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q kᵀ / √Dh): how much each query attends to each key (Vaswani et al. 2017, equation 1).
 
-    The textbook's N x M matrix, for reading and for the tiles of a walk. The layers themselves build it where it is
-    the quickest way to train, see `attend`, and nowhere else.
+    The textbook's N x M matrix, for reading and for the tiles of a walk. The layers themselves only build it where that
+    is the fastest way to train, see `attend`.
 
     Args:
         q: (..., N, Dh) queries.
@@ -32,18 +32,19 @@ def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tenso
     return scores.softmax(dim=-1)
 
 
-# Up to here the matrices that training keeps are small beside the rest of what it keeps.
+# Up to this number of tokens, the matrices that training keeps are small compared with everything else that it keeps.
 MATRIX_TOKENS = 600
 
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, is_causal: bool = False, training: bool = False
 ) -> Tensor:
-    """(B, H, N, Dh) queries, (B, H, M, Dh) keys and values -> (B, H, N, Dh), each query's mix of the values.
+    """(B, H, N, Dh) queries, (B, H, M, Dh) keys and values -> (B, H, N, Dh), each query's mean of the values.
 
-    By the fused kernel, in memory linear in the number of tokens. In training in bfloat16 on a CPU, torch's kernel took
-    four times as long as the textbook's products for 65 tokens, and twice as long for 577, the gradient included (AMD
-    Zen 4, benchmarks/results); so there, up to MATRIX_TOKENS, these are taken, with their scores rounded to bfloat16.
+    Uses the fused kernel, whose memory is linear in the number of tokens. For training in bfloat16 on a CPU, torch's
+    kernel took four times as long as the textbook's matrix products for 65 tokens, and twice as long for 577, including
+    the gradient (AMD Zen 4, benchmarks/results); so there, up to MATRIX_TOKENS, the products are computed, with their
+    scores rounded to bfloat16.
     """
     if training and q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[2] <= MATRIX_TOKENS:
         mask = causal_mask(q.shape[2], k.shape[2], q.device) if is_causal else mask
@@ -52,16 +53,16 @@ def attend(
 
 
 def causal_mask(num_queries: int, num_keys: int, device: torch.device | None = None) -> Tensor:
-    """(N, M) boolean: each query sees the keys up to its own place (Vaswani et al. 2017, section 3.2.3).
+    """(N, M) boolean: each query sees the keys up to its own position (Vaswani et al. 2017, section 3.2.3).
 
-    The queries are the last N of the M tokens; those before them were seen earlier.
+    The queries are the last N of the M tokens; the tokens before them were processed earlier.
     """
     return torch.ones(num_queries, num_keys, dtype=torch.bool, device=device).tril(num_keys - num_queries)
 
 
 class KeyValues:
-    """Keys and values that an attention has projected already, (B, H, tokens, Dh) each: while a sequence is
-    generated, each new token asks those of all before it, and they need not be computed again."""
+    """Keys and values that an attention has already projected, (B, H, tokens, Dh) each: while a sequence is generated,
+    each new token attends to those of all earlier tokens, which need not be computed again."""
 
     def __init__(self) -> None:
         self.k: Tensor | None = None
@@ -72,7 +73,7 @@ class KeyValues:
         return 0 if self.k is None else self.k.shape[2]
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds those of new tokens behind what is there -> all of them."""
+        """Appends the keys and values of new tokens; returns all of them."""
         if self.k is None or self.v is None:
             self.k, self.v = k, v
         elif k.shape[2]:
@@ -80,24 +81,24 @@ class KeyValues:
         return self.k, self.v
 
     def select(self, rows: Tensor) -> None:
-        """Keeps these rows of the batch, in this order; a row may come more than once."""
+        """Keeps these rows of the batch, in this order; a row may occur more than once."""
         if self.k is not None and self.v is not None:
             self.k, self.v = self.k[rows], self.v[rows]
 
 
 class Recorded(NamedTuple):
-    """What one fused attention call was given and gave: (B, H, tokens, Dh) each; q and output have the
-    query tokens, k and v the context tokens. What was not asked for is None."""
+    """The inputs and the output of one fused attention call, (B, H, tokens, Dh) each; q and output have the query
+    tokens, k and v the context tokens. What was not requested is None."""
 
     q: Tensor
     k: Tensor
     v: Tensor | None = None
     output: Tensor | None = None
-    gradient: Tensor | None = None  # of the output, once a method has it
-    mask: Tensor | None = None  # boolean (B, H, N, M), a view of the mask that was given; True means attend
+    gradient: Tensor | None = None  # gradient of the output, once a method has computed it
+    mask: Tensor | None = None  # boolean (B, H, N, M), a view of the given mask; True means attend
 
     def of(self, images: slice) -> "Recorded":
-        """The same of some images of the batch."""
+        """The part of it that belongs to some images of the batch."""
         kept = {name: value[images] for name, value in self._asdict().items() if value is not None}
         return Recorded(**kept)
 
@@ -105,21 +106,21 @@ class Recorded(NamedTuple):
 class Attention(nn.Module):
     """Multi-head attention, self or cross, see `attend` (Vaswani et al. 2017, section 3.2).
 
-    One set of weights serves both: `qkv` holds the query, key and value projections one above the other, and
-    cross-attention takes its rows apart.
+    The same weights serve both: `qkv` contains the query, key and value projections one above the other, and
+    cross-attention uses its rows separately.
 
     Args:
         embed_dim: D, a multiple of `num_heads`.
         num_heads: H.
         qkv_bias: whether the three projections have a bias.
-        qk_norm: whether q and k are layer-normalised a head (Dehghani et al. 2023, ViT-22B).
+        qk_norm: whether q and k are layer-normalised in each head (Dehghani et al. 2023, ViT-22B).
         norm_eps: epsilon of those norms.
 
     Raises:
         ValueError: when the heads don't divide embed_dim.
     """
 
-    # Set by vit.saliency.record for as long as it records: "", "qk", "qkv", or "qkvo" for gradients too.
+    # Set by vit.saliency.record while it records: "", "qk", "qkv", or "qkvo" for gradients as well.
     recording: str = ""
     recorded: Recorded | None = None
 
@@ -154,17 +155,17 @@ class Attention(nn.Module):
         cache: KeyValues | None = None,
         turned: Rotation | None = None,
     ) -> Tensor:
-        """Each query token's mix of the context tokens.
+        """For each query token, the projected mean of the values of the context tokens.
 
         Args:
             query_tokens: (B, N, D).
             context_tokens: (B, M, D); None for self-attention, where the queries are their own context.
             mask: boolean, broadcastable to (B, H, N, M); True means attend.
-            is_causal: token n attends to tokens 0 to n alone; not with a mask, nor with tokens in the cache.
-            cache: keys and values of earlier context tokens. Those of `context_tokens`, of which there may then be
-                none, are added to it, and the queries ask them all: M counts these too.
-            turned: rotary positions of the last of the tokens, see `vit.layers.positions.rotation`; those before them
-                have none. Of self-attention, where the queries are the keys' tokens, or the first of them.
+            is_causal: token n attends only to tokens 0 to n; can't be combined with a mask or tokens in the cache.
+            cache: keys and values of earlier context tokens. Those of `context_tokens`, which may then be empty, are
+                added to it, and the queries attend to all of them: M includes the earlier ones.
+            turned: rotary positions of the last tokens, see `vit.layers.positions.rotation`; the tokens before them
+                have none. For self-attention, in which the queries are the keys' tokens, or the first of them.
 
         Returns:
             (B, N, D).
@@ -184,17 +185,17 @@ class Attention(nn.Module):
         return self.proj(output.transpose(1, 2).flatten(2))  # (B, H, N, Dh) -> (B, N, D)
 
     def _record(self, q: Tensor, k: Tensor, v: Tensor, output: Tensor, mask: Tensor | None) -> Tensor:
-        """Keeps what is asked for; returns the output to go on with, the same numbers."""
+        """Keeps what was requested; returns the output to continue with, which has the same values."""
         if mask is not None:
             mask = mask.expand(*q.shape[:3], k.shape[2])
         if self.recording == "qk":
-            # Views would keep the whole projection alive, v with it; and a walk reads them many times.
+            # Views would keep the whole projection, including v, alive; and a walk reads q and k many times.
             self.recorded = Recorded(q.contiguous(), k.contiguous(), mask=mask)
         elif self.recording == "qkv":
             self.recorded = Recorded(q, k, v, mask=mask)
         else:
             if not output.requires_grad:
-                output = output.detach().requires_grad_()  # the graph starts here: nothing below is asked for
+                output = output.detach().requires_grad_()  # the graph starts here: no gradients below are needed
             self.recorded = Recorded(q, k, v, output, mask=mask)
         return output
 
@@ -203,7 +204,7 @@ class Attention(nn.Module):
             q, k, v = self._split(self.qkv(query_tokens), 3)
             return q, k, v
         rows = self.num_heads * self.head_dim
-        if not isinstance(self.qkv, nn.Linear):  # LoRA's, which has more than the one weight to take rows of
+        if not isinstance(self.qkv, nn.Linear):  # LoRA's layer, which has more weights than the one to take rows of
             (q,) = self._split(self.qkv(query_tokens)[..., :rows], 1)
             k, v = self._split(self.qkv(context_tokens)[..., rows:], 2)
             return q, k, v

@@ -12,7 +12,12 @@ from vit.layers.positions import Rotation
 
 
 class LayerScale(nn.Module):
-    """A learned factor a channel on a residual branch (Touvron et al. 2021, CaiT)."""
+    """A learned factor per channel on a residual branch (Touvron et al. 2021, CaiT).
+
+    Args:
+        embed_dim: number of channels, D.
+        init_value: initial value of the factors.
+    """
 
     def __init__(self, embed_dim: int, init_value: float):
         super().__init__()
@@ -23,9 +28,15 @@ class LayerScale(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Drops a residual branch for a whole sample at `rate` (Huang et al. 2016, stochastic depth).
+    """Drops a residual branch for whole samples at random in training (Huang et al. 2016, stochastic depth).
 
-    What is kept is divided by 1 - rate, so that the expected value is that of evaluation.
+    Branches that are kept are divided by 1 - rate, so that their expected value is the same as in evaluation.
+
+    Args:
+        rate: probability of dropping the branch of a sample, 0 to below 1.
+
+    Raises:
+        ValueError: for another rate.
     """
 
     def __init__(self, rate: float):
@@ -50,10 +61,18 @@ class Block(nn.Module):
     Args:
         embed_dim: D.
         num_heads: H.
-        mlp_ratio: hidden width of the MLP, in D.
+        mlp_ratio: hidden width of the MLP, relative to D; rounded down.
+        qkv_bias, qk_norm: see `Attention`.
+        init_values: initial value of the layer scale; None for no layer scale.
+        drop_path: rate of stochastic depth, see `DropPath`.
+        act: activation of the MLP, one of `vit.layers.mlp.ACTIVATIONS`; "swiglu" has its own.
         mlp: "mlp", or "swiglu" (whose hidden width counts both halves).
-        init_values: start of the layer scale; None for no layer scale.
-        post_norm: norms after the residual sums, not before the branches.
+        norm_eps: epsilon of the norms.
+        post_norm: norms after the residual sums, instead of before the branches.
+
+    Raises:
+        ValueError: when the heads don't divide embed_dim, a SwiGLU's hidden width is odd, the drop path rate is not in
+            [0, 1), or there is no such MLP or activation.
     """
 
     def __init__(
@@ -77,7 +96,7 @@ class Block(nn.Module):
         self.attn = Attention(embed_dim, num_heads, qkv_bias=qkv_bias, qk_norm=qk_norm, norm_eps=norm_eps)
         self.ls1 = nn.Identity() if init_values is None else LayerScale(embed_dim, init_values)
         self.norm2 = nn.LayerNorm(embed_dim, eps=norm_eps)
-        # Rounded down, as timm does; the 1e-6 is for ratios of whole numbers, where 22 * (49 / 22) is below 49.
+        # Rounded down, as in timm; the 1e-6 is for ratios of integers, because 22 * (49 / 22) is below 49.
         self.mlp = _make_mlp(mlp, embed_dim, int(embed_dim * mlp_ratio + 1e-6), act)
         self.ls2 = nn.Identity() if init_values is None else LayerScale(embed_dim, init_values)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
@@ -85,11 +104,15 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, *, mask: Tensor | None = None, read: int | None = None, turned: Rotation | None = None
     ) -> Tensor:
-        """(B, N, D) -> (B, N, D), or (B, read, D) when only the first `read` tokens are asked for.
+        """(B, N, D) -> (B, N, D), or (B, read, D) when only the first `read` tokens are needed.
 
-        Every token is still a key and a value for those that are read, so they come out the same; what is
-        saved is the work on tokens that nobody looks at afterwards. `turned`: rotary positions, as `Attention` takes
-        them.
+        Every token is still a key and a value for those that are read, so the result is the same; this only saves the
+        work on tokens that are not used afterwards.
+
+        Args:
+            mask: boolean, broadcastable to (B, H, N, N); True means attend.
+            read: number of first tokens to compute; None for all.
+            turned: rotary positions, as `Attention` takes them.
         """
         if self.post_norm:
             x = self.norm1(x[:, :read] + self._attend(x, mask, read, turned))
@@ -101,19 +124,24 @@ class Block(nn.Module):
         if read is None:
             attended = self.attn(x, mask=mask, turned=turned)
         else:
-            mask = None if mask is None else mask[..., :read, :]  # a row for each query, or one for all
+            mask = None if mask is None else mask[..., :read, :]  # one row per query, or one for all
             attended = self.attn(x[:, :read], x, mask=mask, turned=turned)
         return self.drop_path(self.ls1(attended))
 
 
 class DecoderBlock(Block):
-    """A block that also asks the tokens of a context, such as an encoder's (Vaswani et al. 2017, section 3.1).
+    """A block that also attends to the tokens of a context, such as an encoder's (Vaswani et al. 2017, section 3.1).
 
         pre-norm:   x = x + attn(norm1(x));   x = x + cross_attn(cross_norm(x), context);   x = x + mlp(norm2(x))
         post-norm:  x = norm1(x + attn(x));   x = cross_norm(x + cross_attn(x, context));   x = norm2(x + mlp(x))
 
     Args:
-        options: the rest, as `Block` takes them.
+        embed_dim: D, of the tokens and the context.
+        num_heads, qkv_bias, qk_norm: of both attentions, see `Attention`.
+        init_values, norm_eps, options: as `Block` takes them.
+
+    Raises:
+        ValueError: as `Block` does.
     """
 
     def __init__(
@@ -146,7 +174,7 @@ class DecoderBlock(Block):
         """(B, N, D) tokens and (B, M, D) context -> (B, N, D).
 
         Args:
-            mask, is_causal: of the tokens to each other, as `Attention` takes them.
+            mask, is_causal: for the self-attention of the tokens, as `Attention` takes them.
             context_mask: boolean, broadcastable to (B, H, N, M); True means attend.
             caches: keys and values of earlier tokens, and of the context.
         """

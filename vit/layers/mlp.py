@@ -1,4 +1,4 @@
-"""The feed-forward half of a block: each token thinks for itself."""
+"""The feed-forward half of a block, which processes each token by itself."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
-    """GELU by its tanh approximation (Hendrycks & Gimpel 2016), as SigLIP was trained with."""
+    """The tanh approximation of GELU (Hendrycks & Gimpel 2016) that SigLIP was trained with."""
     return F.gelu(x, approximate="tanh")
 
 
@@ -25,7 +25,16 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Mlp(nn.Module):
-    """Linear, activation, linear (Vaswani et al. 2017, section 3.3). (B, N, D) -> (B, N, D)."""
+    """Linear, activation, linear (Vaswani et al. 2017, section 3.3). (B, N, D) -> (B, N, D).
+
+    Args:
+        embed_dim: D.
+        hidden_dim: width between the two linear layers.
+        act: one of ACTIVATIONS.
+
+    Raises:
+        ValueError: for another activation.
+    """
 
     def __init__(self, embed_dim: int, hidden_dim: int, act: str = "gelu"):
         super().__init__()
@@ -42,13 +51,20 @@ class Mlp(nn.Module):
 class SwiGLU(nn.Module):
     """silu(x W₁) · (x W₂), then a third matrix (Shazeer 2020), with W₁ and W₂ in one, as in DINOv2's ViT-g.
 
-    (B, N, D) -> (B, N, D). `hidden_dim` counts both halves of the first matrix.
+    (B, N, D) -> (B, N, D).
+
+    Args:
+        embed_dim: D.
+        hidden_dim: width of W₁ and W₂ together, an even number.
+
+    Raises:
+        ValueError: for an odd hidden_dim.
     """
 
     def __init__(self, embed_dim: int, hidden_dim: int):
         super().__init__()
         if hidden_dim % 2:
-            raise ValueError(f"hidden_dim {hidden_dim} of a SwiGLU is odd; it is cut into two halves")
+            raise ValueError(f"hidden_dim {hidden_dim} of a SwiGLU is odd; it must be even, to be split into halves")
         self.fc1 = nn.Linear(embed_dim, hidden_dim)
         self.fc2 = nn.Linear(hidden_dim // 2, embed_dim)
 

@@ -1,4 +1,4 @@
-"""Images cut into patches, and patches made into tokens."""
+"""Images are cut into patches, and patches are projected to tokens."""
 
 import torch
 import torch.nn.functional as F
@@ -8,13 +8,13 @@ from torch import Tensor, nn
 class PatchEmbed(nn.Module):
     """Cuts an image into patches and projects each to a token (Dosovitskiy et al. 2021, equation 1).
 
-    A convolution whose stride is its kernel is the same matrix product as cutting and projecting.
+    A convolution whose stride equals its kernel is the same matrix product as cutting and projecting.
 
     Args:
-        patch_size: pixels (height, width) of a patch.
+        patch_size: (height, width) of a patch in pixels.
         in_chans: channels of the image.
         embed_dim: D.
-        bias: whether the projection has one.
+        bias: whether the projection has a bias.
     """
 
     def __init__(self, patch_size: tuple[int, int], in_chans: int, embed_dim: int, *, bias: bool = True):
@@ -23,16 +23,16 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size, bias=bias)
 
     def grid(self, img_h: int, img_w: int) -> tuple[int, int]:
-        """(grid_h, grid_w) in patches of an image in pixels.
+        """(grid_h, grid_w), the number of patches, for an image size in pixels.
 
         Raises:
-            ValueError: when the patch size does not divide the image; says which sizes near it do.
+            ValueError: when the patch size does not divide the image; names the nearest sizes that it divides.
         """
         patch_h, patch_w = self.patch_size
         if img_h % patch_h or img_w % patch_w or min(img_h, img_w) < 1:
             raise ValueError(
                 f"an image of {img_h} x {img_w} pixels can't be cut into patches of {patch_h} x {patch_w}; "
-                f"heights that can: {_multiples(img_h, patch_h)}; widths: {_multiples(img_w, patch_w)}"
+                f"possible heights: {_multiples(img_h, patch_h)}; widths: {_multiples(img_w, patch_w)}"
             )
         return img_h // patch_h, img_w // patch_w
 
@@ -46,11 +46,11 @@ def resize_patches(weight: Tensor, new_size: tuple[int, int]) -> Tensor:
     """The projection for patches of another size (Beyer et al. 2023, FlexiViT, equation 4).
 
     With B the matrix that resizes a patch (bicubic, antialiased), the new weights are the pseudo-inverse of Bᵀ times
-    the old: the best in the sense of least squares. Where patches grow, a resized image gets the same tokens exactly.
+    the old ones: the least-squares optimum. If patches grow, a resized image gets exactly the same tokens.
 
     Args:
         weight: (D, in_chans, patch_h, patch_w).
-        new_size: pixels (height, width) of the new patch.
+        new_size: (height, width) of the new patch in pixels.
 
     Returns:
         (D, in_chans, new_h, new_w), in the dtype of `weight`.
@@ -65,10 +65,10 @@ def resize_patches(weight: Tensor, new_size: tuple[int, int]) -> Tensor:
 
 
 def adapt_channels(weight: Tensor, in_chans: int) -> Tensor:
-    """The projection of colour images (red, green, blue) for images of `in_chans` channels.
+    """The projection of colour images (red, green, blue), converted for images with `in_chans` channels.
 
-    Of grey images the three are summed: a grey image then gets the tokens that it gets as colours that are all the
-    same. More channels take red, green and blue in turn, times 3 / in_chans, so that the sum stays as large.
+    For grey images the three are summed: a grey image then gets the same tokens as a colour image with three equal
+    channels. More channels get red, green and blue in turn, times 3 / in_chans, so that the sum keeps its magnitude.
 
     Args:
         weight: (D, 3, patch_h, patch_w).
@@ -77,13 +77,13 @@ def adapt_channels(weight: Tensor, in_chans: int) -> Tensor:
         (D, in_chans, patch_h, patch_w).
 
     Raises:
-        ValueError: when the weights are of another number of channels, for which there is no rule.
+        ValueError: when the weights have another number of channels than 3 or `in_chans`.
     """
     colours = weight.shape[1]
     if colours == in_chans:
         return weight
     if colours != 3 or in_chans < 1:
-        raise ValueError(f"a projection of {colours} channels can't be made one of {in_chans}; of 3 channels it can")
+        raise ValueError(f"a projection of {colours} channels can't be converted to {in_chans}; only one of 3 can")
     if in_chans == 1:
         return weight.sum(dim=1, keepdim=True)
     return weight[:, [channel % 3 for channel in range(in_chans)]] * (3 / in_chans)

@@ -1,4 +1,4 @@
-"""Attention pooling: one learned query asks all tokens, and its answer is the pooled vector."""
+"""Attention pooling: one learned query attends to all tokens, and the result is the pooled vector."""
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,16 @@ class AttentionPool(nn.Module):
     (Lee et al. 2019, Set Transformer, equation 11, with a single seed; Zhai et al. 2022, section 3.3).
 
     (B, N, D) -> (B, D).
+
+    Args:
+        embed_dim: D.
+        num_heads: H, of the attention.
+        mlp_ratio: hidden width of the MLP, relative to D; rounded down.
+        act: activation of the MLP, one of `vit.layers.mlp.ACTIVATIONS`.
+        norm_eps: epsilon of the norm before the MLP.
+
+    Raises:
+        ValueError: when the heads don't divide embed_dim, or there is no such activation.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, *, mlp_ratio: float, act: str, norm_eps: float):

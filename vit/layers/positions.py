@@ -1,4 +1,4 @@
-"""Positions on a grid of patches: learned ones, resized to another grid, and rotary ones, computed for any."""
+"""Positions on a grid of patches: learned ones, resized to another grid, and rotary ones, computed for any grid."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Filters by name, as arguments of `interpolate`. `offset` is added to the new grid where the scale is computed.
+# Filters by name, as arguments of `interpolate`. `offset` is added to the new grid when the scale is computed.
 _FILTERS: dict[str, dict[str, Any]] = {
     "bicubic_antialias": {"mode": "bicubic", "antialias": True},  # timm; DINOv2 with registers
     "bicubic": {"mode": "bicubic"},  # transformers
@@ -20,17 +20,21 @@ INTERPOLATIONS = tuple(_FILTERS)
 def resize_positions(pos_embed: Tensor, grid: tuple[int, int], new_grid: tuple[int, int], interpolation: str) -> Tensor:
     """Positions of a grid of patches, resized to another grid (Dosovitskiy et al. 2021, section 3.2).
 
-    Families differ in the filter, and a model answers exactly as its library does only with that library's one.
+    Libraries use different filters, and a model gives exactly the same results as in its library only with that
+    library's filter.
 
     Args:
-        pos_embed: (1, prefix + grid_h · grid_w, D); positions of prefix tokens, if any, come first and stay.
+        pos_embed: (1, prefix + grid_h · grid_w, D); positions of prefix tokens, if any, come first and are kept.
         grid: (grid_h, grid_w) that `pos_embed` is for.
-        new_grid: the grid wanted.
+        new_grid: the new (grid_h, grid_w).
         interpolation: one of INTERPOLATIONS: "bicubic_antialias" (timm), "bicubic" (transformers), "bicubic_offset"
             (DINO, the first DINOv2), "bicubic_corners" (torchvision), "bilinear_corners" (Google).
 
     Returns:
         (1, prefix + new_h · new_w, D), in the dtype of `pos_embed`.
+
+    Raises:
+        ValueError: for an interpolation that is not in INTERPOLATIONS.
     """
     if interpolation not in INTERPOLATIONS:
         raise ValueError(f"pos_interpolation is {interpolation!r}; allowed are {', '.join(INTERPOLATIONS)}")
@@ -39,7 +43,7 @@ def resize_positions(pos_embed: Tensor, grid: tuple[int, int], new_grid: tuple[i
     prefix = pos_embed.shape[1] - grid[0] * grid[1]
     patches = pos_embed[:, prefix:].unflatten(1, grid).permute(0, 3, 1, 2)  # (1, D, grid_h, grid_w)
     options = {"align_corners": False, **_FILTERS[interpolation]}
-    if offset := options.pop("offset", 0):  # the scale that it gives differs from that of the two sizes
+    if offset := options.pop("offset", 0):  # the resulting scale differs from the ratio of the two sizes
         options["scale_factor"] = tuple((new + offset) / old for new, old in zip(new_grid, grid, strict=True))
     else:
         options["size"] = new_grid
@@ -48,7 +52,7 @@ def resize_positions(pos_embed: Tensor, grid: tuple[int, int], new_grid: tuple[i
     return torch.cat([pos_embed[:, :prefix], patches], dim=1)
 
 
-# Where a patch is along an axis of `size` patches, as a number that is multiplied by each frequency.
+# How the position of a patch along an axis becomes a number, which is multiplied by each frequency.
 ROTARY = ("centred", "counted")
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines of the angles, (patches, Dh / 2) each
@@ -57,27 +61,27 @@ Rotation = tuple[Tensor, Tensor]  # cosines and sines of the angles, (patches, D
 def rotation(
     grid: tuple[int, int], head_dim: int, *, kind: str, theta: float, reference: tuple[int, int] | None = None
 ) -> Rotation:
-    """By what queries and keys are turned at each place of a grid (Su et al. 2021, RoFormer; in two dimensions as Heo
-    et al. 2024, RoPE-ViT, axial): half of the angles tell the row, the other half the column.
+    """The rotations of queries and keys at each position of a grid (Su et al. 2021, RoFormer; in two dimensions as Heo
+    et al. 2024, RoPE-ViT, axial): half of the angles encode the row, the other half the column.
 
     Args:
         grid: (grid_h, grid_w).
-        head_dim: Dh, a multiple of 4. Of the Dh / 4 frequencies an axis, number j is theta^(-j / (Dh / 4)).
-        kind: "centred" (-2 pi at the upper or left rim of the image to 2 pi at the other: DINOv3), or "counted" (0, 1,
-            2, ... patches).
+        head_dim: Dh, a multiple of 4. There are Dh / 4 frequencies per axis; number j is theta^(-j / (Dh / 4)).
+        kind: "centred" (from -2 pi at the upper or left edge of the image to 2 pi at the opposite one, as in DINOv3),
+            or "counted" (0, 1, 2, ... patches).
         theta: base of the frequencies.
-        reference: (grid_h, grid_w) to whose numbers patches are counted, whatever the grid is; None for the grid's own.
+        reference: for "counted": (grid_h, grid_w) whose range of numbers is used for any grid; None for the grid's own.
 
     Returns:
-        Two of (grid_h · grid_w, Dh / 2), row by row.
+        Cosines and sines, (grid_h · grid_w, Dh / 2) each, row by row.
 
     Raises:
-        ValueError: for another kind, or heads that are no multiple of 4 wide.
+        ValueError: for another kind, or heads whose width is not a multiple of 4.
     """
     if kind not in ROTARY:
         raise ValueError(f"rotary is {kind!r}; allowed are {', '.join(ROTARY)}")
     if head_dim % 4:
-        raise ValueError(f"rotary positions need heads of a multiple of 4 channels, and these have {head_dim}")
+        raise ValueError(f"rotary positions need heads with a multiple of 4 channels, but these have {head_dim}")
     bands = theta ** -(torch.arange(head_dim // 4, dtype=torch.float32) / (head_dim // 4))
     angles = []
     for axis, size in enumerate(grid):
@@ -93,14 +97,15 @@ def rotation(
 
 
 def rotate(tokens: Tensor, turned: Rotation, num_prefix: int) -> Tensor:
-    """Turns the first channels of each head with the second half of them; prefix tokens have no place and stay.
+    """Rotates the first half of each head's channels with the second half; prefix tokens have no position and stay.
 
     Args:
-        tokens: (B, H, N, Dh) queries or keys, or the first of them.
-        turned: what `rotation` gives, on their device.
+        tokens: (B, H, N, Dh) queries or keys, or only the first of them.
+        turned: the result of `rotation`, on their device.
+        num_prefix: number of tokens before those of the patches.
     """
     places = tokens.shape[2] - num_prefix
-    if places <= 0:  # the first tokens alone, which the last block was asked for
+    if places <= 0:  # only prefix tokens, because the last block need not compute more
         return tokens
     cos, sin = (part[:places] for part in turned)
     prefix, patches = tokens.split((num_prefix, places), dim=2)
@@ -117,7 +122,7 @@ def sincos_positions(grid: tuple[int, int], embed_dim: int) -> Tensor:
         ValueError: when D is not a multiple of 4.
     """
     if embed_dim % 4:
-        raise ValueError(f"positions of sines and cosines need a width that is a multiple of 4, not {embed_dim}")
+        raise ValueError(f"sine and cosine positions need a width that is a multiple of 4, not {embed_dim}")
     frequencies = 10_000.0 ** -(torch.arange(embed_dim // 4, dtype=torch.float64) / (embed_dim // 4))
     rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
     angles = [place.flatten().outer(frequencies) for place in (columns, rows)]

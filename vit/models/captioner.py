@@ -1,4 +1,4 @@
-"""Captioning: the shared encoder looks at the image, a decoder says what it sees, word by word.
+"""Captioning: the shared encoder looks at the image, and a decoder describes it word by word.
 
 B batch, T tokens of text, V vocab_size
 """
@@ -19,15 +19,15 @@ class Captioner(nn.Module):
 
     Args:
         encoder: images to tokens.
-        decoder: one whose context is as wide as the encoder's tokens.
-        start, end, pad: ids of the tokens that stand before a text, after it, and for nothing.
-        tokenizer: the vocabulary, as JSON of the tokenizers library; kept to be written beside the weights.
-        preprocessing: what the images went through before they come here.
-        context_positions: whether the decoder is told where each patch is, see `context`.
+        decoder: a decoder whose context is as wide as the encoder's tokens.
+        start, end, pad: ids of the start token, the end token and padding.
+        tokenizer: the vocabulary, as JSON of the tokenizers library; kept to be saved with the weights.
+        preprocessing: how photographs become the images that the model takes.
+        context_positions: whether the decoder gets the position of each patch, see `context`.
 
     Raises:
-        ValueError: when the decoder asks for another width, or the three ids are not three of its vocabulary; see
-            `sincos_positions`.
+        ValueError: when the decoder needs another width, the ids are not three different ones of its vocabulary, or
+            the width has no `sincos_positions`.
     """
 
     def __init__(
@@ -55,23 +55,23 @@ class Captioner(nn.Module):
         self.preprocessing = preprocessing or Preprocessing(encoder.architecture["image_size"])
         self.context_positions = context_positions
         if context_positions:
-            sincos_positions(encoder.grid, encoder.embed_dim)  # a width that has none is refused now
+            sincos_positions(encoder.grid, encoder.embed_dim)  # raises now for a width that has none
 
     def forward(self, images: Tensor, ids: Tensor) -> Tensor:
-        """Logits (B, T, V) of the token after each token; the decoder is shown the right ones ("teacher forcing").
+        """Logits (B, T, V) of the next token after each token, given the true earlier ones ("teacher forcing").
 
         Args:
             images: (B, in_chans, img_h, img_w).
-            ids: (B, T), each text with its start token, then padding. No token of a text sees padding behind it.
+            ids: (B, T), each text with its start token, then padding. No token of a text attends to padding after it.
         """
         return self.decoder(ids, self.context(images))
 
     def context(self, images: Tensor) -> Tensor:
-        """What the decoder attends to, (B, N, D): the encoder's tokens, those of patches with sines and cosines of
-        their places added (as in DETR, Carion et al. 2020, section 3.2).
+        """The tokens that the decoder attends to, (B, N, D): the encoder's tokens, with sines and cosines of their
+        positions added to those of the patches (as in DETR, Carion et al. 2020, section 3.2).
 
-        An encoder that has learned to name what it sees, mirrored or not, keeps little of where that is in its tokens;
-        without it, "left of" can't be said.
+        The tokens of an encoder that has learned to classify, also mirrored images, say little about where things are;
+        without the positions, the decoder couldn't say "left of".
         """
         tokens = self.encoder(images)
         if not self.context_positions:
@@ -80,9 +80,10 @@ class Captioner(nn.Module):
         return tokens + F.pad(places, (0, 0, self.encoder.num_prefix_tokens, 0)).to(tokens)
 
     def loss(self, images: Tensor, ids: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-        """Mean over all tokens of -log p(token | those before it, image), padding not counted.
+        """Mean over all tokens of -log p(token | earlier tokens, image), without padding.
 
         Args:
+            images: (B, in_chans, img_h, img_w).
             ids: (B, T), each text from its start token to its end token, then padding.
             label_smoothing: share of each target that is spread over the vocabulary (Vaswani et al. 2017, section 5.4).
         """
@@ -94,7 +95,7 @@ class Captioner(nn.Module):
     def generate(
         self, images: Tensor, options: GenerationOptions | None = None, *, generator: torch.Generator | None = None
     ) -> Generated:
-        """A caption for each image; see `vit.models.generation`. Call `eval()` first, where the encoder drops paths."""
+        """A caption for each image; see `vit.models.generation`. Call `eval()` first if the model has drop path."""
         with torch.no_grad():
             context = self.context(images)
         prompt = torch.full((len(images), 1), self.start, device=images.device)

@@ -1,4 +1,4 @@
-"""Classification: the encoder's tokens pooled to one vector, and a linear head."""
+"""Classification: the encoder's tokens are pooled to one vector, which a linear head classifies."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,12 +21,16 @@ class Preprocessing:
     """How a photograph becomes the image that the model takes.
 
     Args:
-        image_size: pixels (height, width).
-        mean, std: of the channels, after scaling to 0..1.
+        image_size: (height, width) in pixels.
+        mean, std: of the channels, for values 0 to 1.
         interpolation: "bicubic" or "bilinear", antialiased.
-        resize_mode: "squash" (the whole photo, its sides scaled each for itself) or "crop" (the shorter side scaled
-            to size / crop_pct, then the centre).
+        resize_mode: "squash" (the whole photo, both sides scaled independently) or "crop" (the shorter side scaled to
+            image_size / crop_pct, then the central crop).
         crop_pct: share of the shorter side that a crop keeps.
+
+    Raises:
+        ValueError: for another interpolation or resize mode, a crop_pct outside (0, 1], or mean and std that are not
+            numbers, with std above 0.
     """
 
     image_size: tuple[int, int]
@@ -37,7 +41,7 @@ class Preprocessing:
     crop_pct: float = 1.0
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what is none: it may come from a stranger's file."""
+        """Checks the values, which may come from a file that anyone has written."""
         for name, value, allowed in (
             ("interpolation", self.interpolation, ("bicubic", "bilinear")),
             ("resize_mode", self.resize_mode, ("squash", "crop")),
@@ -45,7 +49,7 @@ class Preprocessing:
             if value not in allowed:
                 raise ValueError(f"{name} is {value!r}; allowed are {' and '.join(allowed)}")
         if not 0 < self.crop_pct <= 1:
-            raise ValueError(f"crop_pct is {self.crop_pct!r}; allowed are 0 to 1")
+            raise ValueError(f"crop_pct is {self.crop_pct!r}; allowed are numbers above 0, up to 1")
         if not all(isinstance(value, Real) for value in (*self.mean, *self.std)) or min(self.std) <= 0:
             raise ValueError(f"mean and std are {self.mean!r} and {self.std!r}; allowed are numbers, std above 0")
 
@@ -55,16 +59,22 @@ class Classifier(nn.Module):
 
     Args:
         encoder: images to tokens.
-        num_classes: outputs of the head; 0 for none, and the pooled vector comes out.
+        num_classes: outputs of the head; with 0 there is no head, and the model returns the pooled vector.
         pool: "class" (the class token), "mean" (of the patches' tokens), "class+mean" (both, side by side),
-            "class+dist" (class and distillation tokens side by side: DeiT's mean of two heads is one head that
-            reads both), or "attention" (a learned query asks the patches' tokens, see `AttentionPool`).
-        fc_norm: whether the pooled vector is layer-normalised, as where the mean of tokens that are not is read.
-        pool_blocks: of how many of the last blocks the tokens are pooled, each through the final norm; the head reads
-            them side by side (Caron et al. 2021, linear evaluation of DINO).
-        labels: names of the classes, in order.
-        multilabel: whether an image may show any number of the classes, each with a probability of its own.
-        preprocessing: what the images went through before they come here.
+            "class+dist" (class and distillation tokens side by side: the mean of DeiT's two heads is one head that
+            reads both), or "attention" (a learned query attends to the patches' tokens, see `AttentionPool`).
+        fc_norm: whether the pooled vector is layer-normalised, as in models that take the mean before the norm.
+        pool_blocks: number of last blocks whose tokens are pooled, each after the final norm; the head reads them side
+            by side (Caron et al. 2021, linear evaluation of DINO).
+        labels: names of the classes, in order; may be empty.
+        multilabel: whether an image may show any number of the classes, each with its own probability.
+        preprocessing: how photographs become the images that the model takes; None for the defaults of `Preprocessing`
+            at the encoder's image size.
+
+    Raises:
+        ValueError: for another pool, one that needs a token that the encoder does not have, pool_blocks outside 1 to
+            the number of blocks, more than one of them with "class+dist" or "attention", or another number of labels
+            than classes.
     """
 
     def __init__(
@@ -90,9 +100,9 @@ class Classifier(nn.Module):
         if not 1 <= pool_blocks <= depth:
             raise ValueError(f"pool_blocks is {pool_blocks}; allowed are 1 to {depth}")
         if pool_blocks > 1 and pool in ("class+dist", "attention"):
-            raise ValueError(f"pool_blocks is {pool_blocks}, but {pool!r} pooling reads one block alone")
+            raise ValueError(f"pool_blocks is {pool_blocks}, but {pool!r} pooling only reads one block")
         if labels and len(labels) != num_classes:
-            raise ValueError(f"{len(labels)} labels for {num_classes} classes; there must be one each")
+            raise ValueError(f"{len(labels)} labels for {num_classes} classes; there must be one per class")
         self.encoder = encoder
         self.pool = pool
         self.pool_blocks = pool_blocks
@@ -109,7 +119,7 @@ class Classifier(nn.Module):
         self.head = self._new_head(num_classes)
 
     def reset_head(self, labels: Sequence[str], *, multilabel: bool = False) -> None:
-        """Gives the model a new head, of random weights, for these classes."""
+        """Gives the model a new head with random weights for these classes."""
         self.labels, self.num_classes, self.multilabel = tuple(labels), len(labels), multilabel
         self.head = self._new_head(len(labels)).to(next(self.encoder.parameters()))  # its device and precision
 
@@ -132,11 +142,11 @@ class Classifier(nn.Module):
 
     @property
     def read(self) -> int | None:
-        """How many of the encoder's first tokens the pooling looks at; None for all."""
+        """How many of the encoder's first tokens the pooling reads; None for all."""
         return {"class": 1, "class+dist": 2}.get(self.pool)
 
     def pooled(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) tokens of a block, or only the first `read` of them -> (B, D or 2 D), what the head reads of it."""
+        """(B, N, D) tokens of a block, or only the first `read` of them -> (B, D or 2 D), what the head reads."""
         return self.fc_norm(self._pool(tokens))
 
     def _pool(self, tokens: Tensor) -> Tensor:
@@ -158,23 +168,27 @@ class Classifier(nn.Module):
         return torch.cat([self.pooled(tokens) for tokens in blocks], dim=1)
 
     def forward(self, images: Tensor, *, whole: bool = False) -> Tensor:
-        """`whole`: the last block works for all tokens, also for those that the pooling does not look at."""
+        """(B, C, img_h, img_w) -> (B, num_classes) logits, or (B, num_features) without a head.
+
+        Args:
+            whole: let the last block compute all tokens, including those that the pooling does not read.
+        """
         return self.head(self.features(images, whole=whole))
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """(B, num_classes) of logits: they sum to 1, unless the model is multi-label."""
+        """(B, num_classes) logits -> probabilities, which sum to 1 unless the model is multi-label."""
         return logits.sigmoid() if self.multilabel else logits.softmax(dim=1)
 
     def readout(self, num_tokens: int) -> Tensor:
-        """(num_tokens,) how much of each token the pooled vector is: the start of a walk. Sums to 1.
+        """(num_tokens,) the weight of each token in the pooled vector, where a walk starts; sums to 1.
 
-        Of class and distillation token it is the class token alone.
+        With class+dist pooling, the walk starts at the class token only.
 
         Raises:
-            ValueError: for attention pooling, where it differs from image to image: `Trace.pooling` has it.
+            ValueError: for attention pooling, where it is different for each image, see `Trace.pooling`.
         """
         if self.pool == "attention":
-            raise ValueError("the readout of attention pooling is no property of the model: each image has its own")
+            raise ValueError("with attention pooling, the readout is different for each image: see Trace.pooling")
         readout = torch.zeros(num_tokens)
         prefix = self.encoder.num_prefix_tokens
         if "mean" in self.pool:

@@ -1,4 +1,4 @@
-"""What a model costs to run on one image: floating-point operations and memory, counted without running it."""
+"""The cost of running a model on one image: floating-point operations and memory, counted without running it."""
 
 from typing import Any, NamedTuple
 
@@ -12,13 +12,13 @@ from vit.models.classifier import Classifier
 
 
 class Cost(NamedTuple):
-    """Of one image.
+    """The cost of one image.
 
     Args:
-        flops: of the forward pass; a multiplication and an addition are two. Those of norms, activations and softmax,
-            less than a hundredth, are not counted.
-        activations: bytes that the forward pass keeps for the backward pass of all weights, in float32 and with the
-            fused attention, beside the weights.
+        flops: operations of the forward pass; a multiplication and an addition are two. Norms, activations and softmax,
+            less than one percent, are not counted.
+        activations: bytes that the forward pass keeps for the backward pass of all weights, in float32 and with fused
+            attention, not counting the weights.
     """
 
     flops: int
@@ -26,10 +26,10 @@ class Cost(NamedTuple):
 
 
 def cost(model: Classifier, image_size: tuple[int, int]) -> Cost:
-    """The cost of one image of (height, width) pixels. Nothing is computed: the tensors have shapes alone."""
+    """The cost of one image of (height, width) pixels. Nothing is computed: the tensors only have shapes."""
     channels = model.encoder.architecture["in_chans"]
     shapes = {name: value.shape for name, value in model.state_dict().items()}
-    with torch.device("meta"):  # where attention is plain matrix products
+    with torch.device("meta"):  # on which attention is plain matrix products
         weights = {name: torch.empty(shape) for name, shape in shapes.items()}
         images = torch.empty(1, channels, *image_size)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -38,7 +38,7 @@ def cost(model: Classifier, image_size: tuple[int, int]) -> Cost:
 
 
 def _kept(model: Classifier, shapes: dict[str, torch.Size], size: tuple[int, ...]) -> int:
-    """Bytes of what autograd keeps, each piece of memory once, without the weights and the image."""
+    """Bytes that autograd keeps, without the weights and the image; shared memory is counted once."""
     kept: dict[Any, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The decoder: tokens that see those before them and, by queries of their own, the tokens of a context.
+"""The decoder: each token attends to the earlier tokens and, by cross-attention, to the tokens of a context.
 
 B batch, T tokens of text, M tokens of context, D embed_dim, V vocab_size
 """
@@ -15,7 +15,11 @@ from vit.models.text import TokenEmbed
 
 
 class DecoderCache:
-    """What a decoder has computed of the earlier tokens and of the context: keys and values, block by block."""
+    """Keys and values that a decoder has already computed, block by block: of the earlier tokens and the context.
+
+    Args:
+        depth: number of the decoder's blocks.
+    """
 
     def __init__(self, depth: int):
         self.blocks = [(KeyValues(), KeyValues()) for _ in range(depth)]
@@ -27,31 +31,36 @@ class DecoderCache:
 
     @property
     def num_context_tokens(self) -> int:
-        """How many tokens of the context are in it: none before the first call, all of them after it."""
+        """How many tokens of the context are in it: none before the first call, all of them afterwards."""
         return self.blocks[0][1].num_tokens
 
     def select(self, rows: Tensor) -> None:
-        """Keeps these rows of the batch, in this order; a row may come more than once (beam search)."""
+        """Keeps these rows of the batch, in this order; a row may occur more than once (beam search)."""
         for caches in self.blocks:
             for cache in caches:
                 cache.select(rows)
 
 
 class Decoder(nn.Module):
-    """The decoder of the Transformer (Vaswani et al. 2017, section 3.1), which says what token comes next.
+    """The decoder of the Transformer (Vaswani et al. 2017, section 3.1), which predicts the next token.
 
-    Each block has self-attention under a causal mask, cross-attention to the context, and an MLP. The pre-norm stack
-    ends in a norm; the post-norm one, as in the paper, has one at the end of each block already.
+    Each block has self-attention with a causal mask, cross-attention to the context, and an MLP. The pre-norm stack
+    ends with a norm; in the post-norm stack, as in the paper, each block already ends with one.
 
     Args:
         vocab_size: V.
-        max_tokens: the longest text.
+        max_tokens: maximum length of a text.
+        embed_dim: D.
         depth: number of blocks.
         num_heads: H.
-        context_dim: width of the context's tokens, where it is not `embed_dim`: a linear layer then brings them to it.
+        context_dim: width of the context's tokens, if it is not `embed_dim`; a linear layer then projects them to it.
         drop_path: rate of stochastic depth in the last block, rising linearly from 0 in the first.
-        post_norm: norms after the residual sums, not before the branches.
+        norm_eps: epsilon of the norms.
+        post_norm: norms after the residual sums, instead of before the branches.
         block_options: the rest, as `DecoderBlock` takes them.
+
+    Raises:
+        ValueError: as `DecoderBlock` does.
     """
 
     def __init__(
@@ -112,15 +121,15 @@ class Decoder(nn.Module):
         context_mask: Tensor | None = None,
         cache: DecoderCache | None = None,
     ) -> Tensor:
-        """Logits of the token that comes after each token.
+        """Logits of the next token after each token.
 
         Args:
-            ids: (B, T). With a cache, those alone that are not in it yet.
-            context: (B, M, context_dim), such as an encoder's tokens. With a cache it is looked at once.
-            mask: boolean (B, T), with a cache over all tokens, those in it first; False for padding. Padding may
-                stand before a text: the places of the text are counted from its first token.
+            ids: (B, T). With a cache, only those that are not in it yet.
+            context: (B, M, context_dim), such as an encoder's tokens. With a cache it is only read the first time.
+            mask: boolean (B, T), False for padding; with a cache for all tokens, those in it first. Padding may come
+                before a text: positions are counted from the first token of the text.
             context_mask: boolean (B, M), False for padding of the context.
-            cache: of the earlier calls; what is new is added to it.
+            cache: the cache of earlier calls, to which new keys and values are added.
 
         Returns:
             (B, T, V).
@@ -145,10 +154,10 @@ class Decoder(nn.Module):
         context_mask: Tensor | None = None,
         cache: DecoderCache | None = None,
     ) -> Tensor:
-        """The blocks and the final norm, for tokens (B, T, D) that are embedded already; see `forward`."""
+        """The blocks and the final norm, for tokens (B, T, D) that are already embedded; see `forward`."""
         cache = cache or DecoderCache(len(self.blocks))
         num_tokens = tokens.shape[1]
-        # The fused kernel has a causal mask of its own, which is not held in memory.
+        # The fused kernel has its own causal mask, which takes no memory.
         plain = mask is None and cache.num_tokens == 0
         allowed = None if plain else _visible(num_tokens, cache.num_tokens + num_tokens, mask, tokens.device)
         options = {
@@ -163,10 +172,10 @@ class Decoder(nn.Module):
 
 
 def _visible(num_queries: int, num_keys: int, mask: Tensor | None, device: torch.device) -> Tensor:
-    """Boolean, broadcastable to (B, H, T, all tokens): what each of the last T tokens sees.
+    """Boolean, broadcastable to (B, H, T, all tokens): the tokens that each of the last T tokens attends to.
 
-    Those before it that are no padding, and itself: padding in front of a text has nothing else to see, and the
-    softmax of nothing is NaN.
+    These are the earlier ones that are not padding, and itself: padding before a text has nothing else to attend to,
+    and a softmax over nothing is NaN.
     """
     earlier = causal_mask(num_queries, num_keys, device)
     if mask is None:

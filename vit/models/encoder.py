@@ -1,4 +1,4 @@
-"""The one shared encoder: an embedding makes tokens, a stack of blocks lets them look at each other.
+"""The shared encoder: an embedding makes tokens, and a stack of blocks lets them attend to each other.
 
 B batch, N tokens = prefix + patches, D embed_dim; prefix tokens = class, distillation, registers, in this order
 """
@@ -17,17 +17,24 @@ from vit.layers.positions import INTERPOLATIONS, Rotation, resize_positions, rot
 
 
 class ImageEmbed(nn.Module):
-    """Images to tokens: patches, with learned positions if there are any, behind the prefix tokens.
+    """Images to tokens: the prefix tokens, followed by the patches with learned positions, if there are any.
 
-    Prefix tokens have no entry in `pos_embed`: a learned token plus a learned position is one learned vector.
+    Prefix tokens have no entry in `pos_embed`, because a learned token plus a learned position is one learned vector.
 
     Args:
-        image_size: pixels (height, width) that the positions are learned for; other sizes resize them.
-        class_token, dist_token, num_registers: which prefix tokens there are.
+        image_size: (height, width) in pixels that the positions are learned for; for other sizes they are resized.
+        patch_size: (height, width) of a patch in pixels; must divide `image_size`.
+        embed_dim: D.
+        in_chans: channels of the images.
+        class_token, dist_token, num_registers: which prefix tokens there are, in this order.
         pos_interpolation: the filter that resizes positions, see `vit.layers.positions`.
-        learned_positions: whether there are any; rotary ones are the encoder's own.
-        patch_bias: whether the projection of the patches has one.
-        embed_norm: whether the tokens are layer-normalised, as in CLIP; with `norm_eps`.
+        learned_positions: whether there are learned positions; rotary ones belong to the encoder.
+        patch_bias: whether the projection of the patches has a bias.
+        embed_norm: whether the tokens are layer-normalised, as in CLIP.
+        norm_eps: epsilon of that norm.
+
+    Raises:
+        ValueError: for an unknown pos_interpolation, or a patch size that does not divide the image size.
     """
 
     def __init__(
@@ -81,16 +88,22 @@ class Encoder(nn.Module):
 
     Args:
         embed: makes tokens (B, N, D) of the inputs and has `num_prefix_tokens`.
+        embed_dim: D.
         depth: number of blocks.
         num_heads: H.
         drop_path: rate of stochastic depth in the last block, rising linearly from 0 in the first.
-        rotary: rotary positions of the patches, of images alone: keywords of `vit.layers.positions.rotation`; None for
+        norm_eps: epsilon of all norms.
+        final_norm: whether there is a norm after the last block.
+        rotary: rotary positions of the patches, only for images: keywords of `vit.layers.positions.rotation`; None for
             none.
-        architecture: the keywords that `image_encoder` was called with, kept to be written beside the weights.
+        architecture: the keywords that `image_encoder` was called with, kept to be saved with the weights.
         block_options: the rest, as `Block` takes them.
+
+    Raises:
+        ValueError: as `Block` does, and for invalid rotary positions.
     """
 
-    activation_checkpointing = False  # in training, blocks keep their input alone, and are computed again for gradients
+    activation_checkpointing = False  # in training, blocks only keep their input, and are recomputed for gradients
 
     def __init__(
         self,
@@ -113,7 +126,7 @@ class Encoder(nn.Module):
         self.embed = embed
         self.rotary = rotary
         if rotary is not None:
-            rotation((1, 1), embed_dim // num_heads, **rotary)  # raises for what can't be
+            rotation((1, 1), embed_dim // num_heads, **rotary)  # raises for invalid options
         self.blocks = nn.ModuleList(
             Block(embed_dim, num_heads, drop_path=rate, norm_eps=norm_eps, **block_options) for rate in rates
         )
@@ -121,16 +134,16 @@ class Encoder(nn.Module):
 
     @property
     def num_prefix_tokens(self) -> int:
-        """How many tokens stand before those of the patches."""
+        """How many tokens come before those of the patches."""
         return int(self.embed.num_prefix_tokens)  # type: ignore[arg-type]
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(grid_h, grid_w) that the positions are learned for."""
+        """The (grid_h, grid_w) that the positions are learned for."""
         return self.embed.grid  # type: ignore[return-value]
 
     def grid_of(self, images: Tensor) -> tuple[int, int]:
-        """(grid_h, grid_w) of images (B, C, img_h, img_w)."""
+        """The (grid_h, grid_w) of images (B, C, img_h, img_w)."""
         return self.embed.patch_embed.grid(*images.shape[-2:])  # type: ignore[operator, union-attr]
 
     def attentions(self) -> list[Attention]:
@@ -143,8 +156,8 @@ class Encoder(nn.Module):
         Args:
             inputs: what `embed` takes: images (B, in_chans, img_h, img_w).
             mask: boolean, broadcastable to (B, H, N, N); True means attend.
-            read: how many of the first tokens are wanted; None for all. The last block then works for these
-                alone, and they are the same as without.
+            read: number of first tokens that are needed; None for all. The last block then only computes these, with
+                the same result.
 
         Returns:
             (B, N, D), or (B, read, D).
@@ -153,7 +166,7 @@ class Encoder(nn.Module):
         return self.encode(self.embed(inputs), mask=mask, read=read, turned=turned)
 
     def rotation(self, images: Tensor) -> Rotation:
-        """The rotary positions of images' patches."""
+        """The rotary positions of the patches of images (B, C, img_h, img_w)."""
         assert self.rotary is not None
         cos, sin = rotation(self.grid_of(images), self.attentions()[0].head_dim, **self.rotary)
         return cos.to(images.device), sin.to(images.device)
@@ -161,19 +174,22 @@ class Encoder(nn.Module):
     def encode(
         self, tokens: Tensor, *, mask: Tensor | None = None, read: int | None = None, turned: Rotation | None = None
     ) -> Tensor:
-        """The blocks and the final norm, for tokens (B, N, D) that are embedded already.
+        """The blocks and the final norm, for tokens (B, N, D) that are already embedded; see `forward`.
+
+        Args:
+            turned: the rotary positions of the tokens.
 
         Raises:
-            ValueError: when the encoder has rotary positions, and is not told those of the tokens, `turned`.
+            ValueError: when the encoder has rotary positions, but `turned` is missing.
         """
         if self.rotary is not None and turned is None:
-            raise ValueError("this encoder turns queries and keys by their place (rotary positions); give `turned`")
+            raise ValueError("this encoder has rotary positions; give `turned`, the positions of the tokens")
         return self._last(tokens, 1, mask=mask, read=read, turned=turned)[0]
 
     def last_tokens(self, inputs: Tensor, count: int, *, read: int | None = None) -> list[Tensor]:
-        """The tokens behind each of the last `count` blocks, each through the final norm; as `forward`.
+        """The tokens after each of the last `count` blocks, each after the final norm; see `forward`.
 
-        Of the last block they are `read`, if that is given, of the others all.
+        With `read`, the last block only returns that many first tokens, and the others return all.
         """
         turned = None if self.rotary is None else self.rotation(inputs)
         return self._last(self.embed(inputs), count, read=read, turned=turned)
@@ -187,7 +203,7 @@ class Encoder(nn.Module):
         return found
 
     def _run(self, block: nn.Module, tokens: Tensor, **options: Any) -> Tensor:
-        """One block. What is recorded of it must be that of the first time, so recording computes it once only."""
+        """Runs one block. Recording must see the first computation, so it never uses activation checkpointing."""
         if self.activation_checkpointing and self.training and torch.is_grad_enabled() and not block.attn.recording:  # type: ignore[union-attr]
             again: Tensor = checkpoint(block, tokens, use_reentrant=False, **options)
             return again
@@ -217,8 +233,15 @@ def image_encoder(
 ) -> Encoder:
     """A new Vision Transformer encoder with random weights; sizes by name are in `vit.models.variants`.
 
-    `drop_path` and the random weights apart, the same keywords make the same model: they are what a model
-    folder keeps as its architecture.
+    Apart from `drop_path` and the random weights, the same keywords make the same model: a model folder keeps them as
+    its architecture.
+
+    Args:
+        image_size to embed_norm: see `ImageEmbed` and `Encoder`.
+        act, block_options: see `Block`.
+
+    Raises:
+        ValueError: as `ImageEmbed` and `Encoder` do.
     """
     embed_options = {
         "in_chans": in_chans,
@@ -235,7 +258,7 @@ def image_encoder(
         "depth": depth,
         "num_heads": num_heads,
         "act": act,
-        "norm_eps": norm_eps,  # this and `act` leave no mark on the weights, so they are kept also as defaults
+        "norm_eps": norm_eps,  # the weights don't show this and `act`, so they are kept even if they are defaults
         "rotary": rotary,
         **block_options,
     }
@@ -251,7 +274,7 @@ def image_encoder(
 
 
 def init_weights(module: nn.Module) -> None:
-    """The start of training from scratch: truncated normals of 0.02, zero biases (Dosovitskiy et al. 2021)."""
+    """Weights for training from scratch: truncated normals of 0.02, zero biases (Dosovitskiy et al. 2021)."""
     if isinstance(module, nn.Linear | nn.Conv2d):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

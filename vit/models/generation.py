@@ -1,4 +1,4 @@
-"""Texts from a decoder, token by token: the likeliest next token, a drawn one, or the best of many beams.
+"""Generates text with a decoder, token by token: the likeliest next token, a sampled one, or the best of many beams.
 
 B batch, T tokens of text, V vocab_size, K beams
 """
@@ -17,16 +17,16 @@ class GenerationOptions:
     """How texts are generated.
 
     Args:
-        max_tokens: the longest, the end token counted.
-        beams: texts that are followed at a time; with 1 the likeliest next token is taken, or one is drawn.
-        length_penalty: a of the beams' score, log p / length^a (Wu et al. 2016, section 7, without their offset);
-            above 0, longer texts suffer less for having more factors.
-        temperature: tokens are drawn by softmax(logits / temperature); 0 takes the likeliest.
-        top_k: only so many of the likeliest tokens may be drawn; 0 for all.
-        top_p: only the likeliest tokens that together have this probability may be drawn (Holtzman et al. 2020).
+        max_tokens: maximum number of tokens, including the end token.
+        beams: texts followed in parallel; with 1, the likeliest next token is taken, or one is sampled.
+        length_penalty: exponent a in the beams' score, log p / length^a (Wu et al. 2016, section 7, without their
+            offset); above 0 favours longer texts.
+        temperature: tokens are sampled from softmax(logits / temperature); 0 takes the likeliest.
+        top_k: sample from this many of the likeliest tokens; 0 for all.
+        top_p: sample from the likeliest tokens that together have this probability (Holtzman et al. 2020).
 
     Raises:
-        ValueError: what arrived and what is allowed.
+        ValueError: for a value out of range, or beams with a temperature; says what arrived and what is allowed.
     """
 
     max_tokens: int = 32
@@ -44,14 +44,16 @@ class GenerationOptions:
         if self.temperature < 0 or not 0 < self.top_p <= 1:
             raise ValueError(f"temperature {self.temperature} must be 0 or more, and top_p {self.top_p} above 0 to 1")
         if self.beams > 1 and self.temperature > 0:
-            raise ValueError(f"{self.beams} beams are searched, not drawn; take temperature 0, or 1 beam")
+            raise ValueError(f"{self.beams} beams are searched, not sampled; use temperature 0, or 1 beam")
 
 
 class Generated(NamedTuple):
     """Texts without their prompts.
 
-    ids (B, T), each row up to its end token, then padding; mask (B, T), False for the padding;
-    log_prob (B,), of the text given the context: the sum over its tokens, the end token counted.
+    Args:
+        ids: (B, T), each row up to its end token, then padding.
+        mask: (B, T), False for padding.
+        log_prob: (B,) log-probability of the text given the context: the sum over its tokens, including the end token.
     """
 
     ids: Tensor
@@ -60,11 +62,12 @@ class Generated(NamedTuple):
 
 
 class Stepper:
-    """A decoder in the middle of texts: takes their next tokens, and says what may come after them.
+    """A decoder in the middle of texts: takes their next tokens, and returns the probabilities of what comes next.
 
     Args:
+        decoder: the decoder.
         context, context_mask: as `Decoder.forward` takes them.
-        mask: (B, T) of the prompt; None where it has no padding.
+        mask: (B, T), False for padding of the prompt; None if it has none.
     """
 
     def __init__(self, decoder: Decoder, context: Tensor, context_mask: Tensor | None, mask: Tensor | None):
@@ -82,7 +85,7 @@ class Stepper:
         return logits[:, -1].float().log_softmax(dim=-1)
 
     def select(self, rows: Tensor) -> None:
-        """Goes on with these rows of the batch, in this order; a row may come more than once."""
+        """Continues with these rows of the batch, in this order; a row may occur more than once."""
         self.cache.select(rows)
         self.context = self.context[rows]
         self.context_mask = None if self.context_mask is None else self.context_mask[rows]
@@ -102,27 +105,29 @@ def generate(
     context_mask: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Generated:
-    """Goes on with each prompt until its end token, or for `options.max_tokens`.
+    """Continues each prompt until its end token, or for `options.max_tokens` tokens.
 
     Args:
+        decoder: the decoder.
         context: (B, M, context_dim), such as an encoder's tokens.
-        prompt: (B, T) ids, one at least: a start token, or the first words.
+        prompt: (B, T) ids, at least one: a start token, or the first words.
         end, pad: ids of the end token and of padding.
-        prompt_mask: boolean (B, T), False for padding, which stands before the shorter prompts.
+        options: how texts are generated; None for the defaults.
+        prompt_mask: boolean (B, T), False for padding, which comes before the shorter prompts.
         context_mask: boolean (B, M), False for padding of the context.
-        generator: what drawn tokens follow from; None draws from torch's own.
+        generator: random generator for sampled tokens; None uses torch's global one.
 
     Raises:
-        ValueError: for padding behind a prompt, or texts longer than the decoder was made for.
+        ValueError: for padding after a prompt, or texts longer than the decoder was made for.
     """
     options = options or GenerationOptions()
     if prompt_mask is not None and not prompt_mask[:, -1].all():
-        raise ValueError("a prompt ends in padding; shorter prompts are padded in front")
-    # The last token is never asked what comes after it.
+        raise ValueError("a prompt ends with padding; padding must come before the shorter prompts")
+    # What comes after the last token is never computed.
     longest = prompt.shape[1] + options.max_tokens - 1
     if longest > decoder.max_tokens:
         raise ValueError(
-            f"{prompt.shape[1]} tokens of prompt and {options.max_tokens} more need {longest} places; this decoder "
+            f"{prompt.shape[1]} prompt tokens and {options.max_tokens} more need {longest} positions; this decoder "
             f"has {decoder.max_tokens}; try max_tokens {decoder.max_tokens - prompt.shape[1] + 1}"
         )
     stepper = Stepper(decoder, context, context_mask, prompt_mask)
@@ -134,7 +139,7 @@ def generate(
 def _follow(
     stepper: Stepper, prompt: Tensor, end: int, pad: int, options: GenerationOptions, generator: torch.Generator | None
 ) -> Generated:
-    """One token after another, none taken back."""
+    """One token after another, without going back."""
     finished = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
     total = torch.zeros(len(prompt), device=prompt.device)
     ids, mask, new = [], [], prompt
@@ -153,10 +158,10 @@ def _follow(
 
 
 def draw(log_probs: Tensor, options: GenerationOptions, generator: torch.Generator | None = None) -> Tensor:
-    """(B, V) log-probabilities -> (B,) tokens, drawn from the likeliest of them as `options` say."""
+    """(B, V) log-probabilities -> (B,) tokens, sampled from the likeliest of them as `options` say."""
     scores, ranked = (log_probs / options.temperature).sort(dim=-1, descending=True, stable=True)
     probs = scores.softmax(dim=-1)
-    # A token is kept as long as those before it have not reached top_p: the likeliest always is.
+    # A token is kept as long as those before it have not reached top_p, so the likeliest is always kept.
     excluded = probs.cumsum(dim=-1) - probs >= options.top_p
     if options.top_k:
         excluded[:, options.top_k :] = True
@@ -165,9 +170,9 @@ def draw(log_probs: Tensor, options: GenerationOptions, generator: torch.Generat
 
 
 def _search(stepper: Stepper, prompt: Tensor, end: int, pad: int, options: GenerationOptions) -> Generated:
-    """Beam search: of all ways to go on with K texts, the K best are kept (Sutskever et al. 2014, section 3.2).
+    """Beam search: of all continuations of K texts, the K best are kept (Sutskever et al. 2014, section 3.2).
 
-    A finished text stays among them as long as it is one of the best, padding being its only, certain, next token.
+    A finished text is kept as long as it is one of the best; its only next token, with probability 1, is padding.
     """
     (B, K), device = (len(prompt), options.beams), prompt.device
     log_probs = stepper.step(prompt)  # (B, V)
@@ -178,7 +183,7 @@ def _search(stepper: Stepper, prompt: Tensor, end: int, pad: int, options: Gener
     only_padding = torch.full((V,), float("-inf"), device=device)
     only_padding[pad] = 0.0
     total = torch.full((B, K), float("-inf"), device=device)
-    total[:, 0] = 0.0  # the beams are the same still: one of them counts
+    total[:, 0] = 0.0  # the beams are still identical, so only one of them counts
     length = torch.zeros(B, K, dtype=torch.int64, device=device)
     finished = torch.zeros(B, K, dtype=torch.bool, device=device)
     ids = torch.empty(B, K, 0, dtype=torch.int64, device=device)
@@ -194,7 +199,7 @@ def _search(stepper: Stepper, prompt: Tensor, end: int, pad: int, options: Gener
         length, finished = length.gather(1, beam), finished.gather(1, beam)
         ids = torch.cat([ids.gather(1, beam[..., None].expand_as(ids)), token[..., None]], dim=2)
         finished = finished | (token == end)
-        # Without a length penalty nothing can overtake a finished text that leads: a factor is at most 1.
+        # Without a length penalty, nothing can overtake a leading finished text, because factors are at most 1.
         if (finished[:, 0] if options.length_penalty == 0 else finished.all(dim=1)).all():
             break
         stepper.select((first_rows + beam).flatten())

@@ -1,10 +1,10 @@
-"""Masked image modelling: patches are hidden, and the encoder learns by guessing what they show.
+"""Masked image modelling: patches are hidden, and the encoder learns by reconstructing them.
 
-    MaskedAutoencoder   the encoder sees the visible patches alone; a light decoder fills in the rest (He et al. 2022)
+    MaskedAutoencoder   the encoder only sees the visible patches; a light decoder fills in the rest (He et al. 2022)
     SimMIM              the encoder sees a mask token in place of each hidden patch (Xie et al. 2022; BEiT's masks)
 
-Both are BERT's way of learning for images (Devlin et al. 2019, section 3.1), and both wrap the one encoder, which is
-what is kept afterwards.
+Both apply BERT's pretraining to images (Devlin et al. 2019, section 3.1), and both wrap the shared encoder, which is
+all that is kept afterwards.
 
 B batch, P patches, D embed_dim; hidden (B, P) is boolean, True means hidden
 """
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from vit.layers.positions import resize_positions, sincos_positions
 from vit.models.encoder import Encoder, ImageEmbed, init_weights
 
-PIXEL_EPS = 1e-6  # under the root of a patch's variance, as in He et al.'s code
+PIXEL_EPS = 1e-6  # added to a patch's variance under the square root, as in He et al.'s code
 
 
 def patchify(images: Tensor, patch_size: tuple[int, int]) -> Tensor:
-    """(B, C, img_h, img_w) -> (B, P, patch_h · patch_w · C), patches row by row, the channels of a pixel together."""
+    """(B, C, img_h, img_w) -> (B, P, patch_h · patch_w · C), patches row by row, each pixel's channels together."""
     patch_h, patch_w = patch_size
     grid = images.unflatten(3, (-1, patch_w)).unflatten(2, (-1, patch_h))  # (B, C, grid_h, patch_h, grid_w, patch_w)
     return grid.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
@@ -37,27 +37,30 @@ def num_visible(count: int, ratio: float) -> int:
     """How many of `count` patches are not hidden at a mask ratio: ⌊count (1 - ratio)⌋.
 
     Raises:
-        ValueError: when nothing is hidden, or nothing visible.
+        ValueError: when no patch is hidden, or none visible.
     """
     visible = int(count * (1 - ratio))
     if not 0 < visible < count:
-        raise ValueError(f"a mask ratio of {ratio} leaves {visible} of {count} visible; allowed are 1 to {count - 1}")
+        raise ValueError(f"a mask ratio of {ratio} leaves {visible} of {count} visible; it must leave 1 to {count - 1}")
     return visible
 
 
 def hide(noise: Tensor, ratio: float) -> Tensor:
-    """(B, P) numbers -> hidden (B, P): in each row the same count of patches, those of the highest numbers.
+    """(B, P) numbers -> hidden (B, P): the same number of patches in each row, those with the highest numbers.
 
-    Of evenly distributed noise that is a random choice (He et al. 2022, section 3).
+    With uniform noise this is a random choice (He et al. 2022, section 3).
+
+    Raises:
+        ValueError: see `num_visible`.
     """
     return noise.argsort(dim=1, stable=True).argsort(dim=1) >= num_visible(noise.shape[1], ratio)
 
 
 def squares(grid: tuple[int, int], cell: int) -> tuple[int, int]:
-    """(rows, columns) of squares of cell x cell patches in a grid.
+    """How many (rows, columns) of squares with cell x cell patches a grid has.
 
     Raises:
-        ValueError: when they don't divide it.
+        ValueError: when the squares don't divide the grid.
     """
     if grid[0] % cell or grid[1] % cell:
         raise ValueError(f"squares of {cell} x {cell} patches don't divide a grid of {grid[0]} x {grid[1]}")
@@ -67,7 +70,7 @@ def squares(grid: tuple[int, int], cell: int) -> tuple[int, int]:
 def random_hidden(
     batch: int, grid: tuple[int, int], ratio: float, *, cell: int = 1, generator: torch.Generator | None = None
 ) -> Tensor:
-    """hidden (B, grid_h · grid_w), a function of the generator alone; on the processor.
+    """hidden (B, grid_h · grid_w), a function of the generator only; on the CPU.
 
     Args:
         ratio: share of the patches that are hidden.
@@ -82,18 +85,18 @@ def random_hidden(
 
 
 class Guess(NamedTuple):
-    """What a masked model made of images: the loss, a scalar, and the predicted patches (B, P, pixels · C), as
-    `patchify` lays them out, in the units of the loss's targets."""
+    """The output of a masked model: the loss, a scalar, and the predicted patches (B, P, pixels · C) in the layout of
+    `patchify`, in the units of the loss's targets."""
 
     loss: Tensor
     patches: Tensor
 
 
 class MaskedImageModel(nn.Module):
-    """What both recipes share: an encoder, which patches are hidden, and pictures of what was guessed.
+    """What both recipes share: the encoder, the choice of hidden patches, and pictures of the reconstruction.
 
     Args:
-        encoder: what learns, and is kept.
+        encoder: the encoder that is trained and kept.
         mask_ratio: share of the patches that are hidden.
         cell: see `random_hidden`.
 
@@ -109,20 +112,20 @@ class MaskedImageModel(nn.Module):
         self.mask_ratio = mask_ratio
         self.cell = cell
         rows, columns = squares(encoder.grid, cell)
-        num_visible(rows * columns, mask_ratio)  # what makes no sense is refused now, not in mid-training
+        num_visible(rows * columns, mask_ratio)  # raises now, not in the middle of training
 
     @property
     def patch_size(self) -> tuple[int, int]:
         return self.encoder.embed.patch_embed.patch_size  # type: ignore[union-attr, return-value]
 
     def hide(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """hidden (B, P) for images (B, C, img_h, img_w), a function of the generator alone."""
+        """hidden (B, P) for images (B, C, img_h, img_w), a function of the generator only."""
         grid = self.encoder.grid_of(images)
         hidden = random_hidden(len(images), grid, self.mask_ratio, cell=self.cell, generator=generator)
         return hidden.to(images.device)
 
     def forward(self, images: Tensor, hidden: Tensor) -> Guess:
-        """Guesses the hidden patches of images (B, C, img_h, img_w)."""
+        """Predicts the hidden patches of images (B, C, img_h, img_w)."""
         raise NotImplementedError
 
     def as_pixels(self, patches: Tensor, images: Tensor) -> Tensor:
@@ -131,19 +134,20 @@ class MaskedImageModel(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, hidden: Tensor) -> Tensor:
-        """The images with what was guessed in place of the hidden patches: (B, C, img_h, img_w)."""
+        """The images with the prediction in place of the hidden patches: (B, C, img_h, img_w)."""
         guessed = self.as_pixels(self(images, hidden).patches, images)
         patches = torch.where(hidden[..., None], guessed, patchify(images, self.patch_size))
         return unpatchify(patches, self.patch_size, self.encoder.grid_of(images))
 
 
 class FilledTokens(nn.Module):
-    """The tokens that MAE's decoder sees: the encoder's in their places, a learned one in those of hidden patches.
+    """The tokens that MAE's decoder sees: the encoder's tokens at their positions, a learned token elsewhere.
 
     Args:
-        grid: (grid_h, grid_w) that the positions are made for.
-        num_prefix_tokens: how many tokens stand before those of the patches.
-        context_dim: width of the encoder's tokens; a linear layer brings them to `embed_dim`.
+        grid: the (grid_h, grid_w) that the positions are made for.
+        num_prefix_tokens: how many tokens come before those of the patches.
+        context_dim: width of the encoder's tokens; a linear layer projects them to `embed_dim`.
+        embed_dim: width of the decoder's tokens, a multiple of 4.
         pos_interpolation: see `resize_positions`.
     """
 
@@ -170,25 +174,28 @@ class FilledTokens(nn.Module):
         tokens = self.proj(seen)
         prefix, visible = tokens.tensor_split([self.num_prefix_tokens], dim=1)
         places = self.mask_token.to(tokens.dtype).expand(*hidden.shape, -1)
-        patches = places.masked_scatter(~hidden[..., None], visible)  # in order: visible ones keep theirs
+        patches = places.masked_scatter(~hidden[..., None], visible)  # in order, so visible ones keep their positions
         positions = resize_positions(self.pos_embed, self.grid, grid, self.pos_interpolation)
         return torch.cat([prefix, patches], dim=1) + positions
 
 
 class MaskedAutoencoder(MaskedImageModel):
-    """MAE (He et al. 2022): the encoder sees the visible patches alone, which at 75 % hidden is a quarter of the work.
+    """MAE (He et al. 2022): the encoder only sees the visible patches, a quarter of the work if 75 % are hidden.
 
-    Its tokens and a mask token for each hidden patch go through a light decoder, blocks of the same kind, which
+    Its tokens, and a mask token for each hidden patch, go through a light decoder of the same kind of blocks, which
     predicts pixels. The loss is the mean squared error over the hidden patches, each patch's pixels normalised by
     their own mean and variance (section 3, "Reconstruction target").
 
     Args:
-        encoder: what learns, and is kept.
+        encoder: the encoder that is trained and kept.
         mask_ratio: share of the patches that are hidden; 0.75 in the paper (figure 5).
-        decoder_dim, decoder_depth, decoder_heads: sizes of the decoder; None for half the encoder's width. One block
-            is enough where the encoder is fine-tuned afterwards (table 1a).
+        decoder_dim, decoder_depth, decoder_heads: sizes of the decoder; a decoder_dim of None is half the encoder's
+            width. One block is enough if the encoder is fine-tuned afterwards (table 1a).
         normalised: whether the pixels of the targets are normalised.
-        norm_eps, block_options: of the decoder, as `Encoder` takes them.
+        norm_eps, block_options: for the decoder, as `Encoder` takes them.
+
+    Raises:
+        ValueError: see `MaskedImageModel`; for sizes that don't make a decoder.
     """
 
     def __init__(
@@ -219,11 +226,11 @@ class MaskedAutoencoder(MaskedImageModel):
         """As `MaskedImageModel.forward`; every image must have the same number of hidden patches.
 
         Raises:
-            ValueError: when it has not.
+            ValueError: when they have different numbers.
         """
         visible = (~hidden).sum(dim=1)
         if (visible != visible[0]).any():
-            raise ValueError(f"between {visible.min()} and {visible.max()} patches are visible; MAE needs one number")
+            raise ValueError(f"{visible.min()} to {visible.max()} patches are visible; MAE needs equal numbers")
         tokens = self.encoder.embed(images)
         prefix, patches = tokens.tensor_split([self.encoder.num_prefix_tokens], dim=1)
         shown = patches[~hidden].unflatten(0, (len(images), -1))  # (B, visible, D), in order
@@ -238,7 +245,8 @@ class MaskedAutoencoder(MaskedImageModel):
         return Guess(errors[hidden].mean(), predicted)
 
     def as_pixels(self, patches: Tensor, images: Tensor) -> Tensor:
-        """Of normalised patches the mean and variance are not predicted: the pictures borrow them from the images."""
+        """Predicted patches as pixels. Mean and variance of normalised patches are not predicted, but taken from the
+        images."""
         if not self.normalised:
             return patches
         mean, std = _mean_and_std(patchify(images, self.patch_size))
@@ -246,14 +254,17 @@ class MaskedAutoencoder(MaskedImageModel):
 
 
 class SimMIM(MaskedImageModel):
-    """SimMIM (Xie et al. 2022): the encoder sees every place, hidden ones as a learned mask token at their position,
-    as BEiT does (Bao et al. 2022), and a linear layer predicts the pixels. The loss is the mean absolute error over
-    the hidden pixels.
+    """SimMIM (Xie et al. 2022): the encoder sees all positions, with a learned mask token in place of hidden patches,
+    as in BEiT (Bao et al. 2022), and a linear layer predicts the pixels. The loss is the mean absolute error over the
+    hidden pixels.
 
     Args:
-        encoder: what learns, and is kept.
+        encoder: the encoder that is trained and kept.
         mask_ratio: share of the patches that are hidden; 0.6 in the paper (table 1).
-        cell: patches are hidden in squares of cell x cell; the paper's have 32 pixels a side.
+        cell: patches are hidden in squares of cell x cell; those of the paper have sides of 32 pixels.
+
+    Raises:
+        ValueError: see `MaskedImageModel`.
     """
 
     def __init__(self, encoder: Encoder, *, mask_ratio: float = 0.6, cell: int = 1):
@@ -270,7 +281,7 @@ class SimMIM(MaskedImageModel):
         return Guess(errors[hidden].mean(), predicted)
 
     def _embed(self, images: Tensor, hidden: Tensor) -> Tensor:
-        """(B, prefix + P, D): the embedded images, the mask token and its position in hidden places."""
+        """(B, prefix + P, D): the embedded images, with the mask token in place of hidden patches."""
         embed: ImageEmbed = self.encoder.embed  # type: ignore[assignment]
         tokens = embed(images)
         assert embed.pos_embed is not None  # rotary positions were refused
@@ -286,6 +297,6 @@ def _pixels(embed: ImageEmbed) -> int:
 
 
 def _mean_and_std(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the pixels of each patch: (B, P, 1) each."""
+    """Mean and standard deviation of the pixels of each patch, (B, P, 1) each."""
     variance, mean = torch.var_mean(patches, dim=2, keepdim=True)
     return mean, (variance + PIXEL_EPS).sqrt()

@@ -1,6 +1,6 @@
-"""Text: tokens of words from a table, and the text encoder, which is the same encoder as that of images.
+"""Text: word tokens from a table, and the text encoder, which is the same encoder as for images.
 
-B batch, N tokens, D embed_dim; ids are places in the vocabulary
+B batch, N tokens, D embed_dim; ids are positions in the vocabulary
 """
 
 from typing import Any
@@ -13,17 +13,18 @@ from vit.models.encoder import Encoder, init_weights
 
 
 class TokenEmbed(nn.Module):
-    """Ids to tokens: a learned vector for each word plus one for each place (Vaswani et al. 2017, sections 3.4, 3.5).
+    """Ids to tokens: a learned vector per word plus one per position (Vaswani et al. 2017, sections 3.4 and 3.5).
 
     Args:
         vocab_size: number of ids.
-        max_tokens: number of places.
-        token_types: how many kinds of token there are, each with a vector of its own (Devlin et al. 2019, figure 2:
-            which of two sentences a token is of); 0 for none.
-        norm_eps: epsilon of a norm of the sum, as BERT has it; None for no norm.
+        max_tokens: number of positions.
+        embed_dim: D.
+        token_types: number of token types, each with its own vector (Devlin et al. 2019, figure 2: which of two
+            sentences a token belongs to); 0 for none.
+        norm_eps: epsilon of a norm of the sum, as in BERT; None for no norm.
     """
 
-    num_prefix_tokens = 0  # where a text has a class token, it is an id like others
+    num_prefix_tokens = 0  # a class token, if a text has one, is an id like the others
 
     def __init__(
         self,
@@ -52,15 +53,15 @@ class TokenEmbed(nn.Module):
         """(B, N) ids -> (B, N, D).
 
         Args:
-            positions: (N,) or (B, N) place of each token; None for 0, 1, 2 ...
-            token_types: (B, N) kind of each token; None for the first kind.
+            positions: (N,) or (B, N) position of each token; None for 0, 1, 2 ...
+            token_types: (B, N) type of each token; None for the first type.
 
         Raises:
-            ValueError: for more tokens than there are places.
+            ValueError: for more tokens than there are positions.
         """
         if positions is None:
             if ids.shape[1] > self.max_tokens:
-                raise ValueError(f"a text has {ids.shape[1]} tokens; at most {self.max_tokens} have a place")
+                raise ValueError(f"a text has {ids.shape[1]} tokens; this model takes at most {self.max_tokens}")
             positions = torch.arange(ids.shape[1], device=ids.device)
         tokens = self.token_embed(ids) + self.pos_embed[0, positions]
         if self.type_embed is not None:
@@ -69,10 +70,10 @@ class TokenEmbed(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """BERT: the encoder with tokens of words, in which every word sees every other (Devlin et al. 2019, section 3).
+    """BERT: the encoder with word tokens, in which every word attends to every other (Devlin et al. 2019, section 3).
 
     Args:
-        encoder: one whose `embed` is a TokenEmbed; see `text_encoder`.
+        encoder: an encoder whose `embed` is a TokenEmbed; see `text_encoder`.
         pooler: whether there is BERT's linear layer on the first token.
     """
 
@@ -87,26 +88,27 @@ class TextEncoder(nn.Module):
         """(B, N) ids -> (B, N, D) tokens.
 
         Args:
-            mask: boolean (B, N), False for padding, which no token then sees; its own tokens mean nothing.
+            mask: boolean (B, N), False for padding, which no token then attends to; its own output is meaningless.
             token_types: see `TokenEmbed`.
         """
         tokens = self.encoder.embed(ids, token_types=token_types)
         return self.encoder.encode(tokens, mask=None if mask is None else mask[:, None, None])
 
     def pooled(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) -> (B, D): tanh of a linear layer of the first token, as BERT was trained to compare sentences.
+        """(B, N, D) -> (B, D): tanh of a linear layer of the first token, by which BERT was trained to compare
+        sentences.
 
         Raises:
             ValueError: when the model has no pooler.
         """
         if self.pooler is None:
-            raise ValueError("this text encoder has no pooler; take the mean of its tokens, `sentence`")
+            raise ValueError("this text encoder has no pooler; use `sentence`, the mean of its tokens")
         return torch.tanh(self.pooler(tokens[:, 0]))
 
     def sentence(self, ids: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """(B, N) ids -> (B, D): the mean of the tokens that are no padding, of length 1 (Reimers & Gurevych 2019).
+        """(B, N) ids -> (B, D): the mean of the tokens without padding, scaled to length 1 (Reimers & Gurevych 2019).
 
-        The product of two of these is the cosine of the angle between two sentences.
+        The dot product of two of these is the cosine similarity of two sentences.
         """
         tokens = self(ids, mask=mask)
         counted = torch.ones_like(ids) if mask is None else mask
@@ -128,9 +130,10 @@ def text_encoder(
     norm_eps: float = 1e-12,
     **block_options: Any,
 ) -> TextEncoder:
-    """A new text encoder with random weights, post-norm, its defaults those of BERT (Devlin et al. 2019).
+    """A new post-norm text encoder with random weights; the defaults are those of BERT (Devlin et al. 2019).
 
-    The same keywords make the same model, `drop_path` and the random weights apart: `encoder.architecture`.
+    Apart from `drop_path` and the random weights, the same keywords make the same model; they are kept in
+    `encoder.architecture`.
     """
     embed_options = {"token_types": token_types}
     sizes: dict[str, Any] = {"vocab_size": vocab_size, "max_tokens": max_tokens}

@@ -5,7 +5,7 @@ from typing import Any
 from vit.foundation import UserError, nearest
 
 # Tiny to huge: Touvron et al. 2021 (DeiT) and Dosovitskiy et al. 2021, table 1; giant: Zhai et al. 2022, table 2.
-# Pico and nano are ours, for images of 64 pixels and a processor without a GPU.
+# Pico and nano are ours, for images of 64 pixels and machines without a GPU.
 VARIANTS: dict[str, dict[str, Any]] = {
     "pico": {"embed_dim": 128, "depth": 6, "num_heads": 4},
     "nano": {"embed_dim": 160, "depth": 6, "num_heads": 5},

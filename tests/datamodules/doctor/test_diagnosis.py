@@ -160,7 +160,7 @@ def test_one_class(tmp_path):
         save(tmp_path / "only" / f"{number}.png", scene(number))
     found = checked(tmp_path)
     assert [problem.detail for problem in found.problems if problem.kind == "classes"] == [
-        "there is but one class, only"
+        "there is only one class, only"
     ]
     assert "held out by the seed" in found.summary()[0]
 
@@ -203,7 +203,7 @@ def test_a_manifest_and_its_faults(tmp_path):
     assert {"line 27: no such file", "line 28: no label", "line 29: no path"} <= set(details)
     assert len(found.listing) == 25
     (tmp_path / "n.csv").write_text("path,label\nno.png,a\n")
-    with pytest.raises(UserError, match="no image that is there"):
+    with pytest.raises(UserError, match="no image that exists"):
         checked(tmp_path / "n.csv")
 
 
@@ -229,8 +229,8 @@ def test_where_a_fix_list_may_be(good, tmp_path):
     check_fix_list(tmp_path / "new.csv", good, overwrite=False)
     check_fix_list(tmp_path / "there.csv", good, overwrite=True)
     for name, data, overwrite, reason in (
-        ("there.csv", good, False, "there already"),
-        ("folder.csv", good, True, "there already"),
+        ("there.csv", good, False, "already exists"),
+        ("folder.csv", good, True, "already exists"),
         ("there.csv", tmp_path / "there.csv", True, "the data itself"),
         ("data/train/crow/00.png", good, True, "must end in .csv"),
     ):
