@@ -63,7 +63,7 @@ def test_published_widths_need_no_head_count(file, timm_vit):
 
 def test_a_width_that_nobody_published_asks_for_the_heads(file, state):
     with pytest.raises(
-        UserError, match=r"its width, 22, does not tell\.\nGive the number: vit train takes --model.num_heads"
+        UserError, match=r"its width, 22, does not tell\.\nGive the number: --num_heads, which .* --model.num_heads"
     ):
         load(file(state))
 
@@ -89,9 +89,10 @@ def test_positions_are_resized_as_timm_does(file, state, size, interpolation):
     assert model.preprocessing.image_size == model.encoder.architecture["image_size"] == size
 
 
-def test_a_square_grid_is_resized_even_to_as_many_patches(file, timm_vit):
+def test_a_square_grid_is_resized_to_as_many_patches_if_it_is_told_to_be_one(file, timm_vit):
     state = timm_vit(img_size=28).state_dict()
-    model, report = load_with_report(file(state), num_heads=2, image_size=(14, 56))
+    assert "4 x 4 patches or of 2 x 8" in refusal(file(state), image_size=(14, 56))
+    model, report = load_with_report(file(state), num_heads=2, image_size=(14, 56), trained_size=28)
     assert report.resized == ["positions from 4 x 4 to 2 x 8 by bicubic_antialias"]
     assert model.encoder.grid == (2, 8)
 
@@ -99,7 +100,7 @@ def test_a_square_grid_is_resized_even_to_as_many_patches(file, timm_vit):
 def test_a_grid_that_is_not_square_asks_for_the_size(file, timm_vit):
     path = file(timm_vit(img_size=(14, 35)).state_dict())
     assert "11 positions, which is no square grid" in refusal(path)
-    assert "--model.image_size" in refusal(path)
+    assert "--model.trained_size" in refusal(path)
     assert "no square grid" in refusal(path, image_size=(14, 28))  # which it was not trained for
 
 
@@ -124,7 +125,7 @@ def test_patches_are_resized_as_timm_does(file, timm_vit, patch, size):
 
 
 def test_patches_that_do_not_divide_the_trained_size_ask_for_another(file, state):
-    assert "heights that can: 12 or 18" in refusal(file(state), patch_size=(6, 6))
+    assert "possible heights: 12 or 18" in refusal(file(state), patch_size=(6, 6))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,7 @@ def test_other_channels(file, state, in_chans, told, mean):
 
 def test_channels_without_a_rule_are_refused(file, timm_vit):
     path = file(timm_vit(in_chans=2).state_dict())
-    assert "of 2 channels can't be made one of 3; of 3 channels it can" in refusal(path, in_chans=3)
+    assert "of 2 channels can't be converted to 3; only one of 3 can" in refusal(path, in_chans=3)
 
 
 @pytest.mark.parametrize(
@@ -339,7 +340,7 @@ def test_unrelated_weights_are_refused(file):
         ({"act": "relu"}, "'relu'; allowed are gelu"),
         ({"pool": "max"}, "'max'; allowed are class, mean"),
         ({"pos_interpolation": "nearest"}, "'nearest'; allowed are bicubic"),
-        ({"image_size": (15, 14)}, "heights that can: 14 or 21"),
+        ({"image_size": (15, 14)}, "possible heights: 14 or 21"),
         ({"drop_path": 1.5}, "1.5; allowed are 0 to below 1"),
         ({"colour": "red"}, "colour"),
     ],

@@ -164,9 +164,9 @@ def architecture(
     _refuse_misshapen(tensors, optional={"pos_embed"} if rotary else set())
     patch_h, patch_w = tensors["patch_embed.proj.weight"].shape[2:]
     if "pos_embed" in tensors:
-        grid, guessed = _grid(tensors, known.get("image_size"), (patch_h, patch_w), image_size)
+        grid, chosen = _grid(tensors, known.get("image_size"), (patch_h, patch_w), image_size)
     else:
-        guessed = False
+        chosen = ""
         height, width = known.get("image_size") or image_size or (USUAL_SIZE, USUAL_SIZE)
         grid = (max(1, height // patch_h), max(1, width // patch_w))
     found = _told_by(tensors, grid)
@@ -177,11 +177,12 @@ def architecture(
     if "num_heads" not in {**known, **assumed}:
         raise UserError(
             f"The checkpoint does not say how many heads it has, and its width, {embed_dim}, does not tell.\n"
-            "Give the number: vit train takes --model.num_heads; vit export --num_heads, and its folder says it all."
+            "Give the number: --num_heads, which vit train, tune and check take as --model.num_heads, and vit.load as\n"
+            "num_heads=. For the other verbs write a folder with vit export --num_heads, which says it all."
         )
     told = [f"{name}={value}" for name, value in assumed.items() if name not in known]
-    if guessed:
-        told.append(f"positions of {grid[0]} x {grid[1]} patches, and none of the registers")
+    if chosen:
+        told.append(chosen)
     if "pos_embed" not in tensors:
         told = [each for each in told if not each.startswith("pos_interpolation")]  # nothing is resized
         told += [] if known.get("image_size") or image_size else [f"image_size={found['image_size']}"]
@@ -242,32 +243,59 @@ def _grid(
     known: tuple[int, int] | None,
     patch_size: tuple[int, int],
     wanted: tuple[int, int] | None,
-) -> tuple[tuple[int, int], bool]:
-    """The grid that the positions were learned for, and whether it was chosen of two that fit.
+) -> tuple[tuple[int, int], str]:
+    """The grid that the positions were learned for, and what to say of it where another would fit, too.
 
-    That of the `known` image size, or the square one, or that of the `wanted` image size, if it has as many patches.
-    Of two square ones it is that in which registers have no positions, as in all published models with registers.
+    That of the `known` image size if it has as many patches; else a square one, which is usual, or that of the `wanted`
+    image size. Of two square ones it is that in which registers have no positions, as in all published models with
+    registers.
+
+    Raises:
+        UserError: when none fits, or a square one and the wanted one have equally many patches.
     """
     length = tensors["pos_embed"].shape[1]
-    counts = [count for count in (length - places for places in _prefix_places(tensors)) if count > 0]
+    places = _prefix_places(tensors)
+    counts = [count for count in (length - each for each in places) if count > 0]
+    known_grid, asked = (size and (size[0] // patch_size[0], size[1] // patch_size[1]) for size in (known, wanted))
+    if known_grid and known_grid[0] * known_grid[1] in counts:
+        return known_grid, ""
     squares = list(dict.fromkeys((isqrt(count),) * 2 for count in counts if isqrt(count) ** 2 == count))
-    given = [size and (size[0] // patch_size[0], size[1] // patch_size[1]) for size in (known, wanted)]
-    fitting = [grid for grid in given if grid is not None and grid[0] * grid[1] in counts]
-    if known is not None and given[0] in fitting:
-        return fitting[0], False
-    if len(squares) != 1 and fitting:
-        return fitting[0], False
-    if squares:
-        return squares[0], len(squares) > 1
+    if asked and asked[0] * asked[1] in counts and asked not in squares:
+        _refuse_two_grids(length, (isqrt(asked[0] * asked[1]),) * 2, asked, patch_size)
+        found, certain = asked, not squares
+    elif squares:
+        found, certain = asked if asked in squares else squares[0], len(squares) == 1
+    else:
+        raise UserError(
+            f"The checkpoint has {length} positions, which is no square grid, and it does not say which grid it is.\n"
+            "Give the image size that it was trained with: --trained_size [height, width], which vit train, tune and\n"
+            "check take as --model.trained_size, and vit.load as trained_size=(height, width). For the other verbs\n"
+            "write a folder with vit export --trained_size, which says it all."
+        )
+    own = length - found[0] * found[1]
+    if certain and own >= places[0]:
+        return found, ""
+    others = {places[0]: "none of the registers", 0: "none of any other token", places[-1]: "of every other token"}
+    return found, f"positions of {found[0]} x {found[1]} patches, and {others[own]}"
+
+
+def _refuse_two_grids(
+    length: int, square: tuple[int, int], asked: tuple[int, int], patch_size: tuple[int, int]
+) -> None:
+    """Raises UserError when the grid that is asked for has as many patches as a square one."""
+    if square[0] * square[1] != asked[0] * asked[1]:
+        return
+    sizes = [f"[{grid[0] * patch_size[0]}, {grid[1] * patch_size[1]}]" for grid in (square, asked)]
     raise UserError(
-        f"The checkpoint has {length} positions, which is no square grid, and it does not say which grid it is.\n"
-        "Give the size that it was trained at: vit train takes --model.image_size [height, width]; vit export takes\n"
-        "--image_size, and its folder says it all."
+        f"The checkpoint's {length} positions may be those of {square[0]} x {square[1]} patches or of {asked[0]} x "
+        f"{asked[1]}, and it does not say which.\n"
+        f"Give the image size that it was trained with, {' or '.join(sizes)}: --trained_size, which vit train, tune\n"
+        "and check take as --model.trained_size, and vit.load as trained_size=."
     )
 
 
 def _prefix_places(tensors: dict[str, Tensor]) -> list[int]:
-    """How many positions may be those of prefix tokens: none, class and distillation token, or the registers, too."""
+    """How many positions may be those of prefix tokens: class and distillation token, none, or the registers, too."""
     tokens = sum(1 for name in ("cls_token", "dist_token") if name in tensors)
     registers = tensors["reg_token"].shape[1] if "reg_token" in tensors else 0
     return [tokens, 0, tokens + registers]

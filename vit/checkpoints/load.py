@@ -13,6 +13,7 @@ from vit.checkpoints.content import Content, read
 from vit.checkpoints.sources import SOURCES, TIMM, Converted, Source, Tensors, locate
 from vit.checkpoints.sources.timm_rotary import reorder
 from vit.checkpoints.sources.unfit import refuse_gated_pool, refuse_twins, refuse_unfit
+from vit.checkpoints.told import Size, pair, reconciled
 from vit.foundation import UserError
 from vit.layers.patches import adapt_channels, resize_patches
 from vit.layers.positions import resize_positions
@@ -76,8 +77,9 @@ def load(source: str | Path | nn.Module, **options: Any) -> Classifier:
 def load_with_report(
     source: str | Path | nn.Module,
     *,
-    image_size: tuple[int, int] | None = None,
-    patch_size: tuple[int, int] | None = None,
+    image_size: Size | None = None,
+    patch_size: Size | None = None,
+    trained_size: Size | None = None,
     in_chans: int | None = None,
     pool: str | None = None,
     pool_blocks: int | None = None,
@@ -88,17 +90,20 @@ def load_with_report(
     """As `load`.
 
     Args:
-        image_size: pixels (height, width) that the positions are resized to; None keeps the checkpoint's.
-        patch_size: pixels (height, width) that the projection of patches is resized to; None keeps the checkpoint's.
+        image_size: pixels that the positions are resized to, one number or (height, width); None keeps them.
+        patch_size: pixels that the projection of patches is resized to, as `image_size`; None keeps the checkpoint's.
+        trained_size: pixels that the positions were learned for, as `image_size`, where the checkpoint does not say.
         in_chans: channels that it is adapted to, see `vit.layers.patches.adapt_channels`; None keeps them.
         pool: see `Classifier`; None keeps the checkpoint's, or takes "class" where there is a class token. The
             head of another pooling is left out.
         pool_blocks: see `Classifier`, as `pool`.
         drop_path: see `Encoder`.
         report: filled in as the checkpoint is read: of one that is refused, it has what was found till then.
-        architecture: `num_heads`, `act`, `norm_eps`, `pos_interpolation`, where the checkpoint does not say.
+        architecture: `num_heads`, `act`, `norm_eps`, where the checkpoint does not say, and `pos_interpolation`.
     """
     report = LoadReport() if report is None else report
+    image_size, patch_size = pair("image_size", image_size), pair("patch_size", patch_size)
+    trained_size = pair("trained_size", trained_size)
     content = read(source)
     report.source, report.file, report.tensors = content.name, content.file, len(content.tensors)
     report.notes += content.facts.notes
@@ -108,19 +113,17 @@ def load_with_report(
     report.dropped += converted.left_out
     _refuse_nonfinite(content)
     told = {name: value for name, value in architecture.items() if value is not None}
+    told |= {"image_size": trained_size} if trained_size else {}
     if not content.facts.encoder and "post_norm" not in told:
         refuse_twins(converted.tensors)
-    known = {**converted.known, **content.facts.encoder, **told}
+    said = {**converted.known, **content.facts.encoder}
+    report.notes += reconciled(told, said, content.name)
+    known = {**said, **told}
     assumes = {**origin.assumes, **converted.assumed}
     keywords, assumed = canonical.architecture(converted.tensors, known, assumes, image_size=image_size)
     report.assumed, report.architecture = assumed, dict(keywords)
-    (patch_h, patch_w), trained_size = keywords["patch_size"], keywords["image_size"]
-    grid = (trained_size[0] // patch_h, trained_size[1] // patch_w)
-    stated = tuple(known.get("image_size") or trained_size)
-    if stated != trained_size:  # timm cuts off what is left
-        text = "its images are of {} x {}, which the patches don't divide; here they are made {} x {}"
-        report.notes.append(text.format(*stated, *trained_size))
-    keywords["image_size"] = image_size or trained_size
+    grid = _trained_grid(keywords, known, trained_size, report)
+    keywords["image_size"] = image_size or keywords["image_size"]
     tensors = reorder(converted.tensors, keywords["num_heads"], keywords.pop("rotary_order", ""))
     told_pool = content.facts.pool or converted.pool
     given_pool = told_pool or canonical.pooling(converted.tensors, pool)
@@ -142,6 +145,32 @@ def load_with_report(
     given = set() if content.file else {value.untyped_storage().data_ptr() for value in content.tensors.values()}
     _merge_strictly(model, state, report, given)
     return model, report
+
+
+def _trained_grid(
+    keywords: Mapping[str, Any], known: Mapping[str, Any], told: tuple[int, int] | None, report: LoadReport
+) -> tuple[int, int]:
+    """The grid that the positions were learned for, and a note if it does not cover the images.
+
+    Args:
+        known: what is said of the images, by the checkpoint or the user.
+        told: what the user says of them.
+
+    Raises:
+        UserError: when the user tells the size of another grid.
+    """
+    (patch_h, patch_w), (height, width) = keywords["patch_size"], keywords["image_size"]
+    grid = (height // patch_h, width // patch_w)
+    if told and (told_grid := (told[0] // patch_h, told[1] // patch_w)) != grid:
+        raise UserError(
+            f"trained_size is {told}, which is {told_grid[0]} x {told_grid[1]} patches, but the positions are not as\n"
+            f"many: they may be those of {grid[0]} x {grid[1]}. Give the size that the checkpoint was trained with."
+        )
+    stated = tuple(known.get("image_size") or (height, width))
+    if stated != (height, width):  # timm cuts off what is left
+        text = "its images are of {} x {}, which the patches don't divide; here they are made {} x {}"
+        report.notes.append(text.format(*stated, height, width))
+    return grid
 
 
 def _converted(content: Content) -> tuple[Source, Converted]:
@@ -198,10 +227,7 @@ def _fit_patches(
     """Makes the projection of patches, and the keywords, those of another patch size and other channels."""
     name = "encoder.embed.patch_embed.proj.weight"
     old_size, colours = keywords["patch_size"], keywords["in_chans"]
-    if patch_size is not None and tuple(patch_size) != old_size:
-        patch_size = (patch_size[0], patch_size[1])
-        if min(patch_size) < 1:
-            raise UserError(f"patch_size is {patch_size}; allowed are 1 pixel or more, high and wide.")
+    if patch_size is not None and patch_size != tuple(old_size):
         state[name] = resize_patches(state[name], patch_size)
         keywords["patch_size"] = patch_size
         sizes = f"{old_size[0]} x {old_size[1]} to {patch_size[0]} x {patch_size[1]}"

@@ -44,13 +44,14 @@ def convert(tensors: Tensors) -> Converted:
     kept, left_out = leave_out(tensors, LEFT_OUT)
     kept = {_plain(name): value for name, value in kept.items()}
     known: dict[str, object] = {}
+    assumed: dict[str, object] = {}
     if "decoder_embed.weight" in tensors:
         known["pos_interpolation"] = "bicubic"
     elif "register_tokens" in kept:
         known["pos_interpolation"] = "bicubic_antialias"
     if kept["patch_embed.proj.weight"].shape[0] == 1536:
-        known["num_heads"] = 24
-    return Converted(rename(kept, TABLE), left_out, known)
+        assumed["num_heads"] = 24  # DINOv2's giant
+    return Converted(rename(kept, TABLE), left_out, known, assumed=assumed)
 
 
 FACEBOOK = Source(
