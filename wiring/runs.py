@@ -107,9 +107,19 @@ def _forget(folder: Path) -> None:
 
 
 def run_task(
-    task: TrainingTask, module: Any, options: RunOptions, optim: OptimOptions, trainer: TrainerOptions, about: Training
+    task: TrainingTask,
+    module: Any,
+    options: RunOptions,
+    optim: OptimOptions,
+    trainer: TrainerOptions,
+    about: Training,
+    *,
+    prepared: float = 0.0,
 ) -> FitResult:
     """Trains the task on the data, as the options say, into the run folder, and prints how it went.
+
+    Args:
+        prepared: seconds that the run has taken before.
 
     Raises:
         UserError: as `vit.training.fit.fit` does.
@@ -121,7 +131,7 @@ def run_task(
     length["max_time"] = seconds(trainer.max_time) if trainer.max_time else None
     result = fit(
         task, module, options.run, clip_grad=optim.clip_grad, device=options.device, resume=options.resume, about=about,
-        profile=options.profile, **length,
+        profile=options.profile, prepared=prepared, **length,
     )  # fmt: skip
     _tell_result(result, task.judge, options.run)
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from vit.foundation import UserError
@@ -42,8 +43,9 @@ def train_classifier(
     open_run(options)
     say(*told)
     about = describe_data(data, module, model.pretrained)
+    began = perf_counter()
     module = probed(task, module, optim, trainer, options, new_head=new_head)
-    return run_task(task, module, options, optim, trainer, about), task.judge
+    return run_task(task, module, options, optim, trainer, about, prepared=perf_counter() - began), task.judge
 
 
 def prepared(

@@ -14,6 +14,7 @@ from vit.foundation import UserError
 from vit.options import TrainerOptions, seconds
 from vit.training import fit as fit_module
 from vit.training import length
+from vit.training.checkpoints import CheckpointWriter
 from vit.training.classification import ClassificationTask
 from vit.training.fit import FitResult, fit
 from vit.training.length import RunClock
@@ -99,6 +100,25 @@ def test_a_budget_of_time_is_kept_and_the_last_validation_is_within_it(tmp_path:
     assert result.epochs == 3
     assert [float(row["seconds"]) for row in rows(tmp_path / "times.csv")] == pytest.approx([7.0, 14.0, 20.0])
     assert [float(row["images_per_second"]) for row in rows(tmp_path / "times.csv")] == pytest.approx([4.0] * 3)
+
+
+def test_what_is_written_behind_an_epoch_and_prepared_before_the_run_is_within_the_budget(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = CheckpointWriter.on_train_epoch_end
+
+    def slow(*args: Any) -> None:
+        clock.now += 3
+        write(*args)
+
+    monkeypatch.setattr(CheckpointWriter, "on_train_epoch_end", slow)
+    # Three seconds before, an epoch of 5 + 2 + 3, and 4 seconds and 5 for what follows.
+    result = run(tmp_path, Timed, max_time=22.0, prepared=3.0)
+    assert (clock.now, result.epochs) == (pytest.approx(119.0), 2)
+    clock.now = 100.0
+    # Behind the second epoch a second is left: that is no time for another.
+    result = run(tmp_path / "ended", Timed, max_time=21.0)
+    assert (clock.now, result.epochs) == (pytest.approx(120.0), 2)
 
 
 def test_steps_are_whole_when_the_time_is_up(tmp_path: Path, clock: Clock) -> None:

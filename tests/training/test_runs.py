@@ -15,7 +15,8 @@ def make(
     device: str = "cpu", times: bool = True, recipe: str = "classify/finetune", data: str = "photos",
 ) -> Path:  # fmt: skip
     folder.mkdir(parents=True)
-    options = {"data": {"root": data}, "optim": {"lr": lr}, "trainer": {"max_epochs": 5, "max_time": None}, "seed": seed, "device": device}
+    trainer = {"max_epochs": 5, "max_time": None}
+    options = {"data": {"root": data}, "optim": {"lr": lr}, "trainer": trainer, "seed": seed, "device": device}
     (folder / "config.yaml").write_text(f"# recipe: {recipe}\n{yaml.safe_dump(options)}")
     lines = ["epoch,step,lr,train_loss_step,train_loss_epoch,val_loss,val_top1"]
     for epoch, value in enumerate(top1, 1):

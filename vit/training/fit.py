@@ -18,7 +18,7 @@ from vit.foundation import UserError, is_first_process, remove_torn
 from vit.inference import choose_device, choose_precision
 from vit.training.callbacks import MetricsFile, TrainingProgress
 from vit.training.checkpoints import CheckpointWriter
-from vit.training.length import EarlyStop, RunClock
+from vit.training.length import EarlyStop, EndOfBudget, RunClock
 from vit.training.pictures import draw_curves
 from vit.training.profile import Table, TimeTable
 from vit.training.resume import last_checkpoint
@@ -67,6 +67,7 @@ def fit(
     *,
     max_epochs: int,
     max_time: float | None = None,
+    prepared: float = 0.0,
     patience: int = 0,
     precision: str = "auto",
     accumulate: int = 1,
@@ -88,6 +89,7 @@ def fit(
         run: the run folder.
         max_epochs: length of the run, unless there is `max_time`.
         max_time: length of the run in seconds; the schedule follows it.
+        prepared: seconds that the run has taken before, which count as its time.
         patience: epochs without a better one after which the run ends; 0 for no such end.
         precision: "auto", "fp32" or "bf16", see `vit.inference.choose_precision`.
         accumulate: batches a step.
@@ -111,12 +113,13 @@ def fit(
     arithmetic = choose_precision(precision, choose_device(device))
     stop = StopRequest()
     writer = CheckpointWriter(run, minutes=checkpoint_minutes, stop=stop, about=about)
-    clock = RunClock(run / "times.csv", max_time)
+    clock = RunClock(run / "times.csv", max_time, prepared=prepared)
     # In this order: the progress tells what the clock counted, the checkpoint counts the epoch's rows in, and the early
     # stop goes by the writer's best epoch.
     callbacks: list[L.Callback] = [stop, clock, *_first_process_only(run, clock), writer]
     if max_time is not None:
         task.expected_steps = clock.steps_at_this_pace
+        callbacks.append(EndOfBudget(clock))
     if patience:
         callbacks.append(EarlyStop(patience, writer))
     times = TimeTable() if profile else None

@@ -16,23 +16,24 @@ class RunClock(L.Callback):
     """The time that a run has taken, over all its resumptions, in times.csv: a row an epoch of epoch, seconds since
     the run began, training images a second of all processes (empty where a resumed run had none left to train on).
 
-    With a budget the run ends when it is spent: at an optimizer step, as long before as the last validation took, so
-    that the one that follows the end is within it. What a kill undoes is not counted. The clock decides on learning
-    rates then, so two such runs are never the same to the bit.
+    With a budget the run ends when it is spent: at an optimizer step, as long before as the last validation and the
+    writing of its checkpoints took, so that those that follow the end are within it. What a kill undoes is not counted.
+    The clock decides on learning rates then, so two such runs are never the same to the bit.
 
     Args:
         path: of times.csv.
         budget: seconds.
+        prepared: seconds that the run took before, as for the probe that its head begins as.
     """
 
-    def __init__(self, path: Path, budget: float | None = None):
+    def __init__(self, path: Path, budget: float | None = None, *, prepared: float = 0.0):
         self.path = path
         self.budget = budget
         self.rows: list[tuple[int, float, float | None]] = []
         self._before = 0.0  # spent by the runs that this one goes on from
-        self._began = time.perf_counter()
+        self._began = time.perf_counter() - prepared
         self._images, self._epoch_began = 0, 0.0
-        self._validation_began = self._validation = 0.0
+        self._validation_began = self._validation = self._writing = 0.0
         self._agreed = [0.0, 0.0]
 
     @property
@@ -53,7 +54,7 @@ class RunClock(L.Callback):
 
     def _agree(self) -> None:
         if self.budget is not None:
-            self._agreed = processes.largest(self.spent, self._validation)
+            self._agreed = processes.largest(self.spent, self._validation + self._writing)
 
     def steps_at_this_pace(self, step: int) -> float:
         """How many steps the whole run will have, when it goes on as it went up to step `step`.
@@ -63,10 +64,12 @@ class RunClock(L.Callback):
         return max(step, 1) / max(self.share, 1e-9)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"spent": self.spent, "validation": self._validation, "rows": [list(row) for row in self.rows]}
+        rows = [list(row) for row in self.rows]
+        return {"spent": self.spent, "validation": self._validation, "writing": self._writing, "rows": rows}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._before, self._validation = state["spent"], state["validation"]
+        self._writing = state.get("writing", 0.0)
         self.rows = [(int(epoch), seconds, rate) for epoch, seconds, rate in state["rows"]]
 
     def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
@@ -101,6 +104,10 @@ class RunClock(L.Callback):
         self.rows.append((trainer.current_epoch + 1, self.spent, rate))
         if trainer.is_global_zero:
             self._write()
+
+    def end_epoch(self, trainer: L.Trainer) -> None:
+        """Behind all that an epoch ends with: ends the run when there is no time for another."""
+        self._writing = self.spent - self.rows[-1][1]
         self._stop_if_spent(trainer)
 
     def _write(self) -> None:
@@ -114,6 +121,16 @@ class RunClock(L.Callback):
         self._agree()
         if self.budget is not None and self.share >= 1:
             trainer.should_stop = True
+
+
+class EndOfBudget(L.Callback):
+    """Lets the clock end a run behind an epoch; its place is behind the callback that writes, which takes time, too."""
+
+    def __init__(self, clock: RunClock):
+        self.clock = clock
+
+    def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        self.clock.end_epoch(trainer)
 
 
 class EarlyStop(L.Callback):
