@@ -278,10 +278,10 @@ def predict(
     names = [printable(file.relative) for file in files]
     make_folder(path.parent)
     skipped = write_predictions(found, names, network.labels, path, topk=topk)
-    if skipped:  # otherwise an existing skipped.csv is about other images
-        tell_skipped(skipped, path.parent)
     if len(skipped) == len(files):
         raise none_read(f"{len(files)} images", skipped)
+    if skipped:  # otherwise an existing skipped.csv is about other images
+        tell_skipped(skipped, path.parent)
     say(f"{len(files) - len(skipped)} images: {path}")
 
 
@@ -476,7 +476,7 @@ def score(
     place = choose_device(device)
     network = load(model, image_size=pair(image_size), pos_interpolation=pos_interpolation)
     for method in asked:
-        check_serves(method, network, model)
+        check_serves(method, network, model, "--methods default,rollout")
     if metrics == "localization" and masks is None:
         raise UserError("--metrics localization needs --masks: a folder of mask images, or a CSV.")
     if network.num_classes == 0 and (masks is None or metrics == "faithfulness"):

@@ -45,14 +45,14 @@ def refuse_others(verb: Callable[..., None], given: Mapping[str, Any], taken: se
         raise UserError(f"{', '.join(others)} {have} no effect with {what}.\nThese have: {options}.")
 
 
-def check_serves(method: str, model: Classifier, source: str) -> None:
-    """Raises UserError when the method can't explain the model."""
+def check_serves(method: str, model: Classifier, source: str, hint: str = "--method default") -> None:
+    """Raises UserError when the method can't explain the model; the hint is an option that would work."""
     from vit.saliency import methods
 
     try:
         methods.check_serves(method, model)
     except ValueError as error:
-        raise UserError(f"{source}: {error}.") from None
+        raise UserError(f"{source}: {error}.\nGive {hint}, for example.") from None
 
 
 def check_method(method: Method, model: Classifier, source: str, start_block: int, rollout: RolloutOptions) -> None:
@@ -100,9 +100,23 @@ def export_names(files: list[ImageFile], model: Classifier) -> list[Photograph]:
 
     known = set(model.labels)
     return [
-        Photograph(printable(file.relative), stem, file.path.parent.name if file.path.parent.name in known else "")
+        Photograph(
+            printable(file.relative),
+            stem,
+            truth=file.path.parent.name if file.path.parent.name in known else "",
+            version=_version(file.path),
+        )
         for file, stem in zip(files, output_stems(files), strict=True)
     ]
+
+
+def _version(path: Path) -> str:
+    """What changes with the content of a file, without reading it: its size and time; empty where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def output_stems(files: list[ImageFile]) -> list[Path]:
@@ -218,6 +232,8 @@ def export_photographs(
 def _tell(folder: Path, files: int, skipped: dict[str, str], explained: int, options: ExportOptions) -> None:
     tell_skipped(skipped, folder)
     if len(skipped) == files:
+        if is_first_process():
+            remove_summaries(folder)  # of other versions of these photographs
         raise none_read(f"{files} images", skipped)
     if explained < files:
         say(f"{files - explained} of {files} images already had their maps")

@@ -80,11 +80,11 @@ def test_scores_of_a_method_are_read(tmp_path: Path) -> None:
     path = tmp_path / "scores.csv"
     path.write_text("image,method,insertion\nx.jpg,rollout,0.5\nx.jpg,legrad,0.25\ny.jpg,rollout,\n")
     assert read_scores(path, "rollout") == ("insertion", {"x.jpg": 0.5})
-    with pytest.raises(UserError, match=r"no scores of 'legrat' \(did you mean 'legrad'\?\)"):
+    with pytest.raises(UserError, match=r"no scores for 'legrat' \(did you mean 'legrad'\?\)"):
         read_scores(path, "legrat")
     for text in ("image,method\nx.jpg,rollout\n", "image,method,insertion\nx.jpg,rollout,much\n", "\xff"):
         path.write_text(text, encoding="latin-1")
-        with pytest.raises(UserError, match=r"is no scores\.csv"):
+        with pytest.raises(UserError, match=r"is not a scores\.csv"):
             read_scores(path, "rollout")
     with pytest.raises(UserError, match="no such file"):
         read_scores(tmp_path / "none.csv", "rollout")

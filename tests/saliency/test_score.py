@@ -165,7 +165,7 @@ def test_images_without_an_object_are_left_out(model: Classifier) -> None:
 
 
 def test_without_any_object_there_is_no_score(model: Classifier) -> None:
-    with pytest.raises(UserError, match="no image with an object"):
+    with pytest.raises(UserError, match="None of the masks has an object"):
         scored(model, batch(torch.zeros(2, 14, 21, dtype=torch.bool)))
 
 

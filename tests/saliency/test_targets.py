@@ -55,16 +55,16 @@ def test_a_column_gives_each_image_its_class(table):
     [
         (
             "herron",
-            "'herron' is no label of the model \\(did you mean 'heron'\\?\\).\nAllowed are predicted, its 4 labels",
+            "'herron' is not a label of the model \\(did you mean 'heron'\\?\\).\nAllowed are predicted, its 4 labels",
         ),
-        ("4", "'4' is no label"),
-        ("-1", "'-1' is no label"),
+        ("4", "'4' is not a label"),
+        ("-1", "'-1' is not a label"),
         ("topk:0", "allowed are topk:1 to topk:4"),
         ("topk:5", "allowed are topk:1 to topk:4"),
         ("topk:many", "allowed are topk:1 to topk:4"),
         ("nowhere.csv:true", "there is no such file"),
         ("TABLE:tru", "no column 'tru' \\(did you mean 'true'\\?\\).\nIt has image, true, other"),
-        ("TABLE:image", "row 2: 'a/x.jpg' is no label"),
+        ("TABLE:image", "row 2: 'a/x.jpg' is not a label"),
     ],
 )
 def test_what_can_not_be_is_refused(table, text, message):
@@ -81,5 +81,5 @@ def test_an_image_that_the_table_lacks_is_refused(table):
 def test_a_file_that_is_no_table_is_refused(tmp_path):
     path = tmp_path / "photo.csv"
     path.write_bytes(b"\xff\xd8\xff\xe0")
-    with pytest.raises(UserError, match="no CSV in UTF-8"):
+    with pytest.raises(UserError, match="is not a CSV in UTF-8"):
         parse_target(f"{path}:true", LABELS, 4)

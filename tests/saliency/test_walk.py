@@ -80,7 +80,7 @@ def test_blocks_that_are_not_there_are_refused(start_block):
 
 
 def test_reading_tokens_that_were_not_computed_is_refused():
-    with pytest.raises(ValueError, match="reads all 13 tokens, but the last block computed the first 1"):
+    with pytest.raises(ValueError, match="reads all 13 tokens, but the last block only computed the first 1"):
         walk([recorded(), recorded(queries=1)], torch.ones(N) / N, by_tiles)
 
 

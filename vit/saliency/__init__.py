@@ -1,1 +1,1 @@
-"""Where the model looked: record a forward pass, walk its attention, draw and score the map."""
+"""Where a model looked: record a forward pass, walk its attention, draw and score the map."""

@@ -1,7 +1,7 @@
 """The attention-based methods on a model: record one forward pass, walk it, place the result on the grid of patches.
 
-Attention pooling is one more attention behind the last block, with one query and no residual connection: what a
-method makes of it is where the method's walk starts.
+Attention pooling is one more attention after the last block, with one query and no residual connection. A method's
+result for it is where the method's walk starts.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from vit.saliency.record import Trace, record
 from vit.saliency.rollout import RolloutOptions, rollout
 from vit.saliency.walk import check_start_block
 
-# ([an attention], how much of each of its queries is read) -> (B, tokens) relevance of what they ask
+# ([an attention], weight of each of its queries) -> (B, tokens) relevance of the tokens that they attend to
 OneAttention = Callable[[list[Recorded], Tensor], Tensor]
 
 
@@ -39,10 +39,10 @@ def rollout_maps(
     discard_ratio: float = 0.0,
     residual: float = 0.5,
 ) -> Explanation:
-    """Attention rollout; options as `RolloutOptions` has them."""
+    """Attention rollout; see `RolloutOptions` for the options. Raises ValueError for invalid ones."""
     settings = RolloutOptions(head_fusion, discard_ratio, residual)
     with record(model, values=False) as trace:
-        # Ranking whole maps takes every row of the last block; otherwise it works for the rows that are read.
+        # Ranking whole maps needs all rows of the last block; otherwise it only computes the rows that are read.
         logits = model(images, whole=settings.discard_ratio > 0)
     pooled = replace(settings, residual=1.0, discard_ratio=0.0)
     readout = _readout(model, trace, lambda pooling, query: rollout(pooling, query, pooled))
@@ -64,7 +64,7 @@ def last_attention_maps(
 
 @torch.inference_mode()
 def value_norm_maps(model: Classifier, images: Tensor, target: Tensor | None) -> Explanation:
-    """The length of what each token sends in the last block."""
+    """The length of the vector that each token sends in the last block."""
     with record(model) as trace:
         logits = model(images)
     last = model.encoder.attentions()[-1] if model.attn_pool is None else model.attn_pool.attn
@@ -74,7 +74,7 @@ def value_norm_maps(model: Classifier, images: Tensor, target: Tensor | None) ->
 
 @torch.inference_mode()
 def default_maps(model: Classifier, images: Tensor, target: Tensor | None) -> Explanation:
-    """The method that the measurements chose, see `prototype_contrast`."""
+    """The method that performed best in our measurements, see `prototype_contrast`."""
     with record(model, values=False) as trace:
         logits = model(images, whole=True)
     fusion = seed_fusion(trace.blocks[-1].k.shape[1])
@@ -91,7 +91,7 @@ def attribution_maps(model: Classifier, images: Tensor, target: Tensor | None, *
 def gradient_rollout_maps(
     model: Classifier, images: Tensor, target: Tensor | None, *, start_block: int = 0, residual: float = 0.5
 ) -> Explanation:
-    """Rollout of maps weighed by the gradient of the target's logit."""
+    """Rollout of attention maps multiplied by the gradient of the target's logit."""
     method = partial(gradient_rollout, start_block=start_block, residual=residual)
     return _class_maps(model, images, target, method, partial(gradient_rollout, residual=1.0))
 
@@ -103,7 +103,7 @@ def _class_maps(
     method: Callable[[list[Recorded], list[Tensor], Tensor], Tensor],
     through_pooling: Callable[[list[Recorded], list[Tensor], Tensor], Tensor],
 ) -> Explanation:
-    """A walk that takes the gradient of each block's output, and of the attention pooling's where it starts there."""
+    """A walk that needs the gradient of each block's output, and, if it starts at attention pooling, of its output."""
     with record(model, gradients=True) as trace:
         logits = model(images)
         gradients = trace.gradients(logits.gather(1, chosen_classes(logits, target)[:, None]))
@@ -114,7 +114,20 @@ def _class_maps(
 
 
 def legrad_maps(model: Classifier, images: Tensor, target: Tensor | None, *, start_block: int = 0) -> Explanation:
-    """LeGrad: each block's own tokens go through the final norm, the pooling and the head for a score of their own."""
+    """LeGrad: the tokens of each block go through the final norm, the pooling and the head, for a score per block.
+
+    Args:
+        model: in evaluation mode, with a head that reads a single block.
+        images: (B, C, img_h, img_w).
+        target: (B,) class indices; None for the class that is predicted from the last block.
+        start_block: the first block that counts.
+
+    Returns:
+        Maps (B, grid_h, grid_w), with the logits of the last block and its keys.
+
+    Raises:
+        ValueError: for a block that does not exist, or a target that is not a class of the model.
+    """
     depth = len(model.encoder.blocks)
     check_start_block(start_block, depth)
     with record(model, gradients=True) as trace:
@@ -128,10 +141,10 @@ def legrad_maps(model: Classifier, images: Tensor, target: Tensor | None, *, sta
 
 
 def _readout(model: Classifier, trace: Trace, through_pooling: OneAttention) -> Tensor:
-    """(N,) or (B, N) how much of each last token is read: the start of a walk.
+    """(N,) or (B, N) the weight of each token after the last block, where a walk starts.
 
     Args:
-        through_pooling: what the method makes of attention pooling.
+        through_pooling: the method, applied to attention pooling.
     """
     if trace.pooling is None:
         return model.readout(trace.blocks[-1].k.shape[2])
@@ -139,14 +152,14 @@ def _readout(model: Classifier, trace: Trace, through_pooling: OneAttention) -> 
 
 
 def _of_the_last(model: Classifier, trace: Trace, method: OneAttention) -> Tensor:
-    """(B, N) what a method makes of the last attention there is: that of the pooling, or the last block's."""
+    """(B, N) the method's result for the last attention: that of the pooling, if there is one, or of the last block."""
     if trace.pooling is None:
         return method(trace.blocks, model.readout(trace.blocks[-1].k.shape[2]))
     return _of_pooling(model, trace.pooling, method)
 
 
 def _of_pooling(model: Classifier, pooling: Recorded, method: OneAttention) -> Tensor:
-    """(B, N): the pooling's query asks the patches alone, so the prefix tokens have none."""
+    """(B, N): the pooling's query only attends to patches, so the relevance of prefix tokens is zero."""
     query = torch.zeros(pooling.k.shape[2])
     query[0] = 1.0
     return F.pad(method([pooling], query), (model.encoder.num_prefix_tokens, 0))

@@ -1,4 +1,4 @@
-"""Generic attention attribution (Chefer, Gur & Wolf 2021, ICCV): attention weighed by its gradient, for any class."""
+"""Generic attention attribution (Chefer, Gur & Wolf 2021, ICCV): attention times its gradient, for any class."""
 
 from collections.abc import Iterator
 
@@ -16,14 +16,14 @@ def generic_attribution(
 
         R <- R + R C,    C = mean over heads of relu(A * dA)        (equations 5 and 6 of the paper)
 
-    block by block. dA, the gradient of the attention weights, is dO vᵀ, because the block's output is O = A v:
-    it needs no N x N map in the autograd graph.
+    block by block. dA, the gradient of the attention weights, is dO vᵀ, because the block's output is O = A v, so no
+    N x N map is needed in the autograd graph.
 
     Args:
         blocks: `Trace.blocks` of a record with gradients.
-        gradients: `Trace.gradients(target)`, one (B, H, Q, Dh) a block.
-        readout: (N,) or (B, N), how much of each last token is read.
-        start_block: blocks before this one are taken as the identity.
+        gradients: `Trace.gradients(target)`, (B, H, Q, Dh) per block.
+        readout: (N,) or (B, N), weight of each token after the last block.
+        start_block: blocks before this one are treated as the identity.
 
     Raises:
         ValueError: see `walk`.
@@ -33,8 +33,8 @@ def generic_attribution(
 
 
 def cross_attribution(attention: list[Recorded], gradients: list[Tensor], readout: Tensor) -> Tensor:
-    """(B, M) relevance of the context tokens of one cross-attention: the readout of its queries times C. They are no
-    tokens of its context, so nothing of the readout stays (equation 10 of the paper, without its normalisation)."""
+    """(B, M) relevance of the context tokens of one cross-attention: the readout of its queries times C. The queries
+    are not part of the context, so no readout is added (equation 10 of the paper, without its normalisation)."""
     (recorded,), (gradient,) = attention, gradients
     return walk([recorded._replace(gradient=gradient)], readout, times_attribution)
 
@@ -45,7 +45,7 @@ def attribution_step(relevance: Tensor, recorded: Recorded) -> Tensor:
 
 
 def times_attribution(relevance: Tensor, recorded: Recorded) -> Tensor:
-    """Relevance of the query tokens (B, N) times C, tile by tile: that of the tokens they ask, (B, M)."""
+    """Relevance of the query tokens (B, N) times C, tile by tile: the relevance of the context tokens, (B, M)."""
     total = relevance.new_zeros(*recorded.k.shape[:3])
     for rows, weighed, sums in _weighed_tiles(recorded):
         add_product(total, relevance[:, None, rows] / sums, weighed)
@@ -53,7 +53,7 @@ def times_attribution(relevance: Tensor, recorded: Recorded) -> Tensor:
 
 
 def attribution_times(recorded: Recorded, column: Tensor) -> Tensor:
-    """C times a number for each token that is asked (B, M): one for each query token, (B, N)."""
+    """C times a number per context token, (B, M): a number per query token, (B, N)."""
     parts = [
         ((weighed @ column[:, None, :, None])[..., 0] / sums).mean(dim=1)
         for _, weighed, sums in _weighed_tiles(recorded)
@@ -69,5 +69,5 @@ def _weighed_tiles(recorded: Recorded) -> Iterator[tuple[slice, Tensor, Tensor]]
     v_transposed = recorded.v.float().contiguous().transpose(-2, -1)  # (B, H, Dh, M)
     for rows, exponentials, sums in exponential_tiles(recorded):
         d_attention = gradient[:, :, rows].float() @ v_transposed  # (B, H, rows, M)
-        # relu(A * dA) = A * relu(dA), for A is positive: so its row sums can be divided by later, too.
+        # relu(A * dA) = A * relu(dA), because A is positive, so dividing by its row sums can also be done later.
         yield rows, exponentials.mul_(d_attention.relu_()), sums

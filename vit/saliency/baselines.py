@@ -1,4 +1,4 @@
-"""Maps that never saw the photo: what a score has to beat before it says anything about a model."""
+"""Maps made without looking at the photo: a score has to beat these before it says anything about a model."""
 
 from zlib import crc32
 
@@ -10,11 +10,11 @@ from vit.saliency.explanation import Explanation
 
 
 def centre_gaussian(height: int, width: int, sigma: float = 0.25) -> Tensor:
-    """A Gaussian bump, (height, width) float32, 1 in the middle: photographers centre their subject.
+    """A Gaussian bump, (height, width) float32, 1 in the middle, because photographers centre their subject.
 
-    `sigma` is the standard deviation as a share of each side, so the bump has the photo's proportions. The
-    pointing game and IoU at equal area read the order of the values alone and are the same for every
-    sigma; only the share of energy inside depends on it.
+    `sigma` is the standard deviation as a share of each side, so the bump has the photo's proportions. The pointing
+    game and IoU at equal area only depend on the order of the values and are the same for every sigma; only the share
+    of energy inside depends on it.
 
     Raises:
         ValueError: for an empty size, or a sigma that is not positive.
@@ -29,14 +29,14 @@ def centre_gaussian(height: int, width: int, sigma: float = 0.25) -> Tensor:
 def random_map(height: int, width: int, seed: int) -> Tensor:
     """Uniform noise in [0, 1), (height, width) float32; the same for the same seed.
 
-    Give the size of the token grid, so that upsampling makes blobs as large as those of a real map.
+    Use the size of the token grid, so that upsampling makes blobs as large as those of a real map.
     """
     return torch.rand(height, width, generator=torch.Generator().manual_seed(seed))
 
 
 def noise(images: Tensor, grid: tuple[int, int], *, seed: int = 0) -> Tensor:
-    """A random map (B, grid_h, grid_w) an image, on the CPU, that follows from the seed and the image's own numbers:
-    another image, another map, in any batch."""
+    """A random map per image, (B, grid_h, grid_w) on the CPU, a function of the seed and the image's values: an image
+    gets the same map in any batch, and other images get other maps."""
     contents = [crc32(image.cpu().float().contiguous().numpy().tobytes(), seed) for image in images]
     return torch.stack([random_map(*grid, seed=content) for content in contents])
 

@@ -1,5 +1,5 @@
-"""Where each word of a caption looked: generic attention attribution of an encoder and a decoder (Chefer, Gur & Wolf
-2021, ICCV, section 3), by the same record and walk as of an encoder alone.
+"""Where each word of a caption looked: generic attention attribution for an encoder and a decoder (Chefer, Gur & Wolf
+2021, ICCV, section 3), with the same record and walk as for an encoder alone.
 
     C = mean over heads of relu(A * dA), dA the gradient of the word's log-probability      (equation 5)
     encoder block             Rii <- Rii + C Rii                                            (6)
@@ -7,11 +7,12 @@
     decoder cross-attention   Rti <- Rti + norm(Rtt)ᵀ C norm(Rii)                           (10)
     norm(R) = (R - I) / its row sums + I                                                    (8, 9)
 
-i the image's tokens, t the text's. The map of a word is the row of Rti of the token that said it, the one before it.
-Of the image no N x N matrix is made: that row is walked, and the row sums are one more walk, of a column of ones.
+i are the tokens of the image, t those of the text. The map of a word is the row of Rti of the token that predicted it,
+which is the one before it. No N x N matrix of the image is made: that row is walked, and the row sums are one more walk
+of a column of ones.
 
-The paper differentiates a class's logit, which also rises where all others do; the log-probability rises by what speaks
-for this word and not another, and hardly at all where the words before it leave no choice.
+The paper differentiates a class's logit, which also rises when all logits rise. The log-probability only rises with
+evidence for this word and not another, and hardly at all if the words before it leave no choice.
 
     B batch, T tokens of text, N image tokens
 """
@@ -35,10 +36,10 @@ class CaptionMaps:
     """Captions, and where each of their words looked.
 
     Args:
-        ids: (B, T) words, the end token counted, then padding.
-        mask: (B, T), False for the padding, whose maps mean nothing.
-        maps: (B, T, grid_h, grid_w) float32, one number a patch.
-        log_probs: (B, T) of each word, given those before it and the image.
+        ids: (B, T) words, including the end token, then padding.
+        mask: (B, T), False for padding, whose maps are meaningless.
+        maps: (B, T, grid_h, grid_w) float32, one number per patch.
+        log_probs: (B, T) log-probability of each word, given the words before it and the image.
     """
 
     ids: Tensor
@@ -56,23 +57,23 @@ def explain_captions(
     generator: torch.Generator | None = None,
     start_block: int = 0,
 ) -> CaptionMaps:
-    """A map for every word of the captions of images.
+    """A map for every word in the captions of images.
 
     Args:
-        model: its parameters, gradients, mode and hooks are left as they were.
+        model: the captioner; its parameters, gradients, mode and hooks are left as they were.
         images: (B, C, img_h, img_w), normalised as the model takes them.
-        ids: (B, T) of the captions to explain, without the start token, padded at their ends; None for those that
-            the model generates.
-        options: how it generates them.
-        generator: what drawn words follow from; None draws from torch's own.
-        start_block: encoder blocks before this one are taken as the identity.
+        ids: (B, T) captions to explain, without the start token, padded at their ends; None for those that the model
+            generates.
+        options: how the model generates captions.
+        generator: random generator for sampled words; None uses torch's global one.
+        start_block: encoder blocks before this one are treated as the identity.
 
     Raises:
-        ValueError: for a block that is not there, or captions longer than the model was made for.
+        ValueError: for a block that does not exist, or captions longer than the model was made for.
     """
     check_start_block(start_block, len(model.encoder.blocks))
     with evaluating(model), torch.inference_mode(False):
-        images = images.clone()  # autograd takes no tensor of a caller's inference mode
+        images = images.clone()  # autograd does not accept tensors from a caller's inference mode
         if ids is None:
             ids = model.generate(images, options, generator=generator).ids
         shown = torch.cat([torch.full_like(ids[:, :1], model.start), ids[:, :-1]], dim=1)
@@ -92,13 +93,13 @@ def explain_captions(
 
 
 def beyond_the_caption(maps: Tensor, mask: Tensor) -> Tensor:
-    """Where each word looked more than the words of its caption do on average: what all of them share (as a rule the
-    most striking object) says little of any one.
+    """Where each word looked more than the words of its caption do on average: what all of them share (usually the most
+    striking object) says little about any single word.
 
-    Each map's share of its own sum, less the mean of these over the caption; what is below 0 is 0.
+    Each map is divided by its sum, the mean of these over the caption is subtracted, and negative values become 0.
 
     Args:
-        maps: (B, T, grid_h, grid_w), none below 0.
+        maps: (B, T, grid_h, grid_w), 0 or more.
         mask: (B, T), see `CaptionMaps`; the maps of padding become 0.
     """
     real = mask[..., None, None].float()
@@ -109,10 +110,14 @@ def beyond_the_caption(maps: Tensor, mask: Tensor) -> Tensor:
 
 @torch.no_grad()
 def word_relevance(model: Captioner, blocks: list[Recorded], place: int, *, start_block: int = 0) -> Tensor:
-    """Relevance (B, N) of each image token for the word that the text token at `place` says; see this file's head.
+    """Relevance (B, N) of each image token for the word that the text token at `place` predicts; see the top of this
+    file.
 
     Args:
+        model: the captioner.
         blocks: `Trace.blocks` of a record of the model, each with its gradient for that word.
+        place: position of the text token.
+        start_block: encoder blocks before this one are treated as the identity.
     """
     depth = len(model.decoder.blocks)
     encoder, itself, cross = blocks[: -2 * depth], blocks[-2 * depth : -depth], blocks[-depth:]
@@ -127,7 +132,7 @@ def word_relevance(model: Captioner, blocks: list[Recorded], place: int, *, star
 
 
 def _normalised_text(itself: list[Recorded]) -> list[Tensor]:
-    """norm(Rtt) (B, T, T) as each block's cross-attention finds it: texts are short, so these are made whole."""
+    """norm(Rtt) (B, T, T) at each block's cross-attention; texts are short, so the whole matrices are made."""
     batch, _, length, _ = itself[0].q.shape
     identity = torch.eye(length, device=itself[0].q.device).expand(batch, -1, -1)
     found, whole = [], identity
@@ -148,5 +153,5 @@ def _through_encoder(relevance: Tensor, blocks: list[Recorded]) -> Tensor:
 
 
 def _over(values: Tensor, sums: Tensor) -> Tensor:
-    """values / sums, and nothing where there is nothing: a token that asked none of the others."""
+    """values / sums, and 0 where the sum is 0, as for a token that attended to no other."""
     return torch.where(sums > 0, values / sums.where(sums > 0, 1.0), 0.0)

@@ -29,20 +29,20 @@ def explain(
     refine: bool = False,
     **options: Any,
 ) -> Tensor:
-    """Saliency maps (B, img_h, img_w), float32: how much each pixel's patch counted. Bilinear between patches.
+    """Saliency maps (B, img_h, img_w), float32: the relevance of each pixel's patch, interpolated bilinearly.
 
     Args:
         model: a Classifier; its parameters, gradients, mode and hooks are left as they were.
         images: (B, C, img_h, img_w), normalised as `model(images)` takes them; any size that the patches divide.
-        method: a name in `vit.saliency.methods.METHODS`, with its textbook's settings; "default" is the tuned choice.
-        target: class index, one for all images or (B,); None for the predicted class. Some methods know no class.
-        start_block: blocks before this one are left out, by the methods that go through the blocks.
-        refine: patches that have like keys share their relevance, see `vit.saliency.refine`.
-        options: of the method; for rollout `head_fusion`, `discard_ratio`, `residual`, see `RolloutOptions`.
+        method: a name in `vit.saliency.methods.METHODS`, with its textbook settings; "default" is the tuned choice.
+        target: class index, one for all images or (B,); None for the predicted class. Some methods ignore it.
+        start_block: the first block that counts, from 0, for methods that go through the blocks.
+        refine: average the map over patches with similar keys, see `vit.saliency.refine`.
+        options: options of the method; for rollout `head_fusion`, `discard_ratio`, `residual`, see `RolloutOptions`.
 
     Raises:
-        ValueError: for an unknown method or option, an image size that the patches don't divide, or a model that
-            the method can't serve.
+        ValueError: for an unknown method or option, an image size that the patches don't divide, a target that is not a
+            class of the model or has another shape, or a model that the method can't explain.
     """
     explanation = explain_batch(
         model, images, method=method, target=target, start_block=start_block, refine=refine, **options
@@ -60,7 +60,17 @@ def explain_batch(
     refine: bool = False,
     **options: Any,
 ) -> Explanation:
-    """As `explain`, with one number a patch, and the logits of the same forward pass."""
+    """Like `explain`, but without upsampling, and with the logits of the same forward pass.
+
+    Args:
+        model, images, method, target, start_block, refine, options: see `explain`.
+
+    Returns:
+        Maps (B, grid_h, grid_w), one number per patch, and logits (B, num_classes).
+
+    Raises:
+        ValueError: as `explain` does.
+    """
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; allowed are {', '.join(METHODS)}{nearest(method, METHODS)}")
     if isinstance(target, int):
@@ -102,7 +112,7 @@ def _refined(model: Classifier, images: Tensor, found: Explanation) -> Tensor:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the body; every module's own mode comes back afterwards."""
+    """Evaluation mode within the context; afterwards the mode of every module is restored."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

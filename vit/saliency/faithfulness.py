@@ -1,16 +1,16 @@
-"""Does the model mind when the pixels that a map calls important are taken away? No mask is needed, but a head is.
+"""Does the prediction change when the pixels that a map calls important are removed? Needs a head, but no mask.
 
     insertion, deletion              Petsiuk, Das & Saenko 2018 (RISE): area under the probability of the class that was
-                                     predicted for the whole image, as its most relevant pixels come back into a
-                                     blurred image, or leave for the mean colour. 0 to 1.
-    positive, negative perturbation  Chefer, Gur & Wolf 2021: area under top-1 accuracy, as 0, 10 ... 90% of the
-                                     pixels become black, the most relevant first, or the least. 0 to 0.9.
+                                     predicted for the whole image, while its most relevant pixels are put back into a
+                                     blurred image, or replaced by the mean colour. 0 to 1.
+    positive, negative perturbation  Chefer, Gur & Wolf 2021: area under top-1 accuracy, while 0, 10 ... 90% of the
+                                     pixels become black, the most relevant first, or the least relevant. 0 to 0.9.
 
-Higher is better of insertion and negative perturbation; lower of the other two. Areas are by the trapezoid rule.
+For insertion and negative perturbation, higher is better; for the other two, lower. Areas use the trapezoid rule.
 
-Pixels are ranked by the bilinearly upsampled map. Equal ones are taken in an order that is random, and the same for
-every image and method. All four curves are read from one set of forward passes: an image with the same pixels taken
-away in the same manner is looked at once.
+Pixels are ranked by the bilinearly upsampled map. Ties are broken in a random order, the same for every image and
+method. All four curves share their forward passes: an image with the same pixels replaced in the same way is only
+computed once.
 """
 
 from collections.abc import Sequence
@@ -27,14 +27,14 @@ from vit.saliency.upsample import upsample_maps
 
 Fill = Literal["paper", "zero", "mean", "blur"]
 
-STEPS = 20  # parts of an image that are taken away one after the other, of equal size
+STEPS = 20  # equal parts of an image that are removed one after the other
 _PERTURBED = range(0, 19, 2)  # 0 to 90% in steps of 10
 _ALL = range(STEPS + 1)
 
 
 class _Metric(NamedTuple):
-    """The fill of its paper; which pixels go first; at which numbers of parts; whether accuracy or probability is
-    read."""
+    """The fill in its paper; which pixels are removed first; the numbers of removed parts; whether it measures accuracy
+    or probability."""
 
     fill: str
     highest_first: bool
@@ -43,7 +43,7 @@ class _Metric(NamedTuple):
 
 
 METRICS = {
-    "insertion": _Metric("blur", False, _ALL, False),  # what comes back first is taken away last
+    "insertion": _Metric("blur", False, _ALL, False),  # what is inserted first is removed last
     "deletion": _Metric("mean", True, _ALL, False),
     "positive_perturbation": _Metric("zero", True, _PERTURBED, True),
     "negative_perturbation": _Metric("zero", False, _PERTURBED, True),
@@ -51,22 +51,23 @@ METRICS = {
 
 
 class Answer(NamedTuple):
-    """What the model says of each image. probability (B,) of the class that is explained; predicted (B,)."""
+    """The model's answer for each image: probability (B,) of the class that is explained, and predicted class (B,)."""
 
     probability: Tensor
     predicted: Tensor
 
 
 class Perturbation:
-    """A batch of images, and what a model says of them when pixels are taken away.
+    """A batch of images, and a model's answers when pixels are removed.
 
     Args:
         model: a Classifier with a head, in evaluation mode.
         images: (B, C, img_h, img_w), normalised, on the model's device.
-        fill: what stands where pixels were: "zero" (black), "mean" (the mean colour of the training data), "blur"
-            (RISE's: a Gaussian of sigma 5 in a window of 11 pixels at 224), or "paper", what each metric's paper has.
-        logits: (B, num_classes) of the images as they are, where they are known; None asks the model.
-        precision: arithmetic of the forward passes.
+        fill: what replaces removed pixels: "zero" (black), "mean" (the mean colour of the training data), "blur"
+            (RISE's: a Gaussian of sigma 5 in a window of 11 pixels at 224), or "paper" (the fill of each metric's
+            paper).
+        logits: (B, num_classes) of the unchanged images, if known; None computes them.
+        precision: precision of the forward passes.
 
     Raises:
         ValueError: for a model without a head.
@@ -82,7 +83,7 @@ class Perturbation:
         precision: str = "fp32",
     ) -> None:
         if model.num_classes == 0:
-            raise ValueError("faithfulness asks for a prediction, but the model has no head; score localization alone")
+            raise ValueError("faithfulness needs a prediction, but the model has no head; score only localization")
         self.model = model
         self.images = images
         self.fill = fill
@@ -93,7 +94,7 @@ class Perturbation:
 
     @cached_property
     def whole(self) -> Answer:
-        """Of the images as they are; the class that is explained is the one predicted here."""
+        """The answer for the unchanged images; the class predicted here is the one that is explained."""
         return self._ask(self.images, None) if self.logits is None else self._answers(self.logits, None)
 
     def scores(self, maps: Tensor, truths: Tensor | None = None) -> dict[str, Tensor]:
@@ -101,7 +102,7 @@ class Perturbation:
 
         Args:
             maps: (B, grid_h, grid_w), any device.
-            truths: (B,) classes that accuracy is counted by; None counts what the model predicts for the whole image.
+            truths: (B,) classes that count as correct; None for those that the model predicts for the whole images.
         """
         ranks = removal_ranks(maps.to(self.images.device), self._size)
         hit = self.whole.predicted.cpu() if truths is None else truths.cpu()
@@ -121,7 +122,7 @@ class Perturbation:
         return found
 
     def filled(self, fill: str) -> Tensor:
-        """(B, C, img_h, img_w): images of nothing but what stands in for pixels."""
+        """(B, C, img_h, img_w): images in which all pixels are replaced by the fill."""
         if fill not in self._fills:
             self._fills[fill] = _filled(self.images, fill, self.model)
         return self._fills[fill]
@@ -133,7 +134,7 @@ class Perturbation:
     def _answer(self, ranks: Tensor, fill: str, highest_first: bool, part: int) -> Answer:
         if part == 0:
             return self.whole
-        if part == STEPS:  # the same whatever the map is
+        if part == STEPS:  # the same for every map
             if fill not in self._empty:
                 self._empty[fill] = self._ask(self.filled(fill), self.whole.predicted)
             return self._empty[fill]
@@ -157,9 +158,9 @@ class Perturbation:
 
 
 def removal_ranks(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, grid_h, grid_w) -> (B, *size) int64: 0 for the most relevant pixel, up to the number of pixels less one.
+    """(B, grid_h, grid_w) -> (B, *size) int64: 0 for the most relevant pixel, up to the number of pixels minus one.
 
-    What is not a number is least relevant. Ties are broken by one random order, the same for all.
+    NaN is least relevant. Ties are broken by one random order, the same for all.
     """
     full = upsample_maps(maps.float(), size).flatten(1)
     full = torch.where(full.isnan(), -torch.inf, full)

@@ -1,4 +1,4 @@
-"""The maps of an export as one page that opens without a network: thumbnails to sort, to filter and to leaf through."""
+"""The maps of an export as one page that needs no network: thumbnails to sort, filter and browse."""
 
 import base64
 import csv
@@ -12,20 +12,20 @@ from urllib.parse import quote
 
 from vit.foundation import UserError, atomic_write, nearest
 
-SCORES = ("iou_at_equal_area", "insertion")  # what a map's score is, the first of these that was taken
+SCORES = ("iou_at_equal_area", "insertion")  # the score of a map is the first of these that was measured
 
 
 class Entry(NamedTuple):
     """A map of the gallery.
 
     Args:
-        name: of its photograph.
-        overlay, thumbnail: pictures, below the folder of the page.
-        predicted: the label, empty of a model without a head; `probability` is its.
-        target: the class that the map is of; empty where the method knows none.
-        truth: the true label; empty where it is not known.
+        name: name of its photograph.
+        overlay, thumbnail: pictures, relative to the folder of the page.
+        predicted: the predicted label; empty for a model without a head. `probability` belongs to it.
+        target: the class that the map explains; empty if the method does not explain a class.
+        truth: the true label; empty if it is not known.
         flag: what is wrong with the map.
-        score: how good it is; None where that was not measured.
+        score: how good the map is; None if that was not measured.
     """
 
     name: str
@@ -43,10 +43,10 @@ def read_scores(path: Path, method: str) -> tuple[str, dict[str, float]]:
     """The scores of a method's maps from the scores.csv of `vit score`: (name of the score, image -> score).
 
     Raises:
-        UserError: for a file that can't be read as such, or that does not have the method.
+        UserError: when the file does not exist, is not such a table, or does not have the method.
     """
     if not path.is_file():
-        raise UserError(f"--scores names the table {path}, but there is no such file.")
+        raise UserError(f"--scores is {path}, but there is no such file.")
     found: dict[str, float] = {}
     methods: dict[str, None] = {}
     try:
@@ -55,25 +55,25 @@ def read_scores(path: Path, method: str) -> tuple[str, dict[str, float]]:
             columns = set(rows.fieldnames or ())
             score = next((name for name in SCORES if name in columns), "")
             if not score or not columns >= {"image", "method"}:
-                raise UserError(f"{path} is no scores.csv of `vit score`: it needs image, method and {SCORES[0]}.")
+                raise UserError(f"{path} is not a scores.csv of `vit score`: it needs image, method and {SCORES[0]}.")
             for row in rows:
                 methods[row["method"]] = None
                 if row["method"] == method and row[score]:
                     found[row["image"]] = float(row[score])
     except (ValueError, csv.Error) as error:
-        raise UserError(f"{path} is no scores.csv of `vit score`: {error}.") from None
+        raise UserError(f"{path} is not a scores.csv of `vit score`: {error}.") from None
     if method not in methods:
         raise UserError(
-            f"{path} has no scores of {method!r}{nearest(method, methods)}.\nIt has: {', '.join(methods) or 'none'}."
+            f"{path} has no scores for {method!r}{nearest(method, methods)}.\nIt has: {', '.join(methods) or 'none'}."
         )
     return score, found
 
 
 def write_gallery(path: Path, entries: Iterable[Entry], *, title: str, score: str = "score") -> None:
-    """Writes the page, whole or not at all, an entry at a time; `score` is what the entries' score is called.
+    """Writes the page atomically, one entry at a time; `score` is the name of the entries' score.
 
-    The pictures are fetched from the page's folder as they come into sight, and nothing from anywhere else. Names
-    and labels are text: whatever they hold, none of it is run.
+    The pictures are loaded from the page's folder as they come into view, and nothing is loaded from elsewhere. Names
+    and labels are text: whatever they contain, none of it is executed.
     """
     script = _SCRIPT.strip()
     policy = (
@@ -117,12 +117,12 @@ def _figure(entry: Entry) -> str:
 
 
 def _text(text: str) -> str:
-    """Any text, fit to stand in the page and in its attributes."""
+    """Text, escaped for the page and its attributes."""
     return escape(text.encode("utf-8", "backslashreplace").decode())
 
 
 def _address(path: Path) -> str:
-    """A relative address of a file, whatever the bytes of its name; "./" before it, for `a:b` would be a scheme."""
+    """The relative address of a file with any name; it starts with "./", because `a:b` would be a scheme."""
     return escape("./" + quote(os.fsencode(path)))
 
 
@@ -196,7 +196,7 @@ function show() {
   shown = figures.filter(figure => (!label || figure.dataset.label === label)
     && (!correct || figure.dataset.correct === correct) && within(figure, "probability") && within(figure, "score"));
   shown.sort(compare);
-  grid.replaceChildren();  // to move 10,000 figures one by one takes seconds
+  grid.replaceChildren();  // moving 10,000 figures one by one takes seconds
   for (const figure of shown) grid.appendChild(figure);
   current = 0;
   document.querySelector("output").textContent = shown.length + " of " + figures.length + " maps";

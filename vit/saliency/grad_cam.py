@@ -9,16 +9,16 @@ from vit.saliency.record import differentiable
 
 
 def grad_cam_maps(model: Classifier, images: Tensor, target: Tensor | None) -> Explanation:
-    """Grad-CAM of the target's logit y, at what the last block's attention is given, its first norm's output a:
+    """Grad-CAM of the target's logit y at the input of the last block's attention, the output a of its first norm:
 
         α = mean over patches of ∂y / ∂a     (D,)       (equation 1)
         map = relu(a · α)                    (P,)       (equation 2)
 
-    The last block's own output would not do: a head that reads the class token gives the patches there a gradient
-    of zero. Before the last attention every patch still counts, by its key and its value.
+    The output of the last block would not work: if the head reads the class token, the gradient of the patches there is
+    zero. Before the last attention every patch still has an effect, through its key and its value.
 
     Raises:
-        ValueError: for blocks that are normalised after their attention.
+        ValueError: for post-norm blocks, or a target that is not a class of the model.
     """
     last = model.encoder.blocks[-1]
     if last.post_norm:
@@ -29,7 +29,7 @@ def grad_cam_maps(model: Classifier, images: Tensor, target: Tensor | None) -> E
     kept: list[Tensor] = []
 
     def begin_here(module: object, inputs: object, output: Tensor) -> Tensor:
-        kept.append(output.detach().requires_grad_())  # the graph starts here: nothing below is asked for
+        kept.append(output.detach().requires_grad_())  # the graph starts here: no gradients below are needed
         return kept[0]
 
     with differentiable(model):

@@ -1,4 +1,4 @@
-"""Gradient rollout: attention rollout with each map weighed by its gradient, for any class."""
+"""Gradient rollout: attention rollout with each map multiplied by its gradient, for any class."""
 
 import torch
 from torch import Tensor
@@ -14,16 +14,16 @@ def gradient_rollout(
 
         M = (1 - a) I + a W,    W = mean over heads of relu(A * dA),    rows re-normalised to sum to 1
 
-    which is rollout (Abnar & Zuidema 2020, equation 1) of weighed maps, the idea of vit-explain (Gildenblat 2020).
-    Each map meets the gradient of its own block; dA = dO vᵀ, see `generic_attribution`. The heads are rectified
-    before they are averaged, as in Chefer et al. 2021, so that two that disagree do not cancel.
+    which is rollout (Abnar & Zuidema 2020, equation 1) of weighted maps, the idea of vit-explain (Gildenblat 2020).
+    Each map is multiplied by the gradient of its own block; dA = dO vᵀ, see `generic_attribution`. The heads are
+    rectified before they are averaged, as in Chefer et al. 2021, so that two that disagree do not cancel.
 
     Args:
         blocks: `Trace.blocks` of a record with gradients.
-        gradients: `Trace.gradients(target)`, one (B, H, Q, Dh) a block.
-        readout: (N,) or (B, N), how much of each last token is read.
+        gradients: `Trace.gradients(target)`, (B, H, Q, Dh) per block.
+        readout: (N,) or (B, N), weight of each token after the last block.
         residual: weight a of the maps against the identity, 0 to 1.
-        start_block: blocks before this one are taken as the identity.
+        start_block: blocks before this one are treated as the identity.
 
     Raises:
         ValueError: for a weight outside 0 to 1; see also `walk`.
@@ -36,7 +36,7 @@ def gradient_rollout(
         assert recorded.v is not None
         num_queries = recorded.q.shape[2]
         v_transposed = recorded.v.float().transpose(-2, -1)  # (B, H, Dh, N)
-        weights = relevance[:, :num_queries].clone()  # (B, Q), over the sum of the row it will multiply
+        weights = relevance[:, :num_queries].clone()  # (B, Q), to be divided by the sum of the row it will multiply
         before = torch.zeros_like(relevance)
         for rows, attention in attention_tiles(recorded):
             d_attention = recorded.gradient[:, :, rows].float() @ v_transposed  # (B, H, rows, N)

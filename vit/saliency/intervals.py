@@ -1,9 +1,9 @@
-"""How far a mean over images can be trusted: intervals by the bootstrap (Efron 1979), by whole groups where images
-belong together.
+"""How far a mean over images can be trusted: bootstrap intervals (Efron 1979), with whole groups if images belong
+together.
 
-Frames of one video, or crops of one slide, tell less than as many photographs of their own. Where images have groups,
-whole groups are drawn (the cluster bootstrap: Davison & Hinkley 1997, section 3.8), and the mean over groups stands
-beside the mean over images.
+Frames of one video, or crops of one slide, carry less information than the same number of unrelated photographs. If
+images have groups, whole groups are drawn (the cluster bootstrap: Davison & Hinkley 1997, section 3.8), and the mean
+over groups is reported in addition to the mean over images.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 RESAMPLES = 2000
 LEVEL = 0.95
-_AT_ONCE = 2**21  # counts that one step of the drawing holds
+_AT_ONCE = 2**21  # counts in memory at a time
 
 Numbers = NDArray[np.float64]
 
 
 class Interval(NamedTuple):
-    """A mean, and the bounds between which 95% of the resampled means lie. With fewer than two things to draw from
-    nothing is known of the bounds: they are NaN."""
+    """A mean, and the bounds between which 95% of the resampled means lie. With fewer than two things to draw from, the
+    bounds are unknown: NaN."""
 
     mean: float
     low: float
@@ -29,7 +29,7 @@ class Interval(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """Of all images alike, and, where images have groups, of all groups alike."""
+    """The mean in which all images count the same, and, if images have groups, the one in which all groups do."""
 
     plain: Interval
     grouped: Interval | None
@@ -45,32 +45,32 @@ def bootstrap(
 ) -> list[Estimate]:
     """Percentile intervals of several statistics of the same images, all from the same resamples.
 
-    A statistic is the mean over its K parts of sum(values) / sum(weights) over images: with one part and no weights
-    the plain mean; with intersections as values and unions as weights the IoU of all images together.
+    A statistic is the mean over its K parts of sum(values) / sum(weights) over images: with one part and no weights,
+    the plain mean; with intersections as values and unions as weights, the IoU of all images together.
 
     Args:
         values: (images, statistics) or (images, statistics, K).
-        weights: of the same shape; None for ones.
-        groups: which group each image belongs to; None makes each image one of its own.
-        seed: of the resamples, which are a pure function of it and of the number of groups.
-        resamples: how many.
+        weights: the same shape as `values`; None for ones.
+        groups: the group of each image; None makes each image its own group.
+        seed: seed of the resamples, which are a pure function of it and of the number of groups.
+        resamples: number of resamples.
 
     Returns:
-        An estimate for each statistic; `grouped` is the mean over groups of the statistic within each, from the same
-        resamples. A group whose weights come to nothing, or less, has no such number, and is left out.
+        An estimate for each statistic; `grouped` is the mean over groups of the statistic within each group, from the
+        same resamples. A group whose weights sum to zero or less has no such number, and is left out.
 
     Raises:
-        ValueError: for no image, or shapes that do not fit.
+        ValueError: for no image, or another number of groups than images.
     """
     values = values[:, :, None] if values.ndim == 2 else values
     weights = np.ones_like(values) if weights is None else weights.reshape(values.shape)
     if len(values) == 0 or (groups is not None and len(groups) != len(values)):
-        raise ValueError(f"Got {len(values)} images and {len(groups or ())} groups; one image or more is needed.")
+        raise ValueError(f"Got {len(values)} images and {len(groups or ())} groups; one or more images are needed.")
     names, members = np.unique(np.arange(len(values)) if groups is None else np.asarray(groups), return_inverse=True)
     numerators, denominators = _sums(values, members, len(names)), _sums(weights, members, len(names))
     within = _ratio(numerators, denominators)  # (groups, statistics)
     known = np.isfinite(within)
-    # A group that has no number of its own is left out of the mean, or it would leave none to all of them.
+    # A group without a number is left out of the mean, which would otherwise be NaN.
     of_groups, counted = (each[:, :, None] for each in (np.where(known, within, 0), known.astype(np.float64)))
     drawn_plain, drawn_grouped = [], []
     for counts in _resampled_counts(len(names), seed, resamples):
@@ -91,8 +91,8 @@ def _sums(values: Numbers, members: NDArray[np.int64], count: int) -> Numbers:
 
 
 def _ratio(numerators: Numbers, denominators: Numbers) -> Numbers:
-    """(..., statistics, K) -> (..., statistics). A part that nothing was counted for is left out of the mean; NaN when
-    there is no other."""
+    """(..., statistics, K) -> (..., statistics). A part whose denominator is zero or less is left out of the mean; NaN
+    if there is no other part."""
     counted = denominators > 0
     parts = np.where(counted, numerators / np.where(counted, denominators, 1), 0).sum(axis=-1)
     number = counted.sum(axis=-1)
@@ -100,12 +100,12 @@ def _ratio(numerators: Numbers, denominators: Numbers) -> Numbers:
 
 
 def _drawn(counts: Numbers, numerators: Numbers, denominators: Numbers) -> Numbers:
-    """(rows, statistics) of the groups as they were drawn, counts (rows, groups)."""
+    """(rows, statistics) of the drawn groups, for counts (rows, groups)."""
     return _ratio(np.tensordot(counts, numerators, axes=1), np.tensordot(counts, denominators, axes=1))
 
 
 def _resampled_counts(groups: int, seed: int, resamples: int) -> Iterator[Numbers]:
-    """(rows, groups) how often each group is drawn: `groups` draws with replacement a row, some rows at a time."""
+    """(rows, groups) how often each group is drawn: `groups` draws with replacement per row, some rows at a time."""
     generator = np.random.default_rng(seed)
     step = max(1, _AT_ONCE // groups)
     shares = np.full(groups, 1 / groups)

@@ -1,4 +1,4 @@
-"""What the last block attends to: the simplest map, of its attention weights or of the vectors that they weigh."""
+"""What the last block attends to: the simplest maps, from its attention weights or the vectors that they weight."""
 
 import torch
 from torch import Tensor
@@ -12,13 +12,13 @@ FUSIONS = ("mean", "median")
 def last_attention(blocks: list[Recorded], readout: Tensor, *, head_fusion: str = "mean") -> Tensor:
     """(B, N) attention that the readout pays to each token in the last block: r fuse_heads(A), A = softmax(q kᵀ / √Dh).
 
-    The mean over the heads is what Caron et al. 2021 (DINO) show, of the class token. The median lets no single
-    head decide: some look at a few tokens that the model uses as scratch space (Darcet et al. 2024).
+    Caron et al. 2021 (DINO) show the mean over the heads, for the class token. With the median no single head decides:
+    some attend to a few tokens that the model uses as scratch space (Darcet et al. 2024).
 
     Args:
-        blocks: `Trace.blocks`; only the last is read.
-        readout: (N,) or (B, N), how much of each last token is read.
-        head_fusion: "mean" or "median" (of an even number of heads, the lower of the two in the middle).
+        blocks: `Trace.blocks`; only the last one is used.
+        readout: (N,) or (B, N), weight of each token after the last block.
+        head_fusion: "mean" or "median" (for an even number of heads, the lower of the two middle values).
 
     Raises:
         ValueError: for another fusion; see also `walk`.
@@ -41,14 +41,14 @@ def value_norms(blocks: list[Recorded], readout: Tensor, projection: Tensor) -> 
 
         ‖ Σ_h A_h[i, j] v_h[j] W_h ‖        (Kobayashi et al. 2020, section 3.2; W_h: the rows of W_O of head h)
 
-    A token that is attended to, but whose value is next to nothing, sends nothing. The square of the length is
-    aᵀ G a with the weights a = A[i, j] of the heads and the Gram matrix G = (v_h · v_g) of token j's projected
-    values: so no vector of each pair of tokens is ever built.
+    A token that is attended to, but has a value close to zero, sends nothing. The square of the length is aᵀ G a with
+    the weights a = A[i, j] of the heads and the Gram matrix G = (v_h · v_g) of token j's projected values, so the
+    vectors of all pairs of tokens are never built.
 
     Args:
-        blocks: `Trace.blocks`, with values; only the last is read.
-        readout: (N,) or (B, N), how much of each last token i is read.
-        projection: (D, D) weight of the last attention's output projection, as nn.Linear holds it.
+        blocks: `Trace.blocks`, with values; only the last one is used.
+        readout: (N,) or (B, N), weight of each token i after the last block.
+        projection: (D, D) weight of the last attention's output projection, as in nn.Linear.
 
     Raises:
         ValueError: see `walk`.
@@ -73,7 +73,7 @@ def value_norms(blocks: list[Recorded], readout: Tensor, projection: Tensor) -> 
 
 
 def _rows_that_are_read(recorded: Recorded, readout: Tensor) -> Recorded:
-    """The block without the queries behind the last one that the readout reads: of a class token, one row is left."""
+    """The block without the queries after the last one that the readout uses: for a class token, one row is left."""
     read = int(readout.reshape(-1, readout.shape[-1]).any(dim=0).nonzero().max()) + 1
     mask = None if recorded.mask is None else recorded.mask[:, :, :read]
     return recorded._replace(q=recorded.q[:, :, :read], mask=mask)

@@ -1,14 +1,14 @@
-"""Does a saliency map lie on the object? Scores against masks, 0 to 1, higher is better.
+"""Is a saliency map on the object? Scores against masks, 0 to 1, higher is better.
 
 Maps and masks are (B, img_h, img_w), floating point and boolean (True on the object); scores are (B,).
 All three scores follow the same rules:
 
-- Values that differ by less than one part in a million are tied, because upsampling a flat map leaves
-  differences of that size. A tie is broken by its expected value under a random order, never by the
-  order of the pixels: a constant map scores what a blind guess scores.
-- A value that is NaN or infinite marks a place that the map does not cover. It is never chosen and holds no
-  energy, so a map of nothing but NaN scores 0.
-- An empty mask has no right answer: ValueError.
+- Values that differ by less than one part in a million are tied, because upsampling a flat map leaves differences of
+  that size. Ties count with their expected value under a random order, independently of the order of the pixels: a
+  constant map scores the same as a blind guess.
+- A NaN or infinite value marks a pixel that the map does not cover. It is never chosen and has no energy, so a map
+  with only NaN scores 0.
+- An empty mask has no right answer and raises ValueError.
 """
 
 import torch
@@ -28,6 +28,10 @@ def evaluate_maps(maps: Tensor, masks: Tensor) -> dict[str, Tensor]:
 
     Returns:
         "pointing_game", "energy_inside" and "iou_at_equal_area", each (B,).
+
+    Raises:
+        ValueError: when maps and masks are not three-dimensional or not of one batch, the masks are not bool, the maps
+            are not floating point, or a mask is empty.
     """
     if maps.ndim != 3 or masks.ndim != 3 or len(maps) != len(masks):
         raise ValueError(
@@ -43,7 +47,7 @@ def evaluate_maps(maps: Tensor, masks: Tensor) -> dict[str, Tensor]:
 
 
 def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
-    """1 where the map's largest value lies on the object, else 0; the share on the object of tied ones.
+    """1 if the map's largest value is on the object, else 0; for tied values, the share of them on the object.
 
     Zhang et al. 2016, without their margin of 15 pixels around the object.
     """
@@ -54,10 +58,10 @@ def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
 
 
 def energy_inside(maps: Tensor, masks: Tensor) -> Tensor:
-    """Share of the map's sum that lies on the object (the energy-based pointing game, Wang et al. 2020).
+    """Share of the map's sum that is on the object (the energy-based pointing game, Wang et al. 2020).
 
-    Negative values count as 0. A map without any positive value is taken for a constant one: it scores
-    the object's share of the area that it covers.
+    Negative values count as 0. A map without positive values is treated as constant: it scores the object's share of
+    the area that it covers.
     """
     values, inside = _flatten(maps, masks)
     covered = values.isfinite()
@@ -70,17 +74,15 @@ def energy_inside(maps: Tensor, masks: Tensor) -> Tensor:
 
 
 def iou_at_equal_area(maps: Tensor, masks: Tensor) -> Tensor:
-    """Intersection over union of the object with as many of the map's highest pixels as the object has.
+    """Intersection over union of the object and the same number of the map's highest pixels.
 
-    Where the threshold falls among tied pixels, some of them chosen at random would do: the expected
-    intersection is used.
+    If the threshold falls among tied pixels, the expected intersection for a random choice of them is used.
     """
     values, inside = _flatten(maps, masks)
     area = inside.sum(1, keepdim=True)
     ranked = values.sort(dim=1, descending=True).values
     threshold = ranked.gather(1, area - 1)
-    # When the map covers fewer pixels than the object has, the threshold is -inf: all that it covers tie
-    # there, and all are chosen.
+    # If the map covers fewer pixels than the object, the threshold is -inf and all covered pixels are chosen.
     tied = _tied(values, threshold)
     above = (values > threshold) & ~tied
     wanted = (area.squeeze(1) - above.sum(1)).to(values.dtype)
@@ -101,12 +103,12 @@ def _flatten(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     inside = masks.flatten(1)
     empty = (~inside.any(dim=1)).nonzero().flatten().tolist()
     if empty:
-        raise ValueError(f"The masks at {empty} of the batch are empty: there is no object to find.")
+        raise ValueError(f"The masks {empty} of the batch are empty: there is no object to find.")
     values = maps.flatten(1)
     values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
     return torch.where(values.isfinite(), values, -torch.inf), inside
 
 
 def _tied(values: Tensor, level: Tensor) -> Tensor:
-    """Where the finite values (B, P) equal the level (B, 1) but for rounding."""
+    """Where the finite values (B, P) equal the level (B, 1) up to rounding."""
     return values.isfinite() & ((values - level).abs() <= TIE * level.abs())

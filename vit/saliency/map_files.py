@@ -1,4 +1,4 @@
-"""Raw maps as files: numbers for programs to read, in the form that they read best."""
+"""Raw maps as files: numbers for programs to read, in several formats."""
 
 import os
 from pathlib import Path
@@ -12,19 +12,19 @@ from vit.foundation import atomic_write
 
 MapFormat = Literal["npy", "npz", "tiff", "png16"]
 
-# Of png16 the overlay has the plain name.
+# The overlay is NAME.png, so png16 needs another name.
 SUFFIXES = {"npy": ".npy", "npz": ".npz", "tiff": ".tiff", "png16": ".map.png"}
-LEVELS = 65534  # of png16 above the one for the lowest value
+LEVELS = 65534  # levels of png16 above the one for the lowest value
 
 
 def map_path(stem: str | os.PathLike[str], form: MapFormat, *, full: bool = False) -> Path:
-    """Where the map of a stem goes: STEM.npy, and STEM.full.npy for the map at the photo's own resolution."""
+    """The path of a stem's map: STEM.npy, or STEM.full.npy for the map at the photo's own resolution."""
     stem = Path(stem)
     return stem.with_name(stem.name + ".full" * full + SUFFIXES[form])
 
 
 def finite_range(saliency: NDArray[Any]) -> tuple[float, float] | None:
-    """The least and the largest value that is neither NaN nor infinite; None when there is no such value."""
+    """The minimum and maximum of the finite values; None if there are none."""
     values = saliency[np.isfinite(saliency)]
     return (float(values.min()), float(values.max())) if values.size else None
 
@@ -36,7 +36,7 @@ def save_map(
     *,
     limits: tuple[float, float] | None = None,
 ) -> None:
-    """Writes a map of any shape (height, width), whole or not at all, and lying on the disk when this returns.
+    """Writes a map of any shape (height, width) atomically; it is on the disk when this returns.
 
         npy     float32, np.load(path)
         npz     float32 under the name "map", compressed, np.load(path)["map"]
@@ -44,13 +44,13 @@ def save_map(
         png16   uint16: 0 where the map is not finite, else 1 + 65534 (map - low) / (high - low), rounded
 
     Args:
-        limits: (low, high) of png16; None for the map's own least and largest value. What lies outside is clipped.
+        limits: (low, high) for png16; None for the map's own minimum and maximum. Values outside are clipped.
 
     Raises:
-        ValueError: for another form.
+        ValueError: for another form, or a map that can't be encoded.
     """
     if form not in get_args(MapFormat):
-        raise ValueError(f"A map is written as one of {', '.join(get_args(MapFormat))}, got {form!r}.")
+        raise ValueError(f"The format of a map is {form!r}; allowed are {', '.join(get_args(MapFormat))}.")
     values = np.ascontiguousarray(saliency, dtype=np.float32)
     with atomic_write(path) as temporary:
         if form == "tiff":
@@ -66,7 +66,7 @@ def save_map(
 
 
 def _levels(saliency: NDArray[Any], low: float, high: float) -> NDArray[np.uint16]:
-    """In float64: float32 has too few digits for 65,535 levels on an offset."""
+    """The levels of png16, computed in float64: float32 has too few digits for 65,535 levels with an offset."""
     finite = np.isfinite(saliency)
     values = np.where(finite, saliency, low).astype(np.float64)
     shares = ((values - low) / (high - low)).clip(0, 1) if high > low else np.zeros_like(values)
@@ -74,7 +74,7 @@ def _levels(saliency: NDArray[Any], low: float, high: float) -> NDArray[np.uint1
 
 
 def _encoded(suffix: str, values: NDArray[Any]) -> bytes:
-    """In memory: OpenCV's own writer can't take a path that is not UTF-8."""
+    """The encoded image, in memory, because OpenCV can't write to a path that is not UTF-8."""
     done, data = cv2.imencode(suffix, values)
     if not done:
         raise ValueError(f"A map of the shape {values.shape} can't be encoded as {suffix}.")

@@ -28,9 +28,9 @@ class Method:
     Args:
         maps: (model in evaluation mode, images, target (B,) or None, **options) -> Explanation.
         family: "attention", "gradient", "perturbation" or "baseline".
-        needs_class: explains a class, so the model must have a head.
+        needs_class: whether it explains a class, so that the model must have a head.
         source: the paper.
-        summary: what a map says, in one line.
+        summary: what a map shows, in one line.
     """
 
     maps: Callable[..., Explanation]
@@ -94,8 +94,6 @@ def check_serves(name: str, model: Classifier) -> None:
     method = METHODS[name]
     if method.needs_class and model.num_classes == 0:
         others = [other for other, found in METHODS.items() if not found.needs_class and found.family != "baseline"]
-        raise ValueError(
-            f"{name} explains a class, but the model has no head; try method={' or '.join(map(repr, others))}"
-        )
+        raise ValueError(f"{name} explains a class, but the model has no head; try {', '.join(map(repr, others))}")
     if name == "legrad" and model.pool_blocks > 1:
-        raise ValueError("legrad asks the head of each block alone, but this head reads several; try 'attribution'")
+        raise ValueError("legrad applies the head to each block, but this head reads several; try 'attribution'")

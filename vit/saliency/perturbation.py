@@ -1,6 +1,6 @@
-"""Perturbation methods: hide parts of the image, and see what becomes of the class's probability.
+"""Perturbation methods: hide parts of the image, and see how the class's probability changes.
 
-They know nothing of the model but its answers. What is hidden gets the mean colour, which is 0 in a normalised image.
+They only use the model's output. Hidden pixels get the mean colour, which is 0 in a normalised image.
 """
 
 from collections.abc import Iterator
@@ -19,16 +19,17 @@ FORWARD_IMAGES = 32  # images in one forward pass, unless a batch has more
 def occlusion_maps(
     model: Classifier, images: Tensor, target: Tensor | None, *, window: int | None = None
 ) -> Explanation:
-    """Occlusion (Zeiler & Fergus 2014): how much probability goes when a square of patches is hidden.
+    """Occlusion (Zeiler & Fergus 2014): how much probability is lost when a square of patches is hidden.
 
     The square slides by one patch; a patch gets the mean over the squares that hide it.
 
     Args:
-        window: patches a side of the square; None takes 3, which of 14 or 16 is about the paper's share of the image,
-            or as many as leave a part of a smaller image to be seen.
+        window: side of the square in patches; None for 3, which in 14 or 16 is about the paper's share of the image, or
+            fewer if that would hide all of a small image.
 
     Raises:
-        ValueError: for a window that is larger than the grid of patches.
+        ValueError: for a window below 1 or larger than the grid of patches, or a target that is not a class of the
+            model.
     """
     grid_h, grid_w = model.encoder.grid_of(images)
     if window is None:
@@ -62,22 +63,24 @@ def rise_maps(
     kept: float = 0.5,
     seed: int = 0,
 ) -> Explanation:
-    """RISE (Petsiuk et al. 2018, equation 6): the mean of random masks, weighed by the probability that they leave,
+    """RISE (Petsiuk et al. 2018, equation 6): the mean of random masks, weighted by the probability that they leave,
 
         map = 1 / (n kept) Σ p(image * mask) mask
 
-    A mask is a coarse grid of zeros and ones, enlarged bilinearly and cut out at a random place, so its edges are
-    soft and fall anywhere. Every image meets the same masks, which follow from the seed alone: a batch equals its
-    images one by one.
+    A mask is a coarse grid of zeros and ones, enlarged bilinearly and cropped at a random position, so that its edges
+    are soft and can be anywhere. All images get the same masks, which only depend on the seed: the result does not
+    depend on the batch.
 
     Args:
-        masks: n; 4,000 to 8,000 in the paper. A forward pass of each image for each: minutes an image without a GPU.
-        cells: cells a side of the coarse grid.
-        kept: the chance that a cell is kept.
-        seed: of the masks.
+        masks: number n of masks; 4,000 to 8,000 in the paper. Each image needs one forward pass per mask, which takes
+            minutes per image without a GPU.
+        cells: side of the coarse grid in cells.
+        kept: probability that a cell is kept.
+        seed: seed of the masks.
 
     Raises:
-        ValueError: for less than one mask or cell, or a chance outside 0 to 1.
+        ValueError: for less than one mask or cell, a probability that is not between 0 and 1, or a target that is not a
+            class of the model.
     """
     if masks < 1 or cells < 1 or not 0 < kept < 1:
         raise ValueError(f"masks, cells and kept are {masks}, {cells}, {kept}; allowed are 1 or more, and 0 to 1")
@@ -96,7 +99,7 @@ def rise_maps(
 
 
 def _soft_masks(coarse: Tensor, corners: Tensor, size: torch.Size) -> Tensor:
-    """(n, cells, cells) -> (n, img_h, img_w): enlarged to one cell more than the image, and cut out (section 3.2)."""
+    """(n, cells, cells) -> (n, img_h, img_w): enlarged to one cell more than the image, then cropped (section 3.2)."""
     cells = coarse.shape[-1]
     cell = [-(-pixels // cells) for pixels in size]
     large = F.interpolate(coarse[:, None], size=[(cells + 1) * side for side in cell], mode="bilinear")[:, 0]
@@ -106,7 +109,7 @@ def _soft_masks(coarse: Tensor, corners: Tensor, size: torch.Size) -> Tensor:
 
 
 def _chunks(masks: int, images: int) -> Iterator[slice]:
-    """Slices of the masks such that each meets all images in one bounded forward pass."""
+    """Slices of the masks, each of which is applied to all images in one forward pass of limited size."""
     together = max(1, FORWARD_IMAGES // images)
     for start in range(0, masks, together):
         yield slice(start, min(start + together, masks))

@@ -1,4 +1,4 @@
-"""Gradients of the class's logit by the pixels, through captum, added up in each patch."""
+"""Gradients of the class's logit with respect to the pixels, by captum, summed over each patch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,11 +29,11 @@ def integrated_gradients_maps(
 ) -> Explanation:
     """Integrated gradients (Sundararajan et al. 2017, equation 1) from the mean colour, 0 in a normalised image.
 
-    Summed over channels and the pixels of a patch, signed: a map sums to the logit less that of the plain mean
-    colour, up to the error of the Gauss-Legendre rule.
+    Summed over channels and the pixels of a patch, signed: the sum of a map is the logit minus that of the plain mean
+    colour, up to the error of the Gauss-Legendre quadrature.
 
     Args:
-        steps: points of the rule.
+        steps: points of the quadrature.
 
     Raises:
         ValueError: for less than one step.
@@ -57,14 +57,15 @@ def integrated_gradients_maps(
 def smoothgrad_maps(
     model: Classifier, images: Tensor, target: Tensor | None, *, samples: int = 50, noise: float = 0.15, seed: int = 0
 ) -> Explanation:
-    """SmoothGrad (Smilkov et al. 2017): ∂y / ∂x, the mean over noisy copies of the image; its size in each patch.
+    """SmoothGrad (Smilkov et al. 2017): the mean of ∂y / ∂x over noisy copies of the image, its magnitude per patch.
 
-    Absolute values are taken after the mean, and summed over channels and the pixels of a patch. Every image meets
-    the same noise, which follows from the seed alone: a batch equals its images one by one.
+    Absolute values are taken after the mean, and summed over channels and the pixels of a patch. All images get the
+    same noise, which only depends on the seed: the result does not depend on the batch.
 
     Args:
-        samples: noisy copies.
+        samples: number of noisy copies.
         noise: standard deviation, as a share of the image's range of values; 10% to 20% in the paper.
+        seed: seed of the noise.
 
     Raises:
         ValueError: for less than one sample, or noise that is not above 0.
@@ -106,7 +107,7 @@ def _in_patches(model: Classifier, pixels: Tensor) -> Tensor:
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers that follow from the seed; the caller's go on afterwards as if none had been drawn."""
+    """Seeds torch's random numbers within the context; afterwards the caller's continue as if none had been drawn."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

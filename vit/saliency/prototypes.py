@@ -1,8 +1,8 @@
-"""The tuned map of `method="default"`: what the last block attends to, told from what it does not.
+"""The tuned map of `method="default"`: what the last block attends to, as opposed to what it does not.
 
-Last-layer attention finds the object and marks a few patches of it. This takes these patches for examples: a map is
-how much more each patch is like what is attended to than like the rest. Which settings were tried, and what each
-gave, is in docs/saliency.md.
+Last-layer attention finds the object and marks a few of its patches. Here these patches serve as examples: the map
+shows how much more similar each patch is to what is attended to than to the rest. The settings that were tried, with
+their results, are in docs/saliency.md.
 """
 
 import torch
@@ -12,35 +12,36 @@ from torch import Tensor
 from vit.layers.attention import Recorded
 from vit.saliency.refine import mean_of_like, unit_features
 
-ENOUGH_HEADS = 6  # for a median: that of fewer heads is what one or two of them say
+ENOUGH_HEADS = 6  # for a median, which with fewer heads depends on one or two of them
 
 
 def seed_fusion(num_heads: int) -> str:
-    """How the heads' attention becomes the seeds: the median, so that no single head decides; of few heads the mean."""
+    """How the heads' attention is combined to seeds: the median, so that no single head decides; the mean if there are
+    few heads."""
     return "median" if num_heads >= ENOUGH_HEADS else "mean"
 
 
 def prototype_contrast(last: Recorded, seeds: Tensor) -> Tensor:
-    """(B, P) similarity of each patch to the attended ones less that to the others, -2 to 2:
+    """(B, P) similarity of each patch to the attended ones minus that to the others, -2 to 2:
 
         r = readout fuse_h(A)                       the seeds: what is attended to, see `seed_fusion`
-        s = softmax(x xᵀ / 0.1) r                   each patch: the mean over the patches that are like it
+        s = softmax(x xᵀ / 0.1) r                   for each patch, the mean over similar patches
         w = (s - min s) / (max s - min s)
         map = x · (unit(Σ w⁴ x) - unit(Σ (1 - w)² x))
 
     A is the last block's attention, and x (P, 2 D) the patches' keys and queries there, side by side at unit length.
-    Above zero is more like the object. Knows no class. One product of the patches with each other more than
-    last-layer attention; memory linear in the number of tokens.
+    Values above zero are more similar to the object. The map does not depend on a class. It takes one product of the
+    patches with each other more than last-layer attention, and memory linear in the number of tokens.
 
     Args:
-        last: the last block, every token of it; the patches are the last P.
+        last: the last block with all its tokens; the patches are the last P.
         seeds: (B, P) r.
     """
     return torch.stack([_contrast(last.of(slice(i, i + 1)), seed) for i, seed in enumerate(seeds)])
 
 
 def _contrast(recorded: Recorded, seed: Tensor) -> Tensor:
-    """(P,) of one image: the tiles of a batch would not fit a processor's caches."""
+    """(P,) for one image, because the tiles of a batch would not fit a CPU's caches."""
     num_patches = len(seed)
     with torch.autocast(seed.device.type, enabled=False):
         features = torch.cat([unit_features(part, num_patches) for part in (recorded.k, recorded.q)], dim=-1)

@@ -1,9 +1,9 @@
-"""Saliency maps as pictures for people: numpy, OpenCV and ISA-L only, so that a worker needs no torch.
+"""Saliency maps as pictures for people: only numpy, OpenCV and ISA-L, so that a worker needs no torch.
 
-Pictures are uint8 RGB (height, width, 3). Maps are float (grid_h, grid_w) or (img_h, img_w); a NaN marks a
-place that the map does not cover, such as what lies outside a centre crop. Text is drawn with the TrueType
-fonts inside OpenCV 5, which hold Latin, Greek, Cyrillic, Arabic, Chinese, Japanese and Korean; the strokes of
-OpenCV 4 draw a question mark for each letter that is not ASCII.
+Pictures are uint8 RGB (height, width, 3). Maps are float (grid_h, grid_w) or (img_h, img_w); NaN marks what the map
+does not cover, such as the area outside a central crop. Text is drawn with the TrueType fonts of OpenCV 5, which have
+Latin, Greek, Cyrillic, Arabic, Chinese, Japanese and Korean letters; OpenCV 4 draws a question mark for each letter
+that is not ASCII.
 """
 
 import os
@@ -29,9 +29,9 @@ Flag = Literal["", "NaN", "infinite", "all zero", "constant", "partly NaN"]
 
 SHORTEST, LONGEST = 224, 768  # limits of the drawn photo's long side, in pixels
 STRIP_SIDE = 144  # the long side of the photo in a strip of words, in pixels
-MIN_WIDTH, MIN_BAR = 384, 208  # of the whole overlay and of its colour bar: room for the text, in pixels
-WEIGHT = 400  # of the letters; 400 is regular
-# Paper and grey as one number: np.full takes five times as long for three.
+MIN_WIDTH, MIN_BAR = 384, 208  # of the whole overlay and of its colour bar, in pixels, so that the text fits
+WEIGHT = 400  # font weight; 400 is regular
+# Paper and grey as one number, because np.full takes five times as long for three.
 INK, PAPER, GREY = (32, 32, 32), 255, 176
 
 SUFFIXES = (".png", ".jpg")
@@ -41,9 +41,8 @@ JPEG_QUALITY = 92
 def map_flag(saliency: NDArray[Any]) -> Flag:
     """What is wrong with a map of any shape, or an empty string.
 
-    "NaN" (nothing else in it), "infinite", "all zero" and "constant" are no maps and are never drawn as one;
-    "partly NaN" is drawn where it has values. A spread below 1e-6 of the largest value is rounding, and
-    the map constant.
+    Maps that are "NaN" (in all pixels), "infinite", "all zero" or "constant" are never drawn; one that is "partly NaN"
+    is drawn where it has values. A range below 1e-6 of the largest value is rounding: such a map is constant.
     """
     covered = saliency[~np.isnan(saliency)]
     if covered.size == 0:
@@ -61,15 +60,14 @@ def map_flag(saliency: NDArray[Any]) -> Flag:
 def upsample(grid_map: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32]:
     """(grid_h, grid_w) -> (img_h, img_w) = `size`, float32, bilinear between the centres of the patches.
 
-    Equals torch.nn.functional.interpolate(mode="bilinear", align_corners=False). A pixel is NaN when the
-    patch that it lies in is NaN; elsewhere the NaN neighbours are left out of the mean, so that the rim of
-    a crop keeps its values.
+    Equals torch.nn.functional.interpolate(mode="bilinear", align_corners=False). A pixel is NaN if the patch that it
+    is in is NaN; otherwise NaN neighbours are left out of the mean, so that the edge of a crop keeps its values.
 
     Raises:
         ValueError: when the map is not two-dimensional, or either size is empty.
     """
     if grid_map.ndim != 2 or grid_map.size == 0 or min(size) < 1:
-        raise ValueError(f"Upsampling takes a map (grid_h, grid_w) and a size; {grid_map.shape}, {size}.")
+        raise ValueError(f"Upsampling takes a map (grid_h, grid_w) and a size, got {grid_map.shape} and {size}.")
     values = np.ascontiguousarray(grid_map, dtype=np.float32)
     dsize = (size[1], size[0])
     uncovered = np.isnan(values)
@@ -91,31 +89,31 @@ def overlay(
     opacity: float = 0.6,
     layout: Layout = "side_by_side",
 ) -> Picture:
-    """The photo, and beside it the map over the photo in grey, with a colour bar and a line of text above.
+    """The photo, and beside it the map over the grey photo, with a colour bar and a line of text above.
 
-    The photo is scaled so that its long side lies in [224, 768] px. The map is stretched from its own least
-    to its own largest value, which stand at the ends of the colour bar: colours compare places within
-    one picture, never two pictures. The grid itself is read for these two, before it is upsampled. What
-    `map_flag` calls no map is replaced by a grey panel that says so. Where the map is NaN, the grey photo is
-    dimmed and carries no colour.
+    The photo is scaled so that its long side is 224 to 768 px. The colours span the map's own range, from its minimum
+    to its maximum, which are written at the ends of the colour bar: colours can be compared within one picture, but not
+    between pictures. The two values are those of the map as it is given, before upsampling. A map that `map_flag` says
+    can't be drawn is replaced by a grey panel with the reason. Where the map is NaN, the grey photo is dimmed and has
+    no colour.
 
     Args:
         photo: (img_h, img_w, 3) uint8 RGB, of any size.
         saliency: (grid_h, grid_w) or (img_h, img_w), stretched over the whole photo.
         label: the predicted class, in any script.
-        probability: of that class, 0 to 1.
-        colormap: a perceptually uniform one: equal steps of the map look equally large.
+        probability: probability of that class, 0 to 1.
+        colormap: a perceptually uniform colour map.
         opacity: share of the colour in the blend, 0 to 1.
-        layout: "side_by_side", or "over": without the photo beside it.
+        layout: "side_by_side", or "over" (without the photo beside it).
 
     Raises:
-        ValueError: for a photo that is not uint8 RGB, a map that is not two-dimensional, or another layout.
+        ValueError: for a photo that is not uint8 RGB, a map that is not two-dimensional, or another layout or colormap.
     """
     _check_picture(photo)
     if saliency.ndim != 2 or saliency.size == 0:
         raise ValueError(f"A saliency map is (grid_h, grid_w) or (img_h, img_w), got {saliency.shape}.")
     if layout not in get_args(Layout):
-        raise ValueError(f"The layout is one of {', '.join(get_args(Layout))}, got {layout!r}.")
+        raise ValueError(f"layout is {layout!r}; allowed are {', '.join(get_args(Layout))}.")
     shown = _fit_photo(photo)
     height, width = shown.shape[:2]
     text = int(np.clip(round(max(height, width) / 24), 14, 24))
@@ -151,15 +149,24 @@ def word_strip(
     opacity: float = 0.6,
     columns: int = 8,
 ) -> Picture:
-    """The photo, then the photo once for each word of its caption, under the word, with the word's map over it.
+    """The photo, then one copy of it per word of its caption, each under its word and with the word's map over it.
 
-    Each map is stretched from its own least to its own largest value, as in `overlay`: a word that looked nowhere in
-    particular has its brightest place, too.
+    The colours span each map's own range, as in `overlay`, so even a word that looked nowhere in particular has a
+    brightest place.
 
     Args:
         photo: (img_h, img_w, 3) uint8 RGB, of any size.
-        maps: (words, grid_h, grid_w), stretched over the whole photo.
-        columns: pictures a row.
+        words: the words of the caption, in any script.
+        maps: (words, grid_h, grid_w), each stretched over the whole photo.
+        colormap: a perceptually uniform colour map.
+        opacity: share of the colour in the blend, 0 to 1.
+        columns: pictures per row.
+
+    Returns:
+        (height, width, 3) uint8 RGB.
+
+    Raises:
+        ValueError: for a photo that is not uint8 RGB, another number of maps than words, or another colormap.
     """
     _check_picture(photo)
     if maps.ndim != 3 or len(maps) != len(words):
@@ -189,16 +196,21 @@ def contact_sheet(
     tile: tuple[int, int] = (220, 400),
     per_page: int = 24,
 ) -> Iterator[Picture]:
-    """Thumbnails with a caption under each, a page at a time, in the order they come.
+    """Thumbnails with a caption under each, one page at a time, in the given order.
 
-    One page and one overlay are held in memory, however many come. Pictures are shrunk to fit, never
-    enlarged.
+    Only one page and one overlay are in memory at a time. Pictures are shrunk to fit, never enlarged.
 
     Args:
-        overlays: pairs of a picture (height, width, 3) uint8 RGB and its caption, such as a file's name.
-        columns: thumbnails a row.
-        tile: (height, width) in pixels of the room for one thumbnail, without its caption.
-        per_page: most thumbnails on a page; the last page is only as tall as its rows.
+        overlays: pairs of a picture (height, width, 3) uint8 RGB and its caption, such as a file name.
+        columns: thumbnails per row.
+        tile: (height, width) of the space for one thumbnail in pixels, without its caption.
+        per_page: maximum number of thumbnails per page; the last page is only as tall as its rows.
+
+    Yields:
+        Pages, (height, width, 3) uint8 RGB; none without overlays.
+
+    Raises:
+        ValueError: for columns, a tile or per_page below 1, or a picture that is not uint8 RGB.
     """
     if min(columns, per_page, *tile) < 1:
         raise ValueError(f"columns, per_page and tile must be at least 1, got {columns}, {per_page}, {tile}.")
@@ -218,28 +230,28 @@ def contact_sheet(
 
 
 def save_overlay(path: str | os.PathLike[str], picture: Picture) -> None:
-    """Writes an overlay, or a page of a contact sheet, whole or not at all; the ending says PNG or JPEG.
+    """Writes an overlay, or a page of a contact sheet, atomically, as PNG or JPEG according to the suffix.
 
-    It is not waited for until it lies on the disk: after a power cut it may be missing, and can be drawn again.
-    JPEG is half the time and a fifth of the size, and blurs the edges of the text a little.
+    It does not wait until the file is on the disk: after a power cut it may be missing, and can be drawn again. JPEG
+    takes half the time and a fifth of the size, and blurs the edges of the text a little.
 
     Raises:
-        ValueError: for an ending other than .png and .jpg, or an array that is not a picture.
+        ValueError: for a suffix other than .png and .jpg, or an array that is not a picture.
     """
     _check_picture(picture)
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"Pictures are written as {' or '.join(SUFFIXES)}, got {str(path)!r}.")
-    # Encoded in memory: OpenCV's own writer can't take a path that is not UTF-8.
+    # Encoded in memory, because OpenCV can't write to a path that is not UTF-8.
     data = _png(picture) if suffix == ".png" else _jpeg(picture)
     with atomic_write(path, sync=False) as temporary:
         temporary.write_bytes(data)
 
 
 def _png(picture: Picture) -> bytes:
-    """The picture as a PNG file (W3C, Portable Network Graphics): each row as its difference from the one above.
+    """The picture as a PNG file (W3C, Portable Network Graphics), each row as its difference from the one above.
 
-    zlib takes four times as long as ISA-L, for a file of the same size, and OpenCV and Pillow have nothing else.
+    zlib, the only choice in OpenCV and Pillow, takes four times as long as ISA-L for a file of the same size.
     """
     height, width = picture.shape[:2]
     flat = picture.reshape(height, 3 * width)
@@ -270,13 +282,13 @@ def _check_picture(picture: NDArray[Any]) -> None:
 
 
 def _fit_photo(photo: Picture) -> Picture:
-    """(img_h, img_w, 3), scaled so that its long side lies in [SHORTEST, LONGEST]."""
+    """(img_h, img_w, 3), scaled so that its long side is in [SHORTEST, LONGEST]."""
     long_side = max(photo.shape[:2])
     return scaled(photo, min(max(long_side, SHORTEST), LONGEST) / long_side)
 
 
 def scaled(picture: Picture, scale: float) -> Picture:
-    """(height, width, 3), each side `scale` times as long, in whole pixels, one at least."""
+    """(height, width, 3), each side `scale` times as long, in whole pixels, at least one."""
     if scale == 1:
         return picture
     height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
@@ -285,9 +297,9 @@ def scaled(picture: Picture, scale: float) -> Picture:
 
 
 def _blend(photo: Picture, saliency: NDArray[Any], colormap: Colormap, opacity: float) -> Picture:
-    """The map's colours over the photo in grey: colour in the panel then always means the map."""
+    """The map's colours over the grey photo, so that colour in the panel always means the map."""
     low, high = float(np.nanmin(saliency)), float(np.nanmax(saliency))
-    # In float64 and before upsampling: a small range on a large offset survives, and the grid is small.
+    # In float64, so that a small range with a large offset survives; before upsampling, because the grid is small.
     stretched = upsample((saliency.astype(np.float64) - low) * (255 / (high - low)), photo.shape[:2])
     uncovered = np.isnan(stretched)
     partial = uncovered.any()
@@ -300,7 +312,7 @@ def _blend(photo: Picture, saliency: NDArray[Any], colormap: Colormap, opacity: 
 
 
 def _note_panel(photo: Picture, flag: Flag, text: int) -> Picture:
-    """A grey panel of the photo's size that says why there is no map."""
+    """A grey panel of the photo's size with the reason why there is no map."""
     panel = np.full_like(photo, GREY)
     height, width = panel.shape[:2]
     lines = [f"map is {flag}"]
@@ -315,7 +327,7 @@ def _note_panel(photo: Picture, flag: Flag, text: int) -> Picture:
 
 @cache
 def _palette(colormap: Colormap) -> Picture:
-    """(256, 1, 3) RGB: OpenCV's own tables are BGR."""
+    """(256, 1, 3) RGB; OpenCV's own tables are BGR."""
     codes = {
         "inferno": cv2.COLORMAP_INFERNO,
         "magma": cv2.COLORMAP_MAGMA,
@@ -323,7 +335,7 @@ def _palette(colormap: Colormap) -> Picture:
         "cividis": cv2.COLORMAP_CIVIDIS,
     }
     if colormap not in codes:
-        raise ValueError(f"The colour map is one of {', '.join(codes)}, got {colormap!r}.")
+        raise ValueError(f"colormap is {colormap!r}; allowed are {', '.join(codes)}.")
     ramp = np.arange(256, dtype=np.uint8)[:, None]
     return np.ascontiguousarray(cv2.applyColorMap(ramp, codes[colormap])[:, :, ::-1], dtype=np.uint8)
 
@@ -343,7 +355,7 @@ def _colour_bar(strip: Picture, low: float, high: float, colormap: Colormap) -> 
 
 
 def _printable(text: str) -> str:
-    """The text on one line, in composed letters; bytes that are no UTF-8 and control codes become "?"."""
+    """The text on one line, with composed letters; bytes that are not UTF-8 and control codes become "?"."""
     line = unicodedata.normalize("NFC", " ".join(text.split()))
     return "".join(letter if letter.isprintable() else "?" for letter in line)
 
@@ -362,7 +374,7 @@ def write_text(canvas: Picture, text: str, x: int, baseline: int, size: int, roo
     """Draws one line of text, shortened with "…" to `room` pixels; returns the x where it ends."""
     width = text_width(text, size)
     if width > room:
-        # Widths grow with the number of letters, so the longest that fits is found by halving.
+        # Widths grow with the number of letters, so the longest text that fits is found by bisection.
         fits = bisect_right(range(len(text)), room, key=lambda n: text_width(text[:n] + "…", size))
         text = text[: max(fits - 1, 0)].rstrip() + "…"
         width = text_width(text, size)
@@ -376,7 +388,7 @@ def _blank_page(columns: int, per_page: int, step_y: int, step_x: int, gap: int)
 
 
 def _place(room: Picture, picture: Picture) -> None:
-    """Draws the picture, shrunk to fit, into the room (height, width, 3): centred, at its bottom."""
+    """Draws the picture, shrunk to fit, into `room` (height, width, 3), centred at its bottom."""
     _check_picture(picture)
     small = scaled(picture, min(1, room.shape[0] / picture.shape[0], room.shape[1] / picture.shape[1]))
     height, width = small.shape[:2]

@@ -1,4 +1,4 @@
-"""Attention rollout (Abnar & Zuidema 2020): attention multiplied through the blocks, the residuals counted in."""
+"""Attention rollout (Abnar & Zuidema 2020): attention multiplied through the blocks, including the residuals."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -17,13 +17,13 @@ class RolloutOptions:
     """The settings of rollout; the defaults are the paper's.
 
     Args:
-        head_fusion: how a block's heads become one map: "mean" (the paper), "max" or "min".
-        discard_ratio: share of each image's fused map, its lowest entries, that is set to zero, 0 to below 1. Of equal
-            entries the first go, row by row, so that no more are set to zero than this share.
-        residual: weight a of attention against the identity, (1 - a) I + a A; 0.5 in the paper.
+        head_fusion: how the attention of a block's heads is combined: "mean" (as in the paper), "max" or "min".
+        discard_ratio: share of the entries of each fused map, the lowest ones, that is set to zero, 0 to below 1. Of
+            equal entries the first are discarded, row by row, so that it is never more than this share.
+        residual: weight a of the attention against the identity, (1 - a) I + a A; 0.5 in the paper.
 
     Raises:
-        ValueError: what arrived and what is allowed.
+        ValueError: for a value that is not allowed; says what arrived and what is allowed.
     """
 
     head_fusion: str = "mean"
@@ -54,11 +54,11 @@ def rollout(
     which equals the textbook product of N x N matrices (Abnar & Zuidema 2020, equation 1).
 
     Args:
-        blocks: `Trace.blocks`. With a discard ratio every token of the last block must have been computed.
-        readout: (N,) or (B, N), how much of each last token is read.
+        blocks: `Trace.blocks`. With a discard ratio, the last block must have computed all tokens.
+        readout: (N,) or (B, N), weight of each token after the last block.
         options: head fusion, discard ratio, residual.
-        kept_columns: the first columns that discarding never sets to zero: 1 for a class token, 0 without one.
-        start_block: blocks before this one are taken as the identity.
+        kept_columns: number of first columns that are never discarded: 1 with a class token, 0 without.
+        start_block: blocks before this one are treated as the identity.
 
     Raises:
         ValueError: see `walk`.
@@ -77,8 +77,8 @@ def _step(relevance: Tensor, recorded: Recorded, options: RolloutOptions, kept_c
         return _step_with_discard(relevance, recorded, options, kept_columns)
     a = options.residual
     num_queries = recorded.q.shape[2]
-    weights = relevance[:, :num_queries].clone()  # (B, Q), over the sum of the row it will multiply
-    if options.head_fusion == "mean":  # its rows sum to 1 already
+    weights = relevance[:, :num_queries].clone()  # (B, Q), to be divided by the sum of the row it will multiply
+    if options.head_fusion == "mean":  # its rows already sum to 1
         before = times_mean_attention(relevance, recorded)
     else:
         before = torch.zeros_like(relevance)
@@ -92,7 +92,7 @@ def _step(relevance: Tensor, recorded: Recorded, options: RolloutOptions, kept_c
 
 
 def _step_with_discard(relevance: Tensor, recorded: Recorded, options: RolloutOptions, kept_columns: int) -> Tensor:
-    """As `_step`; ranking the entries of a map takes the map: one of N x N is held, and dropped after the block."""
+    """Like `_step`; ranking the entries of a map needs the whole N x N map, which is freed after the block."""
     a = options.residual
     fused = torch.cat([_fuse(tile, options.head_fusion) for _, tile in attention_tiles(recorded)], dim=1)  # (B, N, N)
     lowest = int(fused[0].numel() * options.discard_ratio)
@@ -105,10 +105,10 @@ def _step_with_discard(relevance: Tensor, recorded: Recorded, options: RolloutOp
 
 
 def _lowest(values: Tensor, count: int) -> Tensor:
-    """(B, numbers) bool: the `count` lowest numbers of each row, of equal ones the first."""
+    """(B, numbers) bool: the `count` lowest numbers of each row; of equal ones, the first."""
     threshold = values.kthvalue(count, dim=1, keepdim=True).values
     found = values <= threshold
-    spare = found.sum(dim=1) - count  # numbers equal to the last that counts, and too many
+    spare = found.sum(dim=1) - count  # surplus numbers that equal the threshold
     for row in spare.nonzero()[:, 0].tolist():
         equal = (values[row] == threshold[row]).nonzero()[:, 0]
         found[row, equal[-spare[row] :]] = False
@@ -116,7 +116,7 @@ def _lowest(values: Tensor, count: int) -> Tensor:
 
 
 def _row_sums(fused: Tensor, a: float) -> Tensor:
-    """(B, rows) sums of (1 - a) I + a W, above zero: with a = 1 a row can be empty, and then passes nothing on."""
+    """(B, rows) sums of (1 - a) I + a W, kept above zero: with a = 1 a row can be empty, and then passes nothing on."""
     return ((1 - a) + a * fused.sum(dim=-1)).clamp_min(torch.finfo(fused.dtype).tiny)
 
 

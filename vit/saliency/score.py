@@ -1,4 +1,4 @@
-"""How good saliency maps are, image by image: methods beside the baselines that know nothing of the image."""
+"""How good saliency maps are, image by image: methods next to baselines that don't look at the image."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,13 +26,13 @@ LOCALIZATION = (
 )  # fmt: skip
 FAITHFULNESS = tuple(PERTURBATIONS)
 LOWER_IS_BETTER = frozenset({"deletion", "positive_perturbation"})
-SHOWN = 3  # of the best and of the worst maps of a method
+SHOWN = 3  # of the best and of the worst maps of each method
 
 Numbers = NDArray[np.float64]
 
 
 class Shown(NamedTuple):
-    """A map to show: how well it did, the number of its image, the photo (h, w, 3) uint8, and the map in patches."""
+    """A map to show: its score, the number of its image, the photo (h, w, 3) uint8, and the map in patches."""
 
     value: float
     number: int
@@ -42,21 +42,21 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores:
-    """What was found for each image, in the order in which they came.
+    """The scores of each image, in the order in which they were added.
 
     Args:
-        methods: those that were asked for, then the baselines.
-        labels: of the model's classes.
-        index: (images,) places in the list of images.
-        predicted: (images,) index of the class, -1 of a model without a head.
-        truth: (images,) index of the class, -1 where it is not known.
-        probability: (images,) of the predicted class; NaN without a head.
+        methods: the requested methods, then the baselines.
+        labels: labels of the model's classes.
+        index: (images,) positions in the list of images.
+        predicted: (images,) index of the predicted class, -1 for a model without a head.
+        truth: (images,) index of the true class, -1 if it is not known.
+        probability: (images,) probability of the predicted class; NaN without a head.
         area: (images,) share of the image that is object; NaN without masks.
         object_worth, background_worth: (images,) see `background.worth`; NaN without masks or a head.
         values: method -> metric -> (images,).
         overlaps: method -> intersections and unions, (images, 2) each: background and object. Empty without masks.
         extremes: method -> its best maps, best first, and its worst, worst first.
-        ranked_by: what best and worst are told by.
+        ranked_by: the metric that decides which maps are best and worst.
     """
 
     methods: tuple[str, ...]
@@ -75,17 +75,17 @@ class Scores:
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """(images,) where the truth is known and was predicted."""
+        """(images,) whether the truth is known and was predicted."""
         return (self.truth >= 0) & (self.truth == self.predicted)
 
     @property
     def wrong(self) -> NDArray[np.bool_]:
-        """(images,) where the truth is known and was not predicted."""
+        """(images,) whether the truth is known and was not predicted."""
         return (self.truth >= 0) & (self.truth != self.predicted)
 
     @property
     def metrics(self) -> list[str]:
-        """Names of the metrics that were taken."""
+        """Names of the metrics that were measured."""
         return list(self.values[self.methods[0]])
 
 
@@ -93,11 +93,11 @@ def chosen_methods(names: str) -> list[str]:
     """The methods in "rollout,attribution".
 
     Raises:
-        UserError: for a name that is no method's, or no name at all.
+        UserError: for an unknown method, or no name at all.
     """
     asked = [name.strip() for name in names.split(",") if name.strip()]
     if not asked:
-        raise UserError(f"--methods is {names!r}, which names none.\nThe methods are: {', '.join(METHODS)}")
+        raise UserError(f"--methods is {names!r}, which names no method.\nThe methods are: {', '.join(METHODS)}")
     for name in asked:
         if name not in METHODS:
             raise UserError(f"--methods has {name!r}{nearest(name, METHODS)}.\nThe methods are: {', '.join(METHODS)}")
@@ -107,17 +107,16 @@ def chosen_methods(names: str) -> list[str]:
 class Scorer:
     """Takes batches of images and scores the maps of several methods, and the baselines.
 
-    All that is said of a whole image is of one forward pass, that of its first map.
-
-    Holds a few numbers an image, and the best and worst maps; nothing else grows with the number of images.
+    Everything about a whole image comes from one forward pass, that of its first map. Keeps a few numbers per image,
+    and the best and worst maps; nothing else grows with the number of images.
 
     Args:
         model: a Classifier; it is put into evaluation mode on `device`.
-        methods: as `vit.explain` knows them. The class that is explained is the predicted one.
-        device, precision: where, and in which arithmetic, the model runs.
-        faithfulness: what takes the place of removed pixels, see `Perturbation`; None takes localisation alone.
-        truths_known: every batch has the true classes as `target`, and accuracy is counted by these.
-        method_options: method -> keywords that `vit.explain` takes.
+        methods: names of methods, as `vit.explain` takes them. The class that is explained is the predicted one.
+        device, precision: the device and precision that the model runs in.
+        faithfulness: what replaces removed pixels, see `Perturbation`; None only measures localisation.
+        truths_known: whether every batch has the true classes as `target`, which accuracy then refers to.
+        method_options: method -> keywords for `vit.explain`.
     """
 
     def __init__(
@@ -147,9 +146,9 @@ class Scorer:
         """Scores the images of a batch.
 
         Args:
-            batch: image (B, C, h, w) and index (B,); mask (B, any_h, any_w) bool, True on the object, where there are
-                masks: images without any object are left out; target (B,), where true classes are known, -1 where
-                not; photo, B pictures, where the best and worst maps are to be shown.
+            batch: image (B, C, h, w) and index (B,); optionally mask (B, any_h, any_w) bool, True on the object (images
+                without any object are left out); target (B,), the true classes, -1 if unknown; photo, B pictures, to
+                show the best and worst maps.
         """
         number = torch.arange(len(batch["index"]))
         kept = number[batch["mask"].flatten(1).any(dim=1)] if "mask" in batch and len(number) else number
@@ -176,13 +175,13 @@ class Scorer:
         self._facts.append({"index": index, "truth": truth, **self._fact(images, masks, logits)})
 
     def scores(self) -> Scores:
-        """Of all images so far.
+        """The scores of all images so far.
 
         Raises:
-            UserError: when there is none, or none with an object.
+            UserError: when there are no images, or none with an object.
         """
         if not self._facts:
-            raise UserError("There is no image with an object, so there is nothing to score maps against.")
+            raise UserError("None of the masks has an object, so there is nothing to score maps against.")
         facts = {name: torch.cat([part[name] for part in self._facts]) for name in self._facts[0]}
         neither = self._neither.probability()[facts["predicted"].clamp(min=0)]
         of_object, of_background = facts.pop("probability_of_object"), facts.pop("probability_of_background")
@@ -209,14 +208,14 @@ class Scorer:
 
     @property
     def accuracy_of(self) -> str | None:
-        """What the perturbations count as right; None when they are not scored."""
+        """What the perturbations count as correct; None if they are not scored."""
         if self.faithfulness is None:
             return None
         return "true classes" if self.truths_known else "predictions for the whole images"
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The methods that are scored, the baselines last."""
+        """The methods that are scored, with the baselines last."""
         return tuple(self._values)
 
     def _maps(self, images: Tensor, index: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -237,7 +236,7 @@ class Scorer:
         return maps, logits
 
     def _fact(self, images: Tensor, masks: Tensor | None, logits: Tensor) -> dict[str, Tensor]:
-        """What is known of each image beside its maps."""
+        """Facts about each image besides its maps."""
         unknown = torch.full((len(images),), torch.nan, dtype=torch.double)
         fact = dict.fromkeys(("probability", "probability_of_object", "probability_of_background"), unknown)
         fact["predicted"] = torch.full((len(images),), -1)
@@ -264,7 +263,7 @@ class Scorer:
 
 
 def ranking_metric(values: Mapping[str, Any]) -> str:
-    """What the best maps are told by: the overlap with the object, or what insertion is above deletion."""
+    """The metric that ranks maps: the overlap with the object, or insertion minus deletion."""
     return "iou_at_equal_area" if "iou_at_equal_area" in values else "insertion - deletion"
 
 

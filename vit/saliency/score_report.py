@@ -1,4 +1,4 @@
-"""What the scores of many images come to: means with intervals, words, tables, files and a picture."""
+"""Summaries of the scores of many images: means with intervals, words, tables, files and a picture."""
 
 import csv
 import json
@@ -29,12 +29,12 @@ TITLES = {
     "positive_perturbation": "positive\n(lower)",
     "negative_perturbation": "negative\n(higher)",
 }
-PHOTO_SIDE = 384  # pixels of a photo's longer side in the picture at most
+PHOTO_SIDE = 384  # maximum length of a photo's longer side in the picture, in pixels
 Estimates = dict[str, dict[str, Estimate]]  # method -> metric -> estimate
 
 
 class Table(NamedTuple):
-    """A table for the terminal: rows of cells, the first of each its name."""
+    """A table for the terminal: rows of cells, of which the first is the row's name."""
 
     title: str
     columns: list[str]
@@ -42,8 +42,8 @@ class Table(NamedTuple):
 
 
 class ClassSummary(NamedTuple):
-    """The images that are predicted as one class (or all of them): its label, how many, the share of the background in
-    the prediction, the object's area, the energy inside of each method, and what to make of it."""
+    """The images that are predicted as one class (or all of them): its label, their number, the share of the background
+    in the prediction, the object's area, the energy inside for each method, and the verdict."""
 
     label: str
     images: int
@@ -54,15 +54,15 @@ class ClassSummary(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What scores come to.
+    """A summary of scores.
 
     Args:
-        estimates: part ("all", "correct", "wrong": those that have images) -> method -> metric.
-        images: of each part.
+        estimates: part ("all", "correct" and "wrong", if they have images) -> method -> metric -> estimate.
+        images: number of images of each part.
         classes: number of the predicted class, or "all" -> what the model reads; empty without masks or a head. A
-            class may be labelled "all", too.
-        groups: how many there are; None without groups.
-        seed: of the resamples.
+            class may also be labelled "all".
+        groups: number of groups; None without groups.
+        seed: seed of the resamples.
     """
 
     estimates: dict[str, Estimates]
@@ -76,9 +76,9 @@ def summarise(scores: Scores, *, groups: Sequence[str] | None = None, seed: int 
     """Means and 95% intervals of every method and metric.
 
     Args:
-        scores: of `Scorer`.
-        groups: which group each image of the list belongs to, by index; None when they have none.
-        seed: of the bootstrap.
+        scores: the result of `Scorer.scores`.
+        groups: the group of each image in the list, by index; None without groups.
+        seed: seed of the bootstrap.
     """
     of_image = None if groups is None else np.array([groups[index] for index in scores.index.tolist()])
     parts = {"all": np.ones(len(scores.index), bool), "correct": scores.correct, "wrong": scores.wrong}
@@ -93,11 +93,11 @@ def summarise(scores: Scores, *, groups: Sequence[str] | None = None, seed: int 
 
 
 def _estimates(scores: Scores, chosen: NDArray[np.bool_], groups: Any, seed: int) -> Estimates:
-    """Of every method and metric, from the same resamples."""
+    """The estimates of all methods and metrics, from the same resamples."""
     values, weights = [], []
     for method in scores.methods:
         for metric in scores.metrics:
-            if metric == "mean_iou":  # the protocol's: of all pixels of all images together
+            if metric == "mean_iou":  # as in the protocol, over all pixels of all images together
                 over, under = scores.overlaps[method]
             else:
                 over = np.stack([scores.values[method][metric]] * 2, axis=1)
@@ -134,8 +134,8 @@ def _of(groups: Any, chosen: NDArray[np.bool_]) -> Any:
 
 
 def score_tables(summary: Summary) -> Iterator[Table]:
-    """Localisation and faithfulness, of all images; over groups, where there are any; of right and wrong predictions
-    apart."""
+    """Tables of localisation and faithfulness for all images; over groups, if there are any; and separately for correct
+    and wrong predictions."""
     for part, estimates in summary.estimates.items():
         of = {"all": "", "correct": "correct predictions, ", "wrong": "wrong predictions, "}[part]
         yield from _tables(estimates, f"{of}means over {summary.images[part]} images", grouped=False)
@@ -158,20 +158,20 @@ def _tables(estimates: Estimates, title: str, *, grouped: bool) -> Iterator[Tabl
 
 
 def bounds(interval: Interval) -> str:
-    """The bounds of an interval, in few letters."""
+    """The bounds of an interval as a short text."""
     return "?" if math.isnan(interval.low) else f"{interval.low:.2f}..{interval.high:.2f}"
 
 
 def class_lines(summary: Summary) -> list[str]:
-    """What the model reads, in words: of all images, then of each class it predicted."""
+    """What the model reads, in words: for all images, then for each predicted class."""
     lines = []
     for found in summary.classes.values():
         share, area = found.background_share.plain, found.area.plain
         method, energy = next(iter(found.energy_inside.items()))
         lines.append(
-            f"{found.label} ({found.images} images): {found.verdict.words}. The background makes {share.mean:.0%} of "
-            f"the prediction ({_percents(share)}); {method} has {energy.plain.mean:.0%} ({_percents(energy.plain)}) of "
-            f"its energy on the object, which covers {area.mean:.0%} of the image."
+            f"{found.label} ({found.images} images): {found.verdict.words}. The background makes up {share.mean:.0%} "
+            f"of the prediction ({_percents(share)}); {method} has {energy.plain.mean:.0%} ({_percents(energy.plain)}) "
+            f"of its energy on the object, which covers {area.mean:.0%} of the image."
         )
     return lines
 
@@ -189,11 +189,14 @@ def write_scores(
     groups: Sequence[str] | None = None,
     settings: Mapping[str, Any],
 ) -> None:
-    """Writes scores.json (means, intervals, words), scores.csv (a row an image and method), and, where photographs
-    were kept, best_worst.png.
+    """Writes scores.json (means, intervals, words), scores.csv (one row per image and method), and, if photographs were
+    kept, best_worst.png.
 
     Args:
-        names: of all images, by index; `groups` likewise.
+        scores, summary: see `Scorer.scores` and `summarise`.
+        names: names of all images, by index.
+        folder: the output folder.
+        groups: groups of all images, by index; None without groups.
         settings: what was scored and how, for scores.json.
     """
     classes = [found for number, found in summary.classes.items() if number != "all"]
@@ -209,7 +212,7 @@ def write_scores(
             for part, rows in summary.estimates.items()
         },
         "all_classes": _class_entry(summary.classes["all"]) if summary.classes else None,
-        # A class may be labelled "all"; then that is its own entry.
+        # A class may be labelled "all"; its entry then replaces the one of all classes.
         "classes": {found.label: _class_entry(found) for found in (*summary.classes.values(), *classes)},
         "reads_background": [found.label for found in classes if found.verdict.reads_background],
     }
@@ -232,7 +235,7 @@ def _class_entry(found: ClassSummary) -> dict[str, Any]:
 
 
 def _plain(estimate: Estimate) -> dict[str, Any]:
-    """For JSON, which has no NaN."""
+    """An estimate for JSON, which has no NaN."""
     entry: dict[str, Any] = {name: _number(value) for name, value in estimate.plain._asdict().items()}
     if estimate.grouped is not None:
         entry["over_groups"] = {name: _number(value) for name, value in estimate.grouped._asdict().items()}
@@ -270,7 +273,7 @@ def _label(scores: Scores, number: int) -> str:
 
 
 def _pictures(scores: Scores, names: Sequence[str]) -> Iterator[tuple[NDArray[np.uint8], str]]:
-    """Overlays of the best maps of each method, then of its worst."""
+    """Overlays of the best maps of each method, then of its worst ones."""
     for method, extremes in scores.extremes.items():
         for word, kept in zip(("best", "worst"), extremes, strict=True):
             for shown in kept:

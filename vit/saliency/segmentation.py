@@ -1,15 +1,15 @@
-"""A saliency map taken for a segmentation: the ImageNet-Segmentation protocol of Chefer, Gur & Wolf 2021 (CVPR).
+"""A saliency map used as a segmentation: the ImageNet-Segmentation protocol of Chefer, Gur & Wolf 2021 (CVPR).
 
-The map is upsampled bilinearly to the mask (224 x 224 in the paper), stretched to 0..1, and its pixels above its own
-mean are the object, all others the background. Three numbers are taken:
+The map is upsampled bilinearly to the mask (224 x 224 in the paper) and scaled to 0..1. Pixels above its own mean are
+the object, all others the background. Three numbers are computed:
 
-    pixel accuracy      share of the pixels that are on the right side
+    pixel accuracy      share of the pixels that are classified correctly
     average precision   of the 2 P answers "R is object" and "1 - R is background", ranked together
     IoU                 of the object and of the background; over a data set each is sum(intersections) / sum(unions),
                         and mIoU is their mean
 
-As in the authors' code, a map that cannot be stretched (constant, or not finite) calls everything background, and
-has the average precision of a blind guess.
+As in the authors' code, a map that cannot be scaled (constant, or not finite) calls everything background, and has
+the average precision of a blind guess.
 """
 
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from torchmetrics.functional.classification import binary_average_precision
 
 
 class Segmentation(NamedTuple):
-    """Of each image. pixel_accuracy, average_precision (B,); intersection, union (B, 2): background, object."""
+    """Scores per image: pixel_accuracy, average_precision (B,); intersection, union (B, 2): background, object."""
 
     pixel_accuracy: Tensor
     average_precision: Tensor
@@ -30,7 +30,7 @@ class Segmentation(NamedTuple):
 
     @property
     def mean_iou(self) -> Tensor:
-        """(B,) of each image alone."""
+        """(B,) the mean IoU of each image by itself."""
         return (self.intersection / self.union.clamp(min=1)).mean(dim=1)
 
 
@@ -38,7 +38,7 @@ def segment(maps: Tensor, masks: Tensor) -> Segmentation:
     """Scores maps (B, grid_h, grid_w) or (B, img_h, img_w) against masks (B, img_h, img_w), True on the object.
 
     Raises:
-        ValueError: when they are not of one batch.
+        ValueError: when they are not of one batch, or the masks are not bool.
     """
     if maps.ndim != 3 or masks.ndim != 3 or len(maps) != len(masks) or masks.dtype != torch.bool:
         raise ValueError(
@@ -46,7 +46,7 @@ def segment(maps: Tensor, masks: Tensor) -> Segmentation:
             f"got {tuple(maps.shape)} and {tuple(masks.shape)} {masks.dtype}."
         )
     stretched = stretch(maps, (masks.shape[1], masks.shape[2])).flatten(1)
-    # A threshold between equal numbers must not depend on how their mean was rounded: double precision.
+    # In double precision, so that a threshold between equal numbers does not depend on the rounding of their mean.
     chosen = stretched.double() > stretched.double().mean(dim=1, keepdim=True)
     truth = masks.flatten(1)
     answers = torch.stack([~chosen, chosen], dim=1)  # (B, 2, P)
@@ -66,6 +66,6 @@ def stretch(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, grid_h, grid_w) -> (B, *size) in 0..1, bilinear; all NaN when the map is constant or not finite."""
     full = functional.interpolate(maps[:, None].float(), size, mode="bilinear", align_corners=False)[:, 0]
     low, high = full.amin(dim=(1, 2), keepdim=True), full.amax(dim=(1, 2), keepdim=True)
-    # Upsampling leaves differences of rounding in a flat map, which stretching would turn into a picture.
+    # Upsampling leaves rounding differences in a flat map, which scaling would turn into a picture.
     usable = (high - low > 1e-6 * torch.maximum(high.abs(), low.abs())) & high.isfinite() & low.isfinite()
     return torch.where(usable, (full - low) / torch.where(usable, high - low, 1), torch.nan)

@@ -1,4 +1,4 @@
-"""Which class of an image is explained: what `--target` says, as class indices for each image."""
+"""The class of an image that is explained: `--target` as class indices for each image."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,8 @@ class Target:
     """A choice of classes, see `parse_target`.
 
     Args:
-        classes: the same for every image; empty when the logits or the table decide.
-        topk: how many of the likeliest classes, likeliest first; 0 for none.
+        classes: classes for all images; empty if the logits or the table decide.
+        topk: number of likeliest classes, likeliest first; 0 for none.
         by_image: name of an image -> its class.
     """
 
@@ -28,23 +28,23 @@ class Target:
 
     @property
     def needs_logits(self) -> bool:
-        """Whether the model must have answered before the classes are known."""
+        """Whether the classes depend on the model's logits."""
         return self.topk > 0
 
     @property
     def maps_an_image(self) -> int:
-        """How many classes each image gets, and so how many maps."""
+        """How many classes, and so how many maps, each image gets."""
         return self.topk or 1
 
     def of(self, names: Sequence[str], logits: Tensor | None = None) -> list[list[int]]:
         """The classes of each image, `maps_an_image` of them.
 
         Args:
-            names: of the images, as the CSV column's table has them.
-            logits: (B, num_classes), where they decide.
+            names: names of the images, as in the table of the CSV.
+            logits: (B, num_classes), if they decide.
 
         Raises:
-            UserError: for an image that the table does not have.
+            UserError: for an image that is not in the table.
         """
         if self.classes:
             return [list(self.classes) for _ in names]
@@ -56,7 +56,7 @@ class Target:
         if missing:
             raise UserError(
                 f"--target has no class for {missing[0]!r} ({len(missing)} of {len(names)} images have none)"
-                f"{nearest(missing[0], self.by_image)}.\nIts column `image` must have every image, by the same path."
+                f"{nearest(missing[0], self.by_image)}.\nIts column `image` must have all images with the same paths."
             )
         return [[self.by_image[name]] for name in names]
 
@@ -72,7 +72,7 @@ def parse_target(text: str, labels: Sequence[str], num_classes: int) -> Target:
         num_classes: of the model's head, above 0.
 
     Raises:
-        UserError: what arrived, what is allowed.
+        UserError: for a target that the model does not have, or a table that can't be read.
     """
     if text in labels:
         return Target(classes=(labels.index(text),))
@@ -86,14 +86,14 @@ def parse_target(text: str, labels: Sequence[str], num_classes: int) -> Target:
     index = class_index(text, labels, num_classes)
     if index is None:
         raise UserError(
-            f"--target {text!r} is no label of the model{nearest(text, labels)}.\n"
+            f"--target {text!r} is not a label of the model{nearest(text, labels)}.\n"
             f"Allowed are predicted, its {num_classes} labels, an index below that, topk:K, or FILE.csv:COLUMN."
         )
     return Target(classes=(index,))
 
 
 def class_index(text: str, labels: Sequence[str], num_classes: int) -> int | None:
-    """The class that a label or an index names; None for neither."""
+    """The class that a label or an index names; None if it is neither."""
     if text in labels:
         return labels.index(text)
     return int(text) if text.isascii() and text.isdecimal() and int(text) < num_classes else None
@@ -107,9 +107,9 @@ def _count(text: str, num_classes: int) -> int:
 
 
 def _read_column(path: Path, column: str, labels: Sequence[str], num_classes: int) -> dict[str, int]:
-    """Image -> class."""
+    """The table of a CSV: name of an image -> its class."""
     if not path.is_file():
-        raise UserError(f"--target names the table {path}, but there is no such file.")
+        raise UserError(f"--target names the table {path}, but that file does not exist.")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
@@ -125,10 +125,10 @@ def _read_column(path: Path, column: str, labels: Sequence[str], num_classes: in
                 index = class_index((row[column] or "").strip(), labels, num_classes)
                 if index is None:
                     raise UserError(
-                        f"{path}, row {number}: {row[column]!r} is no label of the model"
+                        f"{path}, row {number}: {row[column]!r} is not a label of the model"
                         f"{nearest(row[column] or '', labels)}.\nAllowed are its {num_classes} labels, or an index."
                     )
                 found[row["image"]] = index
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is no CSV in UTF-8: {error}.") from None
+        raise UserError(f"{path} is not a CSV in UTF-8: {error}.") from None
     return found

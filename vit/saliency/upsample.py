@@ -1,4 +1,4 @@
-"""A map of patches, as large as the image."""
+"""Upsampling of a map of patches to the size of the image."""
 
 import torch
 from torch import Tensor
@@ -6,10 +6,10 @@ from torch.nn import functional
 
 
 def upsample_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, grid_h, grid_w) -> (B, *size), bilinear between the centres of the patches; half precision as float32.
+    """(B, grid_h, grid_w) -> (B, *size), bilinear between the centres of the patches; half precision becomes float32.
 
-    A pixel is NaN when the patch that it lies in is not finite; elsewhere such neighbours are left out of the mean.
-    `vit.saliency.render.upsample` does the same to a NumPy map.
+    A pixel is NaN if the patch that it is in is not finite; otherwise such neighbours are left out of the mean.
+    `vit.saliency.render.upsample` does the same for a NumPy map.
     """
     if maps.shape[1:] == size:
         return maps

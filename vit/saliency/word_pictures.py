@@ -1,4 +1,4 @@
-"""The words of a text twice, side by side, and lines from one word to those that it attends to."""
+"""The words of a text in two columns, and lines from one word to those that it attends to."""
 
 from collections.abc import Sequence
 
@@ -11,25 +11,25 @@ from vit.saliency.render import PAPER, Picture, text_width, write_text
 TEXT, STEP = 18, 30  # size of the letters and from line to line, in pixels
 MARGIN, ACROSS = 12, 220  # around the picture, and between the two columns
 THICKEST = 9
-LINE, ASKING = (214, 93, 14), (198, 219, 239)  # RGB: of the largest weight; behind the word that asks
+LINE, ASKING = (214, 93, 14), (198, 219, 239)  # RGB: the line with the largest weight; behind the word that attends
 
 
 def draw_word(words: Sequence[str], asking: int, weights: NDArray[np.floating], note: str = "") -> Picture:
-    """uint8 RGB (height, width, 3): the word `asking` on the left, and what it attends to on the right.
+    """uint8 RGB (height, width, 3): the word number `asking` on the left, and what it attends to on the right.
 
-    A line is the thicker and the darker the more the word gets; the share of each stands behind it.
+    The more a word gets, the thicker and darker its line; its share is written after it.
 
     Args:
         words: W words.
-        asking: which one.
-        weights: (W,) what it gives to each word; only their proportions are drawn.
-        note: a line of text below.
+        asking: index of the word that attends.
+        weights: (W,) how much it attends to each word; only their proportions are drawn.
+        note: a line of text at the bottom.
 
     Raises:
         ValueError: for weights that are not W numbers of 0 or more with a sum above 0.
     """
     if weights.shape != (len(words),) or not np.isfinite(weights).all() or weights.min() < 0 or weights.sum() <= 0:
-        raise ValueError(f"{len(words)} words need as many weights of 0 or more, not all 0; got {weights}")
+        raise ValueError(f"{len(words)} words need {len(words)} weights of 0 or more, not all 0; got {weights}")
     shares = weights / weights.sum()
     strengths = shares / shares.max()
     column = max(text_width(word, TEXT) for word in words)

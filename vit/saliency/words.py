@@ -1,6 +1,6 @@
-"""Which words a word attends to: the same record and walk as of images, from the tokens of one word.
+"""Which words a word attends to: the same record and walk as for images, from the tokens of one word.
 
-N tokens, W words; a word may be several tokens, and special tokens such as [CLS] are of no word
+N tokens, W words; a word may have several tokens, and special tokens such as [CLS] don't belong to a word
 """
 
 from collections.abc import Callable
@@ -28,8 +28,8 @@ class Text(NamedTuple):
 
     Args:
         ids: (1, N).
-        words: as they stand in the text, in order.
-        word_of: (N,) the word that each token is of, -1 for special tokens.
+        words: as they are written in the text, in order.
+        word_of: (N,) index of the word that each token belongs to, -1 for special tokens.
     """
 
     ids: Tensor
@@ -38,10 +38,10 @@ class Text(NamedTuple):
 
 
 def read_text(tokenizer: "Tokenizer", text: str) -> Text:
-    """Cuts a text into words and tokens.
+    """Splits a text into words and tokens.
 
     Raises:
-        UserError: when there is no word in it.
+        UserError: when it has no words.
     """
     encoded = tokenizer.encode(text)
     spans: dict[int, tuple[int, int]] = {}
@@ -49,7 +49,7 @@ def read_text(tokenizer: "Tokenizer", text: str) -> Text:
         if word is not None:
             spans[word] = (min(start, spans.get(word, (start, end))[0]), end)
     if not spans:
-        raise UserError(f"There is no word in the text {text!r}.\nGive a sentence.")
+        raise UserError(f"There are no words in the text {text!r}.\nGive a sentence.")
     places = {word: place for place, word in enumerate(spans)}
     word_of = torch.tensor([-1 if word is None else places[word] for word in encoded.word_ids])
     return Text(torch.tensor([encoded.ids]), [text[start:end] for start, end in spans.values()], word_of)
@@ -57,15 +57,19 @@ def read_text(tokenizer: "Tokenizer", text: str) -> Text:
 
 @torch.inference_mode()
 def word_attention(model: TextEncoder, text: Text, *, method: str = "last_attention", start_block: int = 0) -> Tensor:
-    """(W, W) how much each word, by row, attends to each word. What a row lacks to 1 went to special tokens.
+    """(W, W) how much each word (row) attends to each word. What is missing from a row's sum of 1 goes to special
+    tokens.
 
-    A word asks with the mean of its tokens, and is given what all its tokens get.
+    A word attends with the mean of its tokens, and is attended to with the sum of its tokens.
 
     Args:
+        model: the text encoder, on the device of `text.ids`.
+        text: the text.
         method: "last_attention", or "rollout" through all blocks from `start_block` on.
+        start_block: the first block of rollout.
 
     Raises:
-        ValueError: for another method; a `start_block` that there is not; more tokens than the model has places.
+        ValueError: for another method, a `start_block` that does not exist, or more tokens than the model takes.
     """
     if method not in TEXT_METHODS:
         raise ValueError(f"method is {method!r}; allowed for texts are {', '.join(TEXT_METHODS)}")

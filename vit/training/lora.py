@@ -24,7 +24,7 @@ def add_lora(model: Classifier, *, rank: int, alpha: float) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
-        raise UserError("--optim.trained lora takes peft, which is not installed.\nTry: pip install peft") from None
+        raise UserError("--optim.trained lora needs peft, which is not installed.\nTry: pip install peft") from None
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=MATRICES), model)  # type: ignore[arg-type]
 
 
