@@ -343,6 +343,29 @@ def test_the_rate_that_tune_prints_is_what_the_run_is_given(
     assert rates[1] == pytest.approx(4 * rates[0])
 
 
+def test_tune_looks_for_the_batch_size_of_the_model_as_it_would_be_trained(
+    vit: Vit, classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+
+    def find(network: Classifier, **_: object) -> list[finders.Speed]:
+        seen.append(network.encoder.activation_checkpointing)
+        return [finders.Speed(2, 10.0, 1e6)]
+
+    monkeypatch.setattr(finders, "find_batch_size", find)
+    for value in ("true", "false"):
+        told = f"--trainer.activation_checkpointing {value} --out {tmp_path}/{value}"
+        ran = vit(f"tune {TINY} --data.root {classes} --find batch_size {told}")
+        assert "--data.batch_size 2" in ran.out
+    assert seen == [True, False]
+    assert (
+        "--trainer.compile has no effect"
+        in vit(
+            f"tune {TINY} --data.root {classes} --find batch_size --trainer.compile true --out {tmp_path}/compiled"
+        ).err
+    )
+
+
 # Evaluate
 
 
@@ -490,13 +513,29 @@ def test_predict_skips_and_lists_what_it_can_not_read(vit: Vit, model: Path, tmp
     assert (tmp_path / "out" / "labels.csv").read_bytes() == before
 
 
-@pytest.mark.parametrize("verb", ["predict", "explain"])
-def test_photos_of_which_none_can_be_read_are_an_error(vit: Vit, model: Path, tmp_path: Path, verb: str) -> None:
+@pytest.mark.parametrize("words", ["predict", "explain", "explain --resume"])
+def test_photos_of_which_none_can_be_read_are_an_error_and_nothing_hinders_the_next_try(
+    vit: Vit, model: Path, tmp_path: Path, words: str
+) -> None:
+    verb, _, resume = words.partition(" ")
     (tmp_path / "x.png").write_bytes(b"")
-    ran = vit(f"{verb} {model} {tmp_path}/x.png --num_workers 0 --out {tmp_path}/out/{verb}")
-    assert ran.code == 1
-    assert "None of the 1 images could be read" in ran.err
-    assert len(ran.err.splitlines()) <= 5
+    line = f"{verb} {model} {tmp_path}/x.png --num_workers 0 {resume} --out {tmp_path}/out/{verb}"
+    for _ in range(2):
+        ran = vit(line)
+        assert ran.code == 1
+        assert "None of the 1 images could be read" in ran.err
+        assert len(ran.err.splitlines()) <= 5
+        assert files(tmp_path / "out") == (set() if verb == "predict" else {"explain/skipped.csv"})
+    photo(tmp_path / "x.png")
+    assert vit(line).code == 0
+    assert "explain/skipped.csv" not in files(tmp_path / "out")
+
+
+def test_a_failed_prediction_leaves_an_older_table_alone(vit: Vit, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(b"")
+    (tmp_path / "labels.csv").write_text("older")
+    assert vit(f"predict {model} {tmp_path}/x.png --num_workers 0 --out {tmp_path}/labels.csv --overwrite").code == 1
+    assert (tmp_path / "labels.csv").read_text() == "older"
 
 
 # Explain
@@ -641,6 +680,30 @@ def test_an_export_is_resumed_and_its_gallery_has_scores(vit: Vit, model: Path, 
     torch.nn.init.constant_(other.head.bias, 1.0)
     write_folder(other, tmp_path / "other")
     assert "of another model" in vit(f"{line.replace(str(model), str(tmp_path / 'other'))} --resume").err
+
+
+def test_a_photo_that_took_the_place_of_another_is_explained_again(vit: Vit, model: Path, tmp_path: Path) -> None:
+    photos, maps = tmp_path / "photos", tmp_path / "maps"
+    for name in ("a", "b", "c"):
+        photo(photos / f"{name}.png", (32, 32), (16, 24, 24, 32))
+    line = f"explain {model} {photos} --num_workers 0 --out {maps}"
+    assert vit(line).code == 0
+    untouched = (maps / "b.npy").stat().st_mtime_ns
+    (photos / "a.png").unlink()
+    photo(photos / "a.bmp", (32, 32), (0, 8, 0, 8))  # its map takes the same name
+    photo(photos / "c.png", (32, 32), (8, 16, 0, 8))
+    ran = vit(f"{line} --resume")
+    assert ran.code == 0, ran.err
+    assert "1 of 3 images already had their maps" in ran.err
+    assert (peak(maps / "a.npy"), peak(maps / "c.npy")) == ((0, 0), (1, 0))
+    assert (maps / "b.npy").stat().st_mtime_ns == untouched
+    assert [row["image"] for row in rows(maps / "index.csv")] == ["a.bmp", "b.png", "c.png"]
+
+    (photos / "c.png").write_bytes(b"<html>")  # nothing of what it was is told of what it is
+    assert vit(f"{line} --resume").code == 0
+    assert [row["image"] for row in rows(maps / "index.csv")] == ["a.bmp", "b.png"]
+    assert "3 of 3" not in vit(f"{line} --resume").err
+    assert [row["image"] for row in rows(maps / "index.csv")] == ["a.bmp", "b.png"]
 
 
 def test_photos_in_the_output_folder_are_not_written_over(vit: Vit, model: Path, tmp_path: Path) -> None:
@@ -1005,7 +1068,7 @@ REFUSED: dict[str, tuple[str, int]] = {
     "predict {model} --out {out}": ("IMAGES must be given", 2),
     "predict {model} {photo} --device cuda --out {out}": ("no cuda device", 1),
     "explain {model} {photo} --method legrad --target brigth --out {out}": ("did you mean 'bright'?", 1),
-    "explain {model} {photo} --method legrad --target 2 --out {out}": ("no label of the model", 1),
+    "explain {model} {photo} --method legrad --target 2 --out {out}": ("not a label of the model", 1),
     "explain {model} {photo} --target bright --out {out}": ("--method default are the same for all classes", 1),
     "explain {model} {photo} --method legrad --target topk:3 --out {out}": ("topk:1 to topk:2", 1),
     "explain {model} {photo} --rollout.residual 0.4 --out {out}": ("they apply to rollout", 1),
@@ -1014,6 +1077,8 @@ REFUSED: dict[str, tuple[str, int]] = {
     "explain {model} {photo} --gallery --scores x.csv --out {out}": ("no such file", 1),
     "explain {headless} {photo} --method attribution --out {out}": ("has no head", 1),
     "explain {model} {photo} --image_size 33 --out {out}": ("32 or 40", 1),
+    "explain {model} {photo} --image_size 40000 --out {out}": ("more than the 110,000,000 pixels", 1),
+    "{train} --data.root {classes} --model.image_size 24000": ("--model.image_size is 24000", 1),
     "explain {model} {photo} --image_size [64,64,64] --out {out}": ("--image_size is [64, 64, 64]; allowed are", 1),
     "explain {model} {photo} --num_workers -7 --out {out}": ("--num_workers is -7", 1),
     "explain {model} {photo} --batch_size 0 --out {out}": ("--batch_size is 0", 1),

@@ -48,6 +48,9 @@ def find_settings(
         )
     place = choose_device(device)
     network, _ = build_model(model, seed)
+    network.encoder.activation_checkpointing = trainer.activation_checkpointing
+    if trainer.compile:
+        say("note: vit tune times the model as it is; --trainer.compile has no effect here")
     module = data_module(data, network, seed=seed)
     new_head = fit_head(network, module, data.root)
     folder = claim_folder(out, overwrite=overwrite)
