@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -140,24 +141,63 @@ def deal(records: Sequence[Record], base: Path, count: int, seed: int) -> list[i
     The result depends on the seed and the names only, as described for `hold_out`.
 
     Raises:
-        UserError: when all images of a label are a single unit, which can't be in more than one part.
+        UserError: when all images of a label are a single unit, which can't be in more than one part, or no way was
+            found to have each label in several parts.
     """
     units = Units(records, base)
+    having = _units_of_labels(units)
+    if single := sorted(label for label, members in having.items() if len(members) < 2):
+        raise UserError(
+            f"{single[0]} has only one image or group, so no fold could both train and validate on it.\n"
+            "Add images of it, or leave it out."
+        )
     part_of: dict[str, int] = {}
     whole = [0] * count
-    for label, members in sorted(units.classes.items()):
-        if len(members) < 2:
-            raise UserError(
-                f"{label} has only one image or group, so no fold could both train and validate on it.\n"
-                "Add images of it, or leave it out."
-            )
+    for _, members in sorted(units.classes.items()):
         own = [0] * count
         for unit in sorted(members, key=lambda unit: _lot(units.names[unit], seed)):
             part = min(range(count), key=lambda part: (own[part], whole[part], part))
             part_of[unit] = part
             own[part] += members[unit]
             whole[part] += members[unit]
+    _spread(part_of, units, having, whole)
     return [part_of[record.unit] for record in records]
+
+
+def _units_of_labels(units: Units) -> dict[str, list[str]]:
+    """label -> the units that have it, in the order of their names."""
+    having: defaultdict[str, list[str]] = defaultdict(list)
+    for unit, several in sorted(units.labels.items(), key=lambda one: units.names[one[0]]):
+        for label in several - {""}:
+            having[label].append(unit)
+    return having
+
+
+def _spread(part_of: dict[str, int], units: Units, having: Mapping[str, list[str]], whole: Sequence[int]) -> None:
+    """Moves units until each label is in several parts: a unit is dealt by its rarest label, so that all units with
+    another one may come into the same part. `whole` are the sizes of the parts.
+
+    Raises:
+        UserError: when moving a unit would take another label out of all parts but one.
+    """
+
+    def parts(label: str) -> set[int]:
+        return {part_of[unit] for unit in having[label]}
+
+    for label in sorted(having):
+        if len(here := parts(label)) > 1:
+            continue
+        others = sorted({*range(len(whole))} - here, key=lambda part: (whole[part], part))
+        for unit, part in product(sorted(having[label], key=lambda unit: units.sizes[unit]), others):
+            before, part_of[unit] = part_of[unit], part
+            if all(len(parts(each)) > 1 for each in units.labels[unit] if each):
+                break
+            part_of[unit] = before
+        else:
+            raise UserError(
+                f"All images with the label {label} would be in one fold, whose training could not learn it.\n"
+                "Try another number of folds or another --seed, or add images of it."
+            )
 
 
 def split_class(paths: Iterable[str], base: Path, fraction: float, seed: int) -> tuple[list[str], list[str]]:

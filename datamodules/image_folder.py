@@ -252,6 +252,10 @@ def _read_classes(folder: Path, ignored: list[str]) -> dict[str, list[str]]:
 
 def _check_classes(found: Collection, labels: tuple[str, ...], *, trained: bool) -> None:
     """Raises UserError when a split has classes that are not in `labels`, or there are too few labels."""
+    if not labels and "train" in found.splits:
+        raise UserError(
+            "No training image has a label.\nGive some of them labels, or leave labels out: --task pretrain."
+        )
     if not labels:
         there = ", ".join(f"{split}/" for split in found.splits)
         raise UserError(f"There is no train/ to get the labels from, only {there}.\n{_LAYOUT}")

@@ -11,13 +11,14 @@
     group     images that belong together, such as those of one animal: a group is never spread over several splits
     weight    weight of the image in the loss, above 0
 
-The last three columns are optional, and any of their cells may be empty.
+The last three columns are optional, and any of their cells may be empty. Names of columns may have capitals.
 """
 
 import csv
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,9 @@ class Row(NamedTuple):
     split: str = ""
     group: str = ""
     weight: float = 1.0
+
+
+_COLUMNS = {*Row._fields, "label"}
 
 
 class Manifest(NamedTuple):
@@ -113,23 +117,37 @@ def collect_manifest(path: Path) -> Collection:
     """The images of a manifest; those without a split belong to train.
 
     Raises:
-        UserError: as `read_manifest`, and for an invalid row, or an image on two lines of a multi-label manifest.
+        UserError: as `read_manifest`, and for an invalid row, an image in two splits or with two labels, or one on two
+            lines of a multi-label manifest.
     """
     manifest = read_manifest(path)
     found: dict[str, dict[Record, None]] = {}
-    lines: dict[str, int] = {}
+    first: dict[str, tuple[int, Row]] = {}
     for line, row in manifest.rows:
-        if wrong := manifest.fault(row):
-            raise UserError(f"{printable(path)}, line {line}: {wrong}.\n{_WANTED}")
+        wrong, advice = manifest.fault(row), _WANTED
         record = manifest.record(row)
-        if manifest.multilabel and (before := lines.setdefault(record.path, line)) != line:
-            raise UserError(
-                f"{printable(path)}, line {line}: {printable(row.path)} is also on line {before}.\n"
-                "List all labels of an image on one line."
-            )
+        if not wrong and (before := first.setdefault(record.path, (line, row))) != (line, row):
+            wrong, advice = _repeated(row, *before, multilabel=manifest.multilabel)
+        if wrong:
+            raise UserError(f"{printable(path)}, line {line}: {wrong}.\n{advice}")
         found.setdefault(row.split or "train", {})[record] = None
     splits = {split: list(found[split]) for split in SPLITS if split in found}
     return Collection(path.parent, splits, multilabel=manifest.multilabel, weighted=manifest.weighted)
+
+
+def _repeated(row: Row, line: int, before: Row, *, multilabel: bool) -> tuple[str, str]:
+    """(What is wrong, what to do) when an image of an earlier line is listed again; empty texts if nothing is."""
+    again = f"{printable(row.path)} is also on line {line}"
+    if (split := before.split or "train") != (row.split or "train"):
+        return f"{again}, in {split}", "Put it in one split, so that val and test are new images."
+    if multilabel:
+        return again, "List all labels of an image on one line."
+    if row.labels != before.labels:
+        return (
+            f"{again}, with the label {printable(before.labels[0])}",
+            "Keep the right one. If images have several labels, name the column labels and separate them by |.",
+        )
+    return "", ""
 
 
 def write_manifest(path: str | os.PathLike[str], rows: Iterable[Row], *, multilabel: bool = False) -> None:
@@ -156,23 +174,35 @@ Lines = Iterator[tuple[int, Mapping[str, Any]]]
 def open_csv(path: Path, wanted: str) -> Iterator[csv.DictReader]:
     """A reader of the lines of a CSV, to be used within the context; file names in it may hold any bytes.
 
+    The names of its columns are in lower case, without spaces around them.
+
     Raises:
-        UserError: the file can't be read, or is not a CSV; the message ends with `wanted`.
+        UserError: the file can't be read, is not a CSV, or has a column twice; the message ends with `wanted`.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            yield csv.DictReader(file, strict=True)
+            rows = csv.DictReader(file, strict=True)
+            rows.fieldnames = _column_names(path, rows.fieldnames or (), wanted)
+            yield rows
     except OSError as error:
         raise UserError(f"Can't read {printable(path)}: {error.strerror}.\n{wanted}") from None
     except csv.Error as error:
         raise UserError(f"{printable(path)} is not a CSV: {error}.\n{wanted}") from None
 
 
+def _column_names(path: Path, given: Iterable[str], wanted: str) -> list[str]:
+    """The names of columns in lower case, without spaces around them."""
+    names = [name.strip().lower() for name in given]
+    if twice := [name for name, count in Counter(names).items() if name and count > 1]:
+        raise UserError(f"{printable(path)} has two columns {printable(twice[0])!r}; rename one.\n{wanted}")
+    return names
+
+
 def _csv(path: Path) -> tuple[list[str], Lines]:
     """The columns of a CSV, and its lines by number."""
     with open_csv(path, _WANTED) as rows:
         columns = list(rows.fieldnames or ())
-        lines = list(enumerate(rows, 2))
+        lines = [(rows.line_num, row) for row in rows]
     return columns, iter(lines)
 
 
@@ -186,9 +216,10 @@ def _parquet(path: Path) -> tuple[list[str], Lines]:
         ) from None
     try:
         with parquet.ParquetFile(path) as file:
-            columns = list(file.schema_arrow.names)
-            known = [column for column in columns if column in {*Row._fields, "label"}]
-            rows = file.read(known).to_pylist()
+            there = file.schema_arrow.names
+            columns = _column_names(path, there, _WANTED)
+            known = {name: column for name, column in zip(there, columns, strict=True) if column in _COLUMNS}
+            rows = file.read(list(known)).rename_columns(known).to_pylist()
     except (OSError, ArrowException, ValueError) as error:
         reason = " ".join(str(error).split())[:150]
         raise UserError(f"{printable(path)} is not a readable Parquet file: {reason}\n{_WANTED}") from None

@@ -14,7 +14,6 @@ everything that is not black is the object, however dark; otherwise everything a
 edges are cut in the middle.
 """
 
-import csv
 import math
 import os
 from collections import Counter
@@ -28,6 +27,7 @@ import torch
 from PIL import Image
 
 from datamodules.image_files import ImageFile, ImageFiles, find_images
+from datamodules.manifest import open_csv
 from datamodules.reading import (
     UnreadableImage,
     black_and_white,
@@ -43,6 +43,7 @@ from vit.foundation import UserError, nearest
 MASK_SIDE = 224  # side of the squashed masks in pixels, as in most published localisation scores
 _BOX = ("x0", "y0", "x1", "y1")
 _COLUMNS = ("image", "mask", *_BOX, "label", "group")
+_WANTED = "It needs image and mask, or image, x0, y0, x1, y1; optional are label and group."
 
 Box = tuple[float, float, float, float]
 
@@ -274,22 +275,11 @@ def _box(row: dict[str, str], path: Path, line: int) -> Box:
 
 
 def _read_csv(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """(line, row) of every row, with column names in lower case."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
-            columns = {name: name.strip().lower() for name in reader.fieldnames or () if name}
-            rows = [
-                (reader.line_num, {columns[name]: cell.strip() for name, cell in row.items() if name in columns})
-                for row in reader
-            ]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{printable(path)} can't be read as a CSV: {error}.") from None
-    known = set(columns.values())
-    if "image" not in known or not ("mask" in known or known.issuperset(_BOX)):
-        there = ", ".join(columns.values()) or "none"
-        raise UserError(
-            f"{printable(path)} has the columns {there[:200]}.\n"
-            "It needs image and mask, or image, x0, y0, x1, y1; optional are label and group."
-        )
-    return [(line, {name: row[name] for name in _COLUMNS if name in row}) for line, row in rows]
+    """(line, row) of every row; missing cells are empty."""
+    with open_csv(path, _WANTED) as rows:
+        known = {name for name in rows.fieldnames or () if name}
+        if "image" not in known or not ("mask" in known or known.issuperset(_BOX)):
+            there = ", ".join(filter(None, rows.fieldnames or ())) or "none"
+            raise UserError(f"{printable(path)} has the columns {there[:200]}.\n{_WANTED}")
+        columns = [name for name in _COLUMNS if name in known]
+        return [(rows.line_num, {name: (row[name] or "").strip() for name in columns}) for row in rows]

@@ -31,14 +31,9 @@ def class_counts(listing: Listing, usable: np.ndarray) -> np.ndarray:
 def class_problems(listing: Listing, counts: np.ndarray) -> list[Problem]:
     """The problems of the classes, given the usable images of each, see `class_counts`."""
     train = counts[0]
-    learned = [label for label, count in zip(listing.labels, train, strict=True) if count]
-    found = [
-        Problem("classes", f"{label} has no readable image in train{nearest(label, learned)}", path=label)
-        for label, count in zip(listing.labels, train, strict=True)
-        if not count
-    ]
-    if len(listing.labels) < 2 and not listing.multilabel:
-        found.append(Problem("classes", f"there is only one class, {listing.labels[0]}", path=listing.labels[0]))
+    found = _untrainable(listing, train)
+    if not listing.labels:
+        return found
     for split, row in zip(SPLITS[1:], counts[1:], strict=True):
         lacking = [label for label, count, known in zip(listing.labels, row, train, strict=True) if known and not count]
         if row.any() or split == "val":
@@ -55,6 +50,23 @@ def class_problems(listing: Listing, counts: np.ndarray) -> list[Problem]:
         large, small = listing.labels[int(train.argmax())], listing.labels[int(np.flatnonzero(train == least)[0])]
         found.append(Problem("imbalance", f"{large} has {most} in train, {small} {least}", path=small))
     return found + _collisions(listing.labels)
+
+
+def _untrainable(listing: Listing, train: np.ndarray) -> list[Problem]:
+    """The problems of the classes that training refuses, given the usable training images of each."""
+    learned = [label for label, count in zip(listing.labels, train, strict=True) if count]
+    found = [
+        Problem("classes", f"{label} has no readable image in train{nearest(label, learned)}", path=label)
+        for label, count in zip(listing.labels, train, strict=True)
+        if not count
+    ]
+    if not listing.labels:
+        found.append(Problem("classes", "no image has a label"))
+    elif len(listing.labels) < 2 and not listing.multilabel:
+        found.append(Problem("classes", f"there is only one class, {listing.labels[0]}", path=listing.labels[0]))
+    if listing.held_out and not (listing.splits == SPLITS.index("val")).any():
+        found.append(Problem("validation", "there is only one image per class, or one group, so val stays empty"))
+    return found
 
 
 def _collisions(labels: tuple[str, ...]) -> list[Problem]:

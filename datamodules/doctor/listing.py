@@ -123,18 +123,20 @@ def _list_manifest(file: Path, val_fraction: float, seed: int) -> Listing:
     manifest = read_manifest(file)
     problems: list[Problem] = []
     splits: dict[str, list[Record]] = {}
-    listed: set[tuple[str, tuple[str, ...]]] = set()
+    listed: set[tuple[str, tuple[str, ...], str]] = set()
     for line, row in manifest.rows:
-        record = manifest.record(row)
+        record, split = manifest.record(row), row.split or "train"
+        entry = (record.path, record.labels, split)  # a copy in another split stays: it is a leak
         if wrong := manifest.fault(row):
             problems.append(Problem("label", f"line {line}: {wrong}", path=printable(row.path)))
-        elif (record.path, record.labels) in listed:
-            problems.append(Problem("duplicate", f"line {line} lists it again", path=printable(row.path)))
+        elif entry in listed:
+            kind = "label" if manifest.multilabel else "duplicate"  # training refuses the former
+            problems.append(Problem(kind, f"line {line} lists it again", path=printable(row.path)))
         elif not os.path.lexists(record.path):
             problems.append(Problem("missing", f"line {line}: no such file", path=printable(row.path)))
         else:
-            listed.add((record.path, record.labels))
-            splits.setdefault(row.split or "train", []).append(record)
+            listed.add(entry)
+            splits.setdefault(split, []).append(record)
     if not splits:
         raise UserError(
             f"{printable(file)} lists no image that exists.\n"

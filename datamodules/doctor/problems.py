@@ -31,6 +31,7 @@ KINDS: dict[str, Kind] = {
     "leak": Kind("same image in two splits", "error", "Remove it from train: the model would remember it.", True),
     "group": Kind("groups in more than one split", "error", "Give all images of a group the same split.", True),
     "classes": Kind("classes that break training", "error", "Add images to train: two or more classes, none empty."),
+    "validation": Kind("no images for validation", "error", "Add images or groups, or give some the split val."),
     "near leak": Kind(
         "near duplicate in another split", "warning", "Look: frames of one scene belong in one split.", True
     ),

@@ -74,10 +74,10 @@ def test_several_labels_and_weights(tmp_path):
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("1.png,a,,nan", "line 2: a weight that is no number above 0"),
-        ("1.png,a,,0", "line 2: a weight that is no number above 0"),
-        ("1.png,a,,much", "line 2: a weight that is no number above 0"),
-        ("1.png,a,,\n1.png,b,,", "line 3: 1.png is in line 2, too"),
+        ("1.png,a,,nan", "line 2: a weight that is not a number above 0"),
+        ("1.png,a,,0", "line 2: a weight that is not a number above 0"),
+        ("1.png,a,,much", "line 2: a weight that is not a number above 0"),
+        ("1.png,a,,\n1.png,b,,", "line 3: 1.png is also on line 2"),
     ],
 )
 def test_rows_that_make_no_sense(tmp_path, line, told):
@@ -165,3 +165,41 @@ def test_training_from_a_manifest(tmp_path):
     assert "val/ has classes that train/ lacks: even" in refused(str(file), lambda path: ImageFolder(path, **OPTIONS))
     file.write_text("path,label,split\n../photos/1.png,odd,tarin\n")
     assert "line 2: split 'tarin' is not one of" in refused(str(file), lambda path: ImageFolder(path, **OPTIONS))
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (["1.png,a,train", "2.png,b,", "1.png,a,val"], ["line 4: 1.png is also on line 2, in train", "one split"]),
+        (["1.png,a,", "./1.png,b,"], ["line 3: ./1.png is also on line 2, with the label a", "column labels"]),
+        (["1.png,a,val", "", "1.png,b,train"], ["line 4: 1.png is also on line 2", "in val", "one split"]),
+    ],
+)
+def test_an_image_has_one_split_and_one_label(tmp_path, lines, told):
+    file = tmp_path / "m.csv"
+    file.write_text("\n".join(["path,label,split", *lines, "3.png,a,", "4.png,b,"]))
+    said = refused(str(file), lambda path: ImageFolder(path, **OPTIONS))
+    assert all(part in said for part in told), said
+
+
+def test_the_same_line_twice_is_one_image(tmp_path):
+    file = tmp_path / "m.csv"
+    file.write_text("path,label,split\n1.png,a,\n1.png,a,train\n2.png,a,\n3.png,b,\n4.png,b,\n")
+    data = ImageFolder(str(file), **OPTIONS)
+    assert sorted(data.names("train") + data.names("val")) == ["1.png", "2.png", "3.png", "4.png"]
+
+
+def test_names_of_columns_in_any_case(tmp_path):
+    file = tmp_path / "m.csv"
+    file.write_text(" Path , LABEL,Split,Note\n1.png,a,val,x\n")
+    assert rows(file) == [Row("1.png", ("a",), "val")]
+    file.write_text("path,label,Label\n1.png,a,b\n")
+    assert "has two columns 'label'" in refused(file)
+
+
+def test_names_of_columns_in_any_case_in_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is an extra")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({" Path": ["1.png"], "LABEL": ["a"], "x": [1]}), tmp_path / "m.parquet")
+    assert rows(tmp_path / "m.parquet") == [Row("1.png", ("a",))]
