@@ -131,6 +131,14 @@ def test_no_more_labels_are_written_than_there_are(tmp_path: Path, topk: int, la
         assert [len(row) for row in csv.reader(file)] == [1 + 2 * labels] * 3
 
 
+def test_of_no_image_there_is_no_table(tmp_path: Path) -> None:
+    nothing = {"index": torch.empty(0, dtype=torch.int64), "skipped": [("/p/broken.png", "damaged")]}
+    found = [(nothing, torch.empty(0, 3))]
+    path = tmp_path / "out" / "labels.csv"
+    assert write_predictions(found, ["broken.png"], ["crow"], path, topk=1) == {"/p/broken.png": "damaged"}
+    assert not path.exists()
+
+
 def test_predictions_that_stop_half_way_leave_no_table(tmp_path: Path) -> None:
     def breaking() -> Iterator[tuple[dict[str, Any], Tensor]]:
         yield FOUND[0]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 RECIPE = "# recipe: "  # how the lines begin that name the recipes in a run's config.yaml
 TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}(\.\w+)?", re.DOTALL)  # the temporary names of `atomic_write`
+SKIPPED = "skipped.csv"  # of an output folder: the images that could not be used, and why
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
@@ -32,10 +33,10 @@ def check_range(option: str, value: float, low: float, high: float = inf) -> Non
         raise UserError(f"--{option} is {value}; allowed are {allowed}.")
 
 
-def none_read(what: str, skipped: Mapping[str, str]) -> UserError:
+def none_read(what: str, skipped: Mapping[str, str], verb: str = "read") -> UserError:
     """The error to raise when no image could be read; `skipped` maps paths to reasons."""
     first = "".join(f"\nThe first is {path}: {reason}." for path, reason in list(skipped.items())[:1])
-    return UserError(f"None of the {what} could be read.{first}")
+    return UserError(f"None of the {what} could be {verb}.{first}")
 
 
 def is_first_process() -> bool:
@@ -99,13 +100,18 @@ def claim_folder(folder: str | os.PathLike[str], *, overwrite: bool = False, res
     folder = Path(folder)
     if not is_first_process():
         return folder
-    if folder.is_dir() and any(folder.iterdir()) and not (overwrite or resume):
+    if holds_files(folder) and not (overwrite or resume):
         raise UserError(
             f"The output folder {folder} already holds files.\nGive another folder, or --overwrite to overwrite them."
         )
     make_folder(folder)
     _refuse_ways_out(folder)
     return folder
+
+
+def holds_files(folder: Path) -> bool:
+    """Whether a folder holds anything besides the list of what could not be read, which a try that failed leaves."""
+    return folder.is_dir() and any(path.name != SKIPPED for path in folder.iterdir())
 
 
 def make_folder(folder: Path) -> None:

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -121,14 +122,15 @@ def write_predictions(
     *,
     topk: int,
 ) -> dict[str, str]:
-    """Writes a CSV of image, label, probability, label_2, probability_2 ... as the batches come.
+    """Writes a CSV of image, label, probability, label_2, probability_2 ... as the batches arrive; none of no image.
 
     Several processes, each with batches of its own, write one file, when all of them are done.
 
     Args:
-        found: as `predict_batches` gives it.
-        names: of the images, by index.
-        topk: how many labels an image, at most as many as there are.
+        found: as `predict_batches` yields it.
+        names: names of the images, by index.
+        labels: the classes, in order.
+        topk: labels per image, limited to the number of classes.
 
     Returns:
         The images that could not be read: path to reason.
@@ -155,7 +157,11 @@ def write_predictions(
 
 def _write_rows(path: Path, topk: int, found: Iterable[tuple[int, list[str]]]) -> None:
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    found = iter(found)
+    first = next(found, None)
+    if first is None:
+        return
         rows = csv.writer(file)
         later = [f"{column}_{n}" for n in range(2, topk + 1) for column in ("label", "probability")]
         rows.writerow(["image", "label", "probability", *later])
-        rows.writerows(row for _, row in found)
+        rows.writerows(row for _, row in chain([first], found))

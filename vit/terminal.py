@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from vit.foundation import atomic_write, is_first_process
+from vit.foundation import SKIPPED, atomic_write, is_first_process
 
 T = TypeVar("T")
 
@@ -17,9 +17,13 @@ def say(*lines: str) -> None:
         print(line, file=sys.stderr)
 
 
-def tell_skipped(skipped: dict[str, str], folder: Path) -> None:
-    """Lists the images that could not be read in skipped.csv, and prints how many; an earlier list is removed."""
-    path = folder / "skipped.csv"
+def tell_skipped(skipped: dict[str, str], folder: Path, *, how: str = "could not be read; they are") -> None:
+    """Lists the images that were left out in skipped.csv, and prints how many; an earlier list is removed.
+
+    Args:
+        how: what is said of them, before "listed in".
+    """
+    path = folder / SKIPPED
     if not is_first_process():
         return
     if not skipped:
@@ -29,7 +33,7 @@ def tell_skipped(skipped: dict[str, str], folder: Path) -> None:
         rows = csv.writer(file)
         rows.writerow(["path", "reason"])
         rows.writerows(sorted(skipped.items()))
-    say(f"{len(skipped)} images could not be read; they are listed in {path}")
+    say(f"{len(skipped)} images {how} listed in {path}")
 
 
 def progress(items: Iterable[T], what: str, total: int, advance: Callable[[T], int]) -> Iterator[T]:

@@ -107,10 +107,10 @@ def predict_captions(
     names = [printable(file.relative) for file in files]
     make_folder(path.parent)
     skipped = write_captions(found, names, vocabulary.decode, path)
-    if skipped:  # otherwise an existing skipped.csv is about other images
-        tell_skipped(skipped, path.parent)
     if len(skipped) == len(files):
         raise none_read(f"{len(files)} images", skipped)
+    if skipped:  # otherwise an existing skipped.csv is about other images
+        tell_skipped(skipped, path.parent)
     say(f"{len(files) - len(skipped)} images: {path}")
 
 

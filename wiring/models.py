@@ -71,7 +71,7 @@ def pair(size: int | list[int] | None, option: str = "image_size") -> tuple[int,
     """An image size as (height, width).
 
     Raises:
-        UserError: unless it is one or two positive numbers.
+        UserError: unless it is one or two positive numbers, and not more pixels than a photograph may have.
     """
     if size is None:
         return None
@@ -95,9 +95,16 @@ def require_kind(model: Classifier, module: Any, source: str) -> None:
         kinds = ("one label", "several labels")
         raise UserError(
             f"{source} gives {kinds[model.multilabel]} per image, but the data has {kinds[several]}.\n"
+    from datamodules.reading import MAX_PIXELS
+
             "A manifest with the column `labels` has several, one with the column `label` has one."
         )
 
+    if sides[0] * sides[1] > MAX_PIXELS:
+        raise UserError(
+            f"--{option} is {size}, which is more than the {MAX_PIXELS:,} pixels that an image may have.\n"
+            "Give the side in pixels, such as 224; each doubling takes four times the memory."
+        )
 
 def prepared_for(model: Classifier, *, crop: bool) -> Preprocessing:
     """The preprocessing of new images: the whole photo is squashed, so that the map covers every pixel, unless `crop`:

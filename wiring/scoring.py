@@ -73,9 +73,9 @@ def score_photographs(
     for batch in progress(loader, "scoring", len(files), lambda batch: len(batch["index"])):
         scorer.add(batch)
         skipped.update(batch["skipped"])
-    tell_skipped(skipped, folder)
+    tell_skipped(skipped, folder, how="were left out; the reasons are")
     if len(skipped) == len(files):
-        raise none_read(f"{len(files)} images", skipped)
+        raise none_read(f"{len(files)} images", skipped, "scored")
     scores = scorer.scores()
     summary = summarise(scores, groups=groups, seed=seed)
     settings = {"model": printable(source), "masks": masks and printable(masks), "refine": refine,

@@ -108,6 +108,12 @@ def test_files(model, tmp_path):
     assert [row["probability"] for row in predicted] == [row["probability"] for row in rows]
 
 
+def test_of_no_image_there_is_no_table(tmp_path):
+    found = [({"skipped": [("4.png", "the file is empty")]}, None)]
+    assert write_captions(found, ["4.png"], spell, tmp_path / "out.csv") == {"4.png": "the file is empty"}
+    assert list(tmp_path.iterdir()) == []
+
+
 def read(path):
     with path.open(encoding="utf-8") as file:
         return list(csv.DictReader(file))

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -198,5 +199,11 @@ def write_captions(
             if captions is None:
                 continue
             for index, ids, mask, log_prob in zip(batch["index"].tolist(), *captions, strict=True):
-                rows.writerow([names[index], words(ids[mask].tolist()), f"{math.exp(log_prob):.6f}"])
+                yield [names[index], words(ids[mask].tolist()), f"{math.exp(log_prob):.6f}"]
+
+    rows = told()
+    first = next(rows, None)
+    if first is not None:
+        with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(chain([["image", "caption", "probability"], first], rows))
     return skipped
