@@ -261,6 +261,21 @@ def test_a_checkpoint_of_the_same_classes_keeps_its_head(vit: Vit, model: Path, 
     before, after = (load_file(folder / "model.safetensors") for folder in (model, tmp_path / "same" / "model"))
     assert all(torch.equal(before[name], after[name]) for name in before)
 
+    idle = "--optim.lora_rank 4 --data.cache_gb 3 --data.auto_augment trivial --data.color_jitter 0.9"
+    ran = vit(f"train --data.root {classes} {keep} {idle} --run {tmp_path}/idle")
+    assert [line for line in ran.err.splitlines() if line.startswith("note")] == [
+        "note: --data.cache_gb 3.0 has no effect: there is no --data.cache",
+        "note: --data.color_jitter 0.9 has no effect: --data.auto_augment replaces it",
+        "note: --optim.lora_rank 4 has no effect: --optim.trained is not lora",
+    ]
+    idle = "--optim.trained head --model.drop_path 0.1 --data.erase 0.5 --trainer.compile true"
+    ran = vit(f"train --data.root {classes} {keep} {idle} --run {tmp_path}/idle_head")
+    assert [line for line in ran.err.splitlines() if line.startswith("note")] == [
+        "note: --data.erase 0.5 has no effect: a linear probe reads each image once, as it is",
+        "note: --model.drop_path 0.1 has no effect: only the head is trained",
+        "note: --trainer.compile True has no effect: only the head is trained",
+    ]
+
     more = "--optim.head_init probe --model.variant pico --model.patch_size 8"
     ran = vit(f"train --data.root {classes} {keep} {more} --run {tmp_path}/noted")
     assert "note: the head already has these classes and is kept" in ran.err

@@ -9,6 +9,7 @@ from vit.foundation import UserError
 from vit.options import ModelOptions, OptimOptions, TrainerOptions, TrainingDataOptions
 from vit.terminal import say
 from wiring.data import data_module, describe_data
+from wiring.idle import idle
 from wiring.models import build_model
 from wiring.runs import RunOptions, check_run, open_run, run_task
 
@@ -41,7 +42,7 @@ def train_classifier(
     """
     task, module, told, new_head = prepared(data, model, optim, trainer, options, fold=fold)
     open_run(options)
-    say(*told)
+    say(*told, *idle(data, model, optim, trainer))
     about = describe_data(data, module, model.pretrained)
     began = perf_counter()
     module = probed(task, module, optim, trainer, options, new_head=new_head)
