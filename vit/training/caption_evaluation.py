@@ -185,15 +185,14 @@ def write_captions(
     words: Words,
     path: Path,
 ) -> dict[str, str]:
-    """Writes a CSV of image, caption, probability as the batches come.
+    """Writes a CSV of image, caption, probability as the batches come, unless there is no image.
 
     Returns:
         The images that could not be read: path to reason.
     """
     skipped: dict[str, str] = {}
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["image", "caption", "probability"])
+
+    def told() -> Iterator[list[str]]:
         for batch, captions in found:
             skipped.update(batch["skipped"])
             if captions is None:
