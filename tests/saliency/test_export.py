@@ -99,7 +99,7 @@ def test_each_photo_gets_its_map_overlay_and_row(tmp_path: Path) -> None:
             "image": f"birds/{index}.jpg", "img_h": "30", "img_w": "40", "truth": "",
             "predicted": model.labels[probabilities[index].argmax()],
             "probability": f"{probabilities[index].max():.6f}",
-            "target": "", "method": "rollout", "map": f"birds/{index}.npy", "grid_h": "2", "grid_w": "3",
+            "target": "", "method": "default", "map": f"birds/{index}.npy", "grid_h": "2", "grid_w": "3",
             "min": f"{saved.min():.6g}", "max": f"{saved.max():.6g}", "flag": "",
         }  # fmt: skip
         with Image.open(tmp_path / f"birds/{index}.png") as picture:
@@ -125,8 +125,8 @@ def test_method_target_and_settings_reach_the_explanation(tmp_path: Path) -> Non
     assert [(row["method"], row["target"]) for row in index_rows(tmp_path)] == [("attribution", "robin")]
 
     settings: dict[str, Any] = {"residual": 0.25, "head_fusion": "max"}
-    list(steps(tmp_path, [images], 1, model=model, method_options=settings))
-    expected = explain_batch(model, images["image"], **settings).maps[0].numpy()
+    list(steps(tmp_path, [images], 1, model=model, method="rollout", method_options=settings))
+    expected = explain_batch(model, images["image"], method="rollout", **settings).maps[0].numpy()
     np.testing.assert_allclose(np.load(tmp_path / "birds/0.npy"), expected, rtol=1e-5)
 
 
@@ -399,7 +399,7 @@ def test_maps_outlive_a_power_cut_and_opencv_gets_its_threads_back(
 def export_of(folder: Path, count: int, *, resume: bool = False, **options: Any) -> list[int]:
     """Explains the photos that are not done, two at a time; returns their places. The photos follow from theirs."""
     torch.manual_seed(0)
-    model, chosen = tiny().eval(), ExportOptions(**options)
+    model, chosen = tiny().eval(), ExportOptions(**{"method": "rollout"} | options)
     folder.mkdir(exist_ok=True)
     with ExportLog(folder, fingerprint(model), chosen.facts(PREPARED), resume=resume) as log:
         remove_torn({(folder / path).parent for each in photographs(count) for path in chosen.files(each.stem)})
@@ -467,6 +467,13 @@ def test_what_is_there_is_not_done_again(tmp_path: Path) -> None:
     assert export_of(tmp_path, 7, resume=True) == [5, 6]  # two more photos
     assert [row["image"] for row in index_rows(tmp_path)] == [f"birds/{index}.jpg" for index in range(7)]
     assert export_of(tmp_path, 7) == list(range(7))  # without resume, from the start
+
+
+def test_where_nothing_was_explained_there_is_no_index(tmp_path: Path) -> None:
+    assert list(steps(tmp_path, [batch([], [("/p/1.jpg", "damaged")])], 1, gallery=True)) == [
+        (0, {"/p/1.jpg": "damaged"})
+    ]
+    assert list(tmp_path.iterdir()) == []
 
 
 def resident() -> int:

@@ -38,6 +38,25 @@ def test_rows_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
         assert not any(name in log for name in NAMES)
 
 
+def test_a_map_is_kept_if_it_is_of_this_photograph(tmp_path: Path) -> None:
+    with opened(tmp_path) as log:
+        log.add(Path("a"), ["a.jpg", 1], "1 2")
+    with opened(tmp_path) as log:
+        assert log.keep(Path("a"), "a.jpg", "1 2")
+        assert not log.keep(Path("b"), "b.jpg", "1 2")
+        assert not log.keep(Path("a"), "a.png", "1 2")
+        assert Path("a") not in log, "it is forgotten"
+    with opened(tmp_path) as log:
+        assert not log.keep(Path("a"), "a.jpg", "1 3")
+        assert list(log.rows([Path("a")])) == []
+
+
+def test_a_log_of_nothing_is_taken_away(tmp_path: Path) -> None:
+    with opened(tmp_path):
+        assert (tmp_path / LOG).is_file()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_any_torn_end_is_dropped(tmp_path: Path) -> None:
     """The log cut at each of its bytes: what is whole counts, and what is added afterwards can be read."""
     fill(tmp_path)

@@ -53,11 +53,13 @@ class Photograph(NamedTuple):
         name: as the index calls it.
         stem: of its files, below the output folder.
         truth: its true label; empty where it is not known.
+        version: what tells it from another photograph of the same name, such as the size and the time of its file.
     """
 
     name: str
     stem: Path
     truth: str = ""
+    version: str = ""
 
 
 class Job(NamedTuple):
@@ -66,6 +68,7 @@ class Job(NamedTuple):
     name: str
     stem: Path
     truth: str
+    version: str
     photo: np.ndarray  # uint8 (h, w, 3), upright, perhaps smaller than the file's
     size: tuple[int, int]  # (img_h, img_w) of the file, upright
     grid_map: np.ndarray
@@ -140,12 +143,15 @@ def _target_fact(target: Target) -> str:
 
 
 def remaining(photographs: Sequence[Photograph], out: Path, options: ExportOptions, log: ExportLog) -> list[int]:
-    """Places of the photographs that are not done: one of their maps is not in the log, or one of its files is gone."""
-
-    def written(stem: Path) -> bool:
-        return stem in log and all(_is_filled(out / path) for path in options.files(stem))
-
-    return [place for place, each in enumerate(photographs) if not all(map(written, options.stems(each)))]
+    """Places of the photographs that are not done: one of their maps is not in the log, or is there of another version
+    or another photograph, or one of its files is gone."""
+    found = []
+    for place, each in enumerate(photographs):
+        stems = options.stems(each)
+        kept = [log.keep(stem, each.name, each.version) for stem in stems]  # of all of them: what is not is forgotten
+        if not all(kept) or not all(_is_filled(out / path) for stem in stems for path in options.files(stem)):
+            found.append(place)
+    return found
 
 
 def export_maps(
@@ -161,7 +167,7 @@ def export_maps(
     log: ExportLog,
     scores: tuple[str, Mapping[str, float]] = ("score", {}),
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Explains the batches and writes the files of each photograph; then, of all that are done, index.csv,
+    """Explains the batches and writes the files of each photograph; then, of all that are done, if any, index.csv,
     contact_sheet.png of the first ones and, where asked for, gallery.html.
 
     A generator: it works as it is iterated, a batch a step. Of several processes each explains batches of its own,
@@ -184,24 +190,24 @@ def export_maps(
     first = dict.fromkeys(stems[:SHEET_OVERLAYS], None)
     pictures: dict[Path, np.ndarray] = {}
     with ThreadPoolExecutor(_drawing_threads(device)) as pool, _one_thread_of_opencv():
-        waiting: deque[tuple[Path, Future[tuple[list[Any], np.ndarray]]]] = deque()
+        waiting: deque[tuple[Path, str, Future[tuple[list[Any], np.ndarray]]]] = deque()
 
         def finish(left: int) -> None:
             while len(waiting) > left:
-                stem, drawing = waiting.popleft()
+                stem, version, drawing = waiting.popleft()
                 row, picture = drawing.result()
-                log.add(stem, row)
+                log.add(stem, row, version)
                 if stem in first:
                     pictures[stem] = picture
 
         for batch in batches:
             for job in _explained(model, batch, given, options, device):
-                waiting.append((job.stem, pool.submit(write_one, job, out, options, prepared)))
+                waiting.append((job.stem, job.version, pool.submit(write_one, job, out, options, prepared)))
                 finish(WAITING_DRAWINGS)
             yield len(batch["index"]), dict(batch["skipped"])
         finish(0)
         log.collect()
-        if log.part:
+        if log.part or not any(stem in log for stem in stems):
             return
         _write_index(out / "index.csv", log, stems)
         _write_sheet(out, log, stems, pictures)
@@ -245,7 +251,7 @@ def _explained(
             label, probability = predicted[place]
             target = "" if classes is None else _label(model, classes[place])
             yield Job(
-                photograph.name, options.stems(photograph)[rank], photograph.truth, photos[place],
+                photograph.name, options.stems(photograph)[rank], photograph.truth, photograph.version, photos[place],
                 batch["size"][place], maps[place], label, probability, target,
             )  # fmt: skip
 

@@ -10,19 +10,20 @@ from typing import Any
 import torch
 
 from vit import processes
-from vit.foundation import UserError
+from vit.foundation import UserError, holds_files
 from vit.models.classifier import Classifier
 
 LOG = "export.jsonl"
-FORMAT = 2  # 1 had a fingerprint of the weights and labels alone
+FORMAT = 3  # 1 had a fingerprint of the weights and labels alone, and 2 no versions of the photographs
 
 
 class ExportLog:
     """A text file in the output folder, a line of JSON each: first what the maps are of, then, for each map whose
-    files are written, its stem and its row of the index.
+    files are written, its stem, its row of the index, and the version of the photograph that it is of.
 
     Lines are appended and handed to the system at once, never changed. A torn last line, of a process that was
-    killed, is dropped; of two lines of one stem the later counts. Only the places of the rows are held in memory.
+    killed, is dropped; of two lines of one stem the later counts. Only the places of the rows are held in memory. A log
+    that is closed without any row is removed: nothing was made that it could tell of.
 
     Several processes have a log each, export.1.jsonl and so on beside the first one's, which takes them in at the end,
     or when an export that was killed goes on.
@@ -43,7 +44,7 @@ class ExportLog:
             processes.gathered(None)  # the first process has taken in the logs that were there
             resume = False
         path = folder / (f"export.{self.part}.jsonl" if self.part else LOG)
-        if resume and not path.exists() and any(folder.iterdir()):
+        if resume and not path.exists() and holds_files(folder):
             raise UserError(
                 f"{folder} holds files, but no {LOG} that says what they are of, so there is nothing to resume.\n"
                 "Give another folder, or --overwrite."
@@ -52,7 +53,8 @@ class ExportLog:
         self._header = header
         self._places: dict[str, int] = {}
         end = self._read(path, header) if resume and path.exists() else 0
-        self._file = path.open("r+b" if end else "wb")
+        self._filled = bool(self._places)
+        self._file = path.open("r+b" if end else "w+b")
         self._file.truncate(end)
         self._file.seek(end)
         if not end:
@@ -68,14 +70,30 @@ class ExportLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+        if not (self._filled or self.part):
+            Path(self._file.name).unlink(missing_ok=True)
 
     def __contains__(self, stem: Path) -> bool:
         return str(stem) in self._places
 
-    def add(self, stem: Path, row: list[Any]) -> None:
-        """Says that the files of a map are written; `row` has plain values."""
+    def add(self, stem: Path, row: list[Any], version: str = "") -> None:
+        """Says that the files of a map are written; `row` has plain values, the name of the photograph first."""
+        self._filled = True
         self._places[str(stem)] = self._file.tell()
-        self._append([str(stem), row])
+        self._append([str(stem), row, version])
+
+    def keep(self, stem: Path, name: str, version: str) -> bool:
+        """Whether a map is there, and of this version of the photograph of this name; that of any other is forgotten,
+        though its line stays."""
+        if stem not in self:
+            return False
+        end = self._file.tell()
+        self._file.seek(self._places[str(stem)])
+        _, row, found = json.loads(self._file.readline())
+        self._file.seek(end)
+        if (row[0], found) != (name, version):
+            del self._places[str(stem)]
+        return stem in self
 
     def collect(self) -> None:
         """Takes the rows of all processes into the first one's log; all of them must call this, when they are done."""
@@ -91,7 +109,7 @@ class ExportLog:
                     _compare(path.parent, header, self._header)
                     for line in lines:
                         if line is not None:
-                            self.add(Path(line[0]), line[1])
+                            self.add(Path(line[0]), *line[1:])
             path.unlink()
 
     def rows(self, stems: Iterable[Path]) -> Iterator[tuple[Path, list[Any]]]:
