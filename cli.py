@@ -63,7 +63,7 @@ from wiring.explaining import (
 from wiring.explaining_captions import CAPTION_OPTIONS, explain_captioner
 from wiring.explaining_text import TEXT_OPTIONS, explain_texts
 from wiring.folds import cross_validate
-from wiring.models import build_model, pair, prepared_for, require_head, require_kind
+from wiring.models import build_model, load_for_photographs, pair, prepared_for, require_head, require_kind
 from wiring.pretraining import pretrain_encoder
 from wiring.runs import RunOptions
 from wiring.scoring import score_photographs
@@ -171,7 +171,6 @@ def evaluate(
     """
     from vit import processes
     from vit.checkpoints.captioner import is_captioner
-    from vit.checkpoints.load import load
     from vit.inference import choose_device
     from vit.training.evaluation import evaluate as run_evaluation
     from vit.training.evaluation import write_evaluation
@@ -184,7 +183,7 @@ def evaluate(
         return
     processes.join()
     place = choose_device(device)
-    network = load(model)
+    network = load_for_photographs(model)
     require_head(network, model)
     module = data_module(data, network, seed=seed, labels=network.labels, limit=limit)
     require_kind(network, module, model)
@@ -250,7 +249,6 @@ def predict(
     from datamodules.reading import printable
     from vit import processes
     from vit.checkpoints.captioner import is_captioner
-    from vit.checkpoints.load import load
     from vit.inference import choose_device, predict_batches, write_predictions
 
     if is_captioner(model):
@@ -263,7 +261,7 @@ def predict(
     check_range("seed", seed, 0)
     processes.join()
     place = choose_device(device)
-    network = load(model)
+    network = load_for_photographs(model)
     require_head(network, model)
     path = claim_file(out, overwrite=overwrite)
     files = list_images(images, limit=limit)
@@ -308,6 +306,7 @@ def explain(
     crop: bool = False,
     image_size: int | list[int] | None = None,
     pos_interpolation: PosInterpolation | None = None,
+    trained_size: int | list[int] | None = None,
     limit: int | None = None,
     batch_size: int = 16,
     num_workers: int = -1,
@@ -351,6 +350,8 @@ def explain(
         image_size: size in pixels that the photos are resized to, one number or [height, width]; default: the
             checkpoint's.
         pos_interpolation: how positions are resized to another grid, if the checkpoint does not say.
+        trained_size: image size in pixels that the checkpoint was trained with, if it does not say; one number or
+            [height, width].
         limit: use at most this many images, spread evenly over all of them, for a quick look.
         batch_size: images per forward pass.
         num_workers: processes that read images; -1 uses all cores but one, at most 8.
@@ -364,7 +365,6 @@ def explain(
     from datamodules.image_files import list_images
     from vit import processes
     from vit.checkpoints.captioner import is_captioner
-    from vit.checkpoints.load import load
     from vit.inference import choose_device
     from vit.saliency.export import ExportOptions
 
@@ -389,7 +389,10 @@ def explain(
         raise UserError("--scores needs --gallery.")
     processes.join()
     place = choose_device(device)
-    network = load(model, image_size=pair(image_size), pos_interpolation=pos_interpolation)
+    network = load_for_photographs(
+        model, image_size=pair(image_size), pos_interpolation=pos_interpolation,
+        trained_size=pair(trained_size, "trained_size"),
+    )  # fmt: skip
     check_method(method, network, model, start_block, rollout)
     options = ExportOptions(
         method=method,
@@ -424,6 +427,7 @@ def score(
     fill: Literal["paper", "zero", "mean", "blur"] = "paper",
     image_size: int | list[int] | None = None,
     pos_interpolation: PosInterpolation | None = None,
+    trained_size: int | list[int] | None = None,
     limit: int | None = None,
     batch_size: int = 16,
     num_workers: int = -1,
@@ -453,6 +457,8 @@ def score(
         image_size: size in pixels that the photos are resized to, one number or [height, width]; default: the
             checkpoint's.
         pos_interpolation: how positions are resized to another grid, if the checkpoint does not say.
+        trained_size: image size in pixels that the checkpoint was trained with, if it does not say; one number or
+            [height, width].
         limit: use at most this many images, spread evenly over all of them, for a quick look.
         batch_size: images per forward pass.
         num_workers: processes that read images; -1 uses all cores but one, at most 8.
@@ -465,7 +471,6 @@ def score(
     """
     from datamodules.image_files import list_images
     from vit import processes
-    from vit.checkpoints.load import load
     from vit.inference import choose_device
     from vit.saliency.score import chosen_methods
 
@@ -474,7 +479,10 @@ def score(
     check_range("seed", seed, 0)
     asked = chosen_methods(methods)
     place = choose_device(device)
-    network = load(model, image_size=pair(image_size), pos_interpolation=pos_interpolation)
+    network = load_for_photographs(
+        model, image_size=pair(image_size), pos_interpolation=pos_interpolation,
+        trained_size=pair(trained_size, "trained_size"),
+    )  # fmt: skip
     for method in asked:
         check_serves(method, network, model, "--methods default,rollout")
     if metrics == "localization" and masks is None:
@@ -500,6 +508,7 @@ def info(
     act: Activation | None = None,
     norm_eps: float | None = None,
     pos_interpolation: PosInterpolation | None = None,
+    trained_size: int | list[int] | None = None,
 ) -> None:
     """Show what is in a checkpoint and whether it can be loaded.
 
@@ -513,6 +522,8 @@ def info(
         act: activation of the MLPs, if the checkpoint does not say.
         norm_eps: epsilon of the norms, if the checkpoint does not say.
         pos_interpolation: how positions are resized to another grid, if the checkpoint does not say.
+        trained_size: image size in pixels that the checkpoint was trained with, if it does not say; one number or
+            [height, width].
     """
     from vit.checkpoints.captioner import captioner_facts, is_captioner
     from vit.checkpoints.inspection import inspect
@@ -523,7 +534,8 @@ def info(
     if classes is not None:
         check_range("classes", classes, 1)
     unsaid = {"num_heads": num_heads, "act": act, "norm_eps": norm_eps, "pos_interpolation": pos_interpolation}
-    found = inspect(model, image_size=pair(image_size), classes=classes, **unsaid)
+    learned_for = pair(trained_size, "trained_size")
+    found = inspect(model, image_size=pair(image_size), classes=classes, trained_size=learned_for, **unsaid)
     print_facts(found.rows)
     if found.refusal:
         raise found.refusal
@@ -539,6 +551,7 @@ def export(
     act: Activation | None = None,
     norm_eps: float | None = None,
     pos_interpolation: PosInterpolation | None = None,
+    trained_size: int | list[int] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Convert a model so that another library loads it without this one.
@@ -554,6 +567,8 @@ def export(
         act: activation of the MLPs, if the checkpoint does not say.
         norm_eps: epsilon of the norms, if the checkpoint does not say.
         pos_interpolation: how positions are resized to another grid, if the checkpoint does not say.
+        trained_size: image size in pixels that the checkpoint was trained with, if it does not say; one number or
+            [height, width].
         overwrite: write into a folder that already holds files.
     """
     from vit.checkpoints.export import check_target
@@ -561,7 +576,7 @@ def export(
     from vit.checkpoints.load import load
 
     unsaid = {"num_heads": num_heads, "act": act, "norm_eps": norm_eps, "pos_interpolation": pos_interpolation}
-    network = load(model, image_size=pair(image_size), **unsaid)
+    network = load(model, image_size=pair(image_size), trained_size=pair(trained_size, "trained_size"), **unsaid)
     check_target(network, to)  # before there is a folder
     folder = claim_folder(out, overwrite=overwrite)
     say(f"written to {folder}: {', '.join(write_export(network, to, folder))}")

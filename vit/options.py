@@ -113,7 +113,8 @@ class ModelOptions:
         pretrained: a checkpoint to start from: a file (.safetensors, .pth ...), a model folder, timm:NAME or hf:NAME.
         variant: size of a new model, if there is no checkpoint: pico, nano, tiny, small, base, large, huge or giant.
         image_size: size in pixels, one number or [height, width]; default: the checkpoint's, or 224.
-        patch_size: side of a patch in pixels, if there is no checkpoint.
+        patch_size: side of a patch in pixels; the patches of a checkpoint are resized to it. Default: the
+            checkpoint's, or 16.
         pool: what the head reads: the class token, the mean of the patches, or both; default: the checkpoint's, or
             class.
         pool_blocks: number of last blocks whose pooled tokens the head reads side by side; default: the checkpoint's,
@@ -127,12 +128,14 @@ class ModelOptions:
         act: activation of the MLPs, if the checkpoint does not say.
         norm_eps: epsilon of the norms, if the checkpoint does not say.
         pos_interpolation: how positions are resized to another grid, if the checkpoint does not say.
+        trained_size: image size in pixels that the checkpoint was trained with, if it does not say; one number or
+            [height, width].
     """
 
     pretrained: str | None = None
     variant: str = "small"
     image_size: int | list[int] | None = None
-    patch_size: int = 16
+    patch_size: int | None = None
     pool: Literal["class", "mean", "class+mean"] | None = None
     pool_blocks: int | None = None
     drop_path: float = 0.0
@@ -141,9 +144,11 @@ class ModelOptions:
     act: Activation | None = None
     norm_eps: float | None = None
     pos_interpolation: PosInterpolation | None = None
+    trained_size: int | list[int] | None = None
 
     def __post_init__(self) -> None:
-        check_range("model.patch_size", self.patch_size, 1)
+        if self.patch_size is not None:
+            check_range("model.patch_size", self.patch_size, 1)
         check_range("model.drop_path", self.drop_path, 0, 0.99)
         if self.crop_pct is not None:
             check_range("model.crop_pct", self.crop_pct, 0.1, 1)

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from vit.foundation import UserError
 from vit.options import ModelOptions
+from vit.terminal import say
 
 if TYPE_CHECKING:
     from vit.models.classifier import Classifier, Preprocessing
+
+
+CHANNELS = 3  # of photographs
 
 
 def build_model(options: ModelOptions, seed: int) -> tuple[Classifier, list[str]]:
@@ -27,12 +31,29 @@ def build_model(options: ModelOptions, seed: int) -> tuple[Classifier, list[str]
     return model, report
 
 
+def load_for_photographs(source: str, **options: Any) -> Classifier:
+    """The model of a checkpoint, for photographs, which have three channels; a line is printed if it had others.
+
+    Args:
+        options: as `vit.checkpoints.load.load_with_report` takes them.
+
+    Raises:
+        UserError: for a checkpoint that can't be loaded, or not for three channels.
+    """
+    from vit.checkpoints.load import load_with_report
+
+    model, report = load_with_report(source, in_chans=CHANNELS, **options)
+    say(*(f"{source}: {text}" for text in report.resized if text.startswith("channels")))
+    return model
+
+
 def _loaded(options: ModelOptions) -> tuple[Classifier, list[str]]:
     from vit.checkpoints.load import load_with_report
 
     assert options.pretrained is not None
     model, report = load_with_report(
-        options.pretrained, image_size=pair(options.image_size, "model.image_size"), pool=options.pool,
+        options.pretrained, image_size=pair(options.image_size, "model.image_size"), patch_size=options.patch_size,
+        trained_size=pair(options.trained_size, "model.trained_size"), in_chans=CHANNELS, pool=options.pool,
         pool_blocks=options.pool_blocks, drop_path=options.drop_path, **_unsaid(options),
     )  # fmt: skip
     return model, [*report.lines(), *_overruled(options)]
@@ -40,10 +61,9 @@ def _loaded(options: ModelOptions) -> tuple[Classifier, list[str]]:
 
 def _overruled(options: ModelOptions) -> list[str]:
     """Lines to print about options that are ignored because the checkpoint decides them."""
-    usual = ModelOptions()
-    given = [f"--model.{name} {value}" for name in ("variant", "patch_size")
-             if (value := getattr(options, name)) != getattr(usual, name)]  # fmt: skip
-    return [f"note: {' '.join(given)} is ignored, because the checkpoint decides the model's size"] if given else []
+    if options.variant == ModelOptions().variant:
+        return []
+    return [f"note: --model.variant {options.variant} is ignored, because the checkpoint decides the model's size"]
 
 
 def _new(options: ModelOptions) -> Classifier:
@@ -53,8 +73,8 @@ def _new(options: ModelOptions) -> Classifier:
 
     keywords = variant(options.variant) | {name: value for name, value in _unsaid(options).items() if value is not None}
     encoder = image_encoder(
-        image_size=pair(options.image_size, "model.image_size") or (224, 224), patch_size=(options.patch_size,) * 2,
-        drop_path=options.drop_path, **keywords,
+        image_size=pair(options.image_size, "model.image_size") or (224, 224), drop_path=options.drop_path,
+        patch_size=(options.patch_size or 16,) * 2, **keywords,
     )  # fmt: skip
     try:
         return Classifier(encoder, 0, pool=options.pool or "class", pool_blocks=options.pool_blocks or 1)
@@ -83,10 +103,17 @@ def pair(size: int | list[int] | None, option: str = "image_size") -> tuple[int,
 
 def require_head(model: Classifier, source: str) -> None:
     """Raises UserError for a model that has no head with labels."""
-    if not model.labels:
+    if model.labels:
+        return
+    if not model.num_classes:
         raise UserError(
-            f"{source} has no head with labels, so it can't name classes.\nGive the model folder of a trained run."
+            f"{source} has no head, so it can't name classes.\nTrain one: vit train --model.pretrained {source}."
         )
+    raise UserError(
+        f"{source} has a head of {model.num_classes} classes, but no labels, so it can't name them.\n"
+        "Give a folder whose config.json has them beside the weights (timm: label_names, transformers: id2label), or\n"
+        f"train a new head: vit train --model.pretrained {source}."
+    )
 
 
 def require_kind(model: Classifier, module: Any, source: str) -> None:

@@ -78,7 +78,14 @@ def test_a_grey_image_is_one_of_three_like_channels():
     torch.testing.assert_close(torch.einsum("bchw,dchw->bd", grey, adapt_channels(weight, 1)), colours)
 
 
-@pytest.mark.parametrize(("colours", "in_chans"), [(1, 3), (4, 3), (3, 0)])
+@pytest.mark.parametrize("in_chans", [3, 4])
+def test_what_was_grey_sees_the_mean_of_the_channels(in_chans):
+    weight, images = torch.randn(5, 1, 4, 4), torch.randn(2, in_chans, 4, 4)
+    expected = torch.einsum("bchw,dchw->bd", images.mean(dim=1, keepdim=True), weight)
+    torch.testing.assert_close(torch.einsum("bchw,dchw->bd", images, adapt_channels(weight, in_chans)), expected)
+
+
+@pytest.mark.parametrize(("colours", "in_chans"), [(2, 3), (4, 3), (3, 0), (1, 0)])
 def test_channels_without_a_rule_are_refused(colours, in_chans):
     with pytest.raises(ValueError, match=f"of {colours} channels can't be converted to {in_chans}"):
         adapt_channels(torch.randn(5, colours, 4, 4), in_chans)

@@ -69,24 +69,27 @@ def adapt_channels(weight: Tensor, in_chans: int) -> Tensor:
 
     For grey images the three are summed: a grey image then gets the same tokens as a colour image with three equal
     channels. More channels get red, green and blue in turn, times 3 / in_chans, so that the sum keeps its magnitude.
+    The projection of grey images is converted in the same way: it then sees the mean of the channels.
 
     Args:
-        weight: (D, 3, patch_h, patch_w).
+        weight: (D, 3 or 1, patch_h, patch_w).
 
     Returns:
         (D, in_chans, patch_h, patch_w).
 
     Raises:
-        ValueError: when the weights have another number of channels than 3 or `in_chans`.
+        ValueError: when the weights have another number of channels than 3, 1 or `in_chans`.
     """
     colours = weight.shape[1]
     if colours == in_chans:
         return weight
-    if colours != 3 or in_chans < 1:
-        raise ValueError(f"a projection of {colours} channels can't be converted to {in_chans}; only one of 3 can")
+    if colours not in (1, 3) or in_chans < 1:
+        raise ValueError(
+            f"a projection of {colours} channels can't be converted to {in_chans}; only one of 3 or of 1 can"
+        )
     if in_chans == 1:
         return weight.sum(dim=1, keepdim=True)
-    return weight[:, [channel % 3 for channel in range(in_chans)]] * (3 / in_chans)
+    return weight[:, [channel % colours for channel in range(in_chans)]] * (colours / in_chans)
 
 
 def _multiples(size: int, patch: int) -> str:
