@@ -289,8 +289,11 @@ def test_missing_values_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--run needs a value" in refused("train --run --seed 1", capsys)
 
 
-def test_word_too_many(capsys: pytest.CaptureFixture[str]) -> None:
+def test_word_too_many(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "unexpected word 'stray'" in refused("train --run a stray", capsys)
+    (tmp_path / "config.yaml").touch()
+    told = refused(f"train --resume {tmp_path}", capsys)
+    assert f"A run is continued by: --config {tmp_path / 'config.yaml'} --resume" in told
 
 
 def test_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:

@@ -250,7 +250,9 @@ def _read_words(words: list[str], verb: Verb) -> Given:
             given[option.name] = (free if takes_rest else free[0], option.label)
             free = [] if takes_rest else free[1:]
     if free:
-        raise UsageError(f"unexpected word {_shown(free[0])}; a value follows the --option it is for")
+        config = Path(free[0], "config.yaml")
+        way = f"\nA run is continued by: --config {config} --resume" if config.is_file() else ""
+        raise UsageError(f"unexpected word {_shown(free[0])}; a value follows the --option it is for{way}")
     return recipes | given
 
 
