@@ -68,11 +68,11 @@ def test_it_is_told_from_a_classifier(folder, tmp_path):
     assert is_captioner(folder)
     assert not is_captioner(tmp_path / "classifier")
     assert not is_captioner(tmp_path / "none")
-    with pytest.raises(UserError, match="no model folder of a captioner"):
+    with pytest.raises(UserError, match="is not the model folder of a captioner"):
         load_captioner(tmp_path / "classifier")
     from vit.checkpoints.load import load_with_report
 
-    with pytest.raises(UserError, match="holds a captioner: it says sentences, and names no classes"):
+    with pytest.raises(UserError, match="holds a captioner, which generates sentences and has no classes"):
         load_with_report(folder)
 
 
@@ -109,8 +109,8 @@ def test_a_changed_config_or_a_missing_file_is_refused(folder):
 @pytest.mark.parametrize(
     ("part", "value", "message"),
     [
-        ("decoder", {"depth": 3}, "describes no captioner"),
-        ("architecture", {"image_size": "big"}, "describes no captioner"),
+        ("decoder", {"depth": 3}, "does not describe a captioner"),
+        ("architecture", {"image_size": "big"}, "does not describe a captioner"),
         ("tokens", {"start": 1, "end": 1, "pad": 1}, "must be three of the ids"),
     ],
 )

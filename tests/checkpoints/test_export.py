@@ -122,7 +122,7 @@ def test_the_same_probabilities_or_a_refusal_by_name(tmp_path, build, ask, photo
     options, no_place = PLACES[name]
     model = build(**options)
     if target in no_place:
-        with pytest.raises(UserError, match=f"{target} has no place for all of this model") as caught:
+        with pytest.raises(UserError, match=f"{target} can't represent all of this model") as caught:
             export(model, target, tmp_path)
         assert no_place[target] in str(caught.value).splitlines()[0]
         assert len(str(caught.value).splitlines()) <= 5

@@ -195,7 +195,7 @@ def test_weights_of_another_model_are_noticed(folder, tmp_path, randomise):
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
-    assert f"is no model folder: it has no {name}" in refusal(folder)
+    assert f"is not a model folder: {name}" in refusal(folder)
 
 
 @pytest.mark.parametrize("bit", [0, 2, 6])
@@ -219,7 +219,7 @@ def test_no_flipped_bit_of_the_config_changes_the_model(folder, randomise, bit):
 
 def test_the_first_format_is_refused_by_name(folder):
     (folder / "config.json").write_text(json.dumps({"format": "vitscope", "architecture": {}}))
-    assert "is of the first format" in refusal(folder)
+    assert "has the first format" in refusal(folder)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_a_config_that_is_no_file_or_bottomless_is_refused(folder):
     assert "nested too deep" in refusal(folder)
     (folder / "config.json").unlink()
     os.mkfifo(folder / "config.json")
-    assert "no regular file" in refusal(folder)
+    assert "not a regular file" in refusal(folder)
 
 
 def test_the_card_says_what_a_learned_query_asks(tmp_path, randomise):

@@ -105,7 +105,7 @@ def test_a_square_and_a_grid_of_as_many_patches_ask_which(timm_vit, file):
 def test_a_grid_that_is_not_square_is_resized_from_the_size_of_training(timm_vit, file):
     reference = timm_vit(img_size=(14, 35), dynamic_img_size=True)
     path = file(reference)
-    assert "11 positions, which is no square grid" in refusal(path, image_size=(28, 28))
+    assert "11 positions, which is not a square grid" in refusal(path, image_size=(28, 28))
     assert "--trained_size [height, width]" in refusal(path, image_size=(28, 28))
     assert_same(load(path, num_heads=2, trained_size=(14, 35), image_size=(28, 28)), reference, (28, 28))
 

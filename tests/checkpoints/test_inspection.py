@@ -51,7 +51,7 @@ def test_a_model_folder_says_all_itself(tmp_path, build):
     assert told["labels"] == "鳥, crow, épervier, bee eater"
     assert told["preprocessing"] == "(30, 30), the whole photo squashed, bicubic"
     assert told["mean, std"] == "(0.5, 0.4, 0.3), (0.2, 0.3, 0.25)"
-    assert told["as timm"] == "no place for a head that reads class+mean"
+    assert told["as timm"] == "can't represent a head that reads class+mean"
     assert not any(subject.startswith("assumed") for subject in told)
 
 
@@ -60,7 +60,7 @@ def test_what_loading_would_do(file, state):
     assert told["resized (1)"] == "positions from 2 x 2 to 4 x 3 by bicubic_antialias"
     assert told["tokens"].startswith("13 =")
     assert told["at --classes"] == (
-        "head.weight and head.bias, of 5 classes, are left out; a new head of 9 x 192 random weights"
+        "head.weight and head.bias, for 5 classes, are left out; a new head has 9 x 192 random weights"
     )
 
 
@@ -86,7 +86,7 @@ def test_unknown_weights_are_told_as_far_as_they_go(file):
 
 
 def test_what_can_t_be_read_is_refused(tmp_path):
-    with pytest.raises(UserError, match="No checkpoint at"):
+    with pytest.raises(UserError, match="There is no checkpoint at"):
         inspect(str(tmp_path / "none.safetensors"))
 
 

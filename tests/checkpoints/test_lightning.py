@@ -58,7 +58,7 @@ def test_without_a_description_the_user_is_asked(build, checkpoint):
     assert torch.equal(again.eval()(images), model(images))
     assert "norm_eps=1e-06" in report.assumed
     torch.save({**content, "vitscope": {"pool": 3}}, path)
-    with pytest.raises(UserError, match="does not say rightly which model it is of"):
+    with pytest.raises(UserError, match="has an invalid description of its model"):
         load(path)
 
 

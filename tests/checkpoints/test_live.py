@@ -35,10 +35,11 @@ UNFIT = {
     "max": ({"global_pool": "avgmax"}, "'avgmax' pooling"),
     "prefix in the mean": (
         {"global_pool": "avg", "pool_include_prefix": True},
-        "a pooling that takes prefix tokens in",
+        "a pooling that includes prefix tokens",
     ),
     "post-norm blocks": ({"block_fn": ResPostBlock, "init_values": None}, "blocks of ResPostBlock"),
     "parallel blocks": ({"block_fn": ParallelScalingBlock}, "blocks of ParallelScalingBlock"),
+    "no positions": ({"pos_embed": "none"}, "no positions"),
     "gate behind": ({"mlp_layer": timm.layers.GluMlp, "act_layer": nn.SiLU}, "a gated MLP"),
 }
 
@@ -171,5 +172,5 @@ def test_an_unknown_module_is_told_by_its_keys(timm_vit):
     _, report = load_with_report(Own())
     assert report.source == "Own"
     assert "num_heads=3" in report.assumed
-    with pytest.raises(UserError, match="Linear is no Vision Transformer that is known here"):
+    with pytest.raises(UserError, match="Linear is not a Vision Transformer of a known kind"):
         load(nn.Linear(2, 3))

@@ -99,9 +99,9 @@ def test_a_square_grid_is_resized_to_as_many_patches_if_it_is_told_to_be_one(fil
 
 def test_a_grid_that_is_not_square_asks_for_the_size(file, timm_vit):
     path = file(timm_vit(img_size=(14, 35)).state_dict())
-    assert "11 positions, which is no square grid" in refusal(path)
+    assert "11 positions, which is not a square grid" in refusal(path)
     assert "--model.trained_size" in refusal(path)
-    assert "no square grid" in refusal(path, image_size=(14, 28))  # which it was not trained for
+    assert "not a square grid" in refusal(path, image_size=(14, 28))  # which it was not trained for
 
 
 @pytest.mark.parametrize(("patch", "size"), [((14, 14), (28, 28)), ((5, 7), (10, 14)), ((4, 3), None)])
@@ -283,9 +283,9 @@ def test_keys_that_do_not_fit_are_counted_and_named(file, state, rename, count):
 # What is said in place of the name, where the others are taken for something else without it.
 SAID = {
     "head.weight": "1 unexpected: head.bias",
-    "cls_token": "5 positions, which is no square grid",
-    "patch_embed.proj.weight": "is no Vision Transformer that is known here",
-    "blocks.0.attn.qkv.weight": "is no Vision Transformer that is known here",
+    "cls_token": "5 positions, which is not a square grid",
+    "patch_embed.proj.weight": "is not a Vision Transformer of a known kind",
+    "blocks.0.attn.qkv.weight": "is not a Vision Transformer of a known kind",
     "blocks.0.attn.qkv.bias": "2 unexpected: encoder.blocks.1.attn.qkv.bias, encoder.blocks.2.attn.qkv.bias",
     "blocks.0.ls1.gamma": "5 unexpected: encoder.blocks.0.ls2.gamma, encoder.blocks.1.ls1.gamma",
 }

@@ -165,7 +165,7 @@ def test_shards_of_another_version_are_refused(shards, tensors):
     with pytest.raises(UserError, match=r"does not hold what .* says: 2 tensors differ"):
         read_tensors(shards)
     save_file({next(iter(tensors)): torch.ones(2)}, shards.parent / "model-1-of-2.safetensors")
-    assert "says 40 bytes, its files hold 36" in refusal(shards)
+    assert "says 40 bytes, but its files hold 36" in refusal(shards)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_an_index_names_files_of_its_folder_alone(shards, tensors, place):
     outside = shards.parent.parent / "outside.safetensors"
     save_file(tensors, outside)
     change(shards, metadata={}, weight_map=dict.fromkeys(tensors, place.format(folder=outside.parent)))
-    assert "is no index of weights" in refusal(shards)
+    assert "is not an index of weights" in refusal(shards)
 
 
 def test_a_link_out_of_the_folder_is_not_followed(shards, tensors):
@@ -208,7 +208,7 @@ def test_links_within_a_hubs_cache_are_followed(tmp_path, shards, tensors):
 )  # fmt: skip
 def test_what_is_no_index_is_refused(shards, content):
     shards.write_text(content)
-    assert "is no index of weights" in refusal(shards)
+    assert "is not an index of weights" in refusal(shards)
 
 
 class Payload:
@@ -297,7 +297,7 @@ def test_code_in_an_npz_is_never_run(tmp_path, save):
         _ = archive["cls"]
     assert marker.exists()  # the payload works
     marker.unlink()
-    assert "nothing of it was executed" in refusal(path)
+    assert "nothing in it was executed" in refusal(path)
     assert not marker.exists()
 
 
@@ -437,12 +437,12 @@ def test_a_pickled_module_is_refused(path):
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors", "model.safetensors.index.json"])
 def test_a_pipe_is_not_waited_for(tmp_path, name):
     os.mkfifo(tmp_path / name)
-    assert "No checkpoint at" in refusal(tmp_path / name)
+    assert "There is no checkpoint at" in refusal(tmp_path / name)
 
 
 def test_a_missing_file_is_named(tmp_path):
-    assert "No checkpoint at" in refusal(tmp_path / "nothing.pth")
+    assert "There is no checkpoint at" in refusal(tmp_path / "nothing.pth")
     (tmp_path / "folder.pth").mkdir()
-    assert "No checkpoint at" in refusal(tmp_path / "folder.pth")
+    assert "There is no checkpoint at" in refusal(tmp_path / "folder.pth")
     for allowed in (".npz", ".index.json", "a model folder", "timm:NAME", "hf:OWNER/NAME"):
         assert allowed in refusal(tmp_path / "absent.pth")

@@ -200,7 +200,7 @@ AVERAGE = {"global_pool": "avg"}
     [
         ({"global_pool": "max"}, "'max' pooling"),
         ({"global_pool": "avgmax"}, "'avgmax' pooling"),
-        ({"model_args": {**TINY, "global_pool": "avg", "pool_include_prefix": True}}, "takes prefix tokens in"),
+        ({"model_args": {**TINY, "global_pool": "avg", "pool_include_prefix": True}}, "includes prefix tokens"),
         ({"architecture": "vit_small_patch16_18x2_224"}, "blocks of ParallelThingsBlock"),
         ({"architecture": "vit_base_patch16_xp_224"}, "blocks of ParallelScalingBlock"),
         ({"architecture": "vit_base_patch16_rpn_224", **AVERAGE}, "blocks of ResPostBlock"),
@@ -212,10 +212,10 @@ AVERAGE = {"global_pool": "avg"}
         ({"architecture": "vit_small_patch16_rope_mixed_224", "model_args": {}}, "its own kind, RotaryEmbeddingMixed"),
         ({"architecture": "beit_base_patch16_224", "model_args": {}}, "but of its beit"),
         ({"architecture": "vit_bse_patch16_224"}, "did you mean 'vit_base_patch16_224'"),
-        ({"model_args": {"checkpoint_path": "weights.pth"}}, "'checkpoint_path' is no argument"),
-        ({"model_args": {"embed_dim": "wide"}}, "no config of a model that timm has"),
-        ({"model_args": ["depth"]}, "no config of a model that timm has"),
-        ({"architecture": 3}, "no config of a model that timm has"),
+        ({"model_args": {"checkpoint_path": "weights.pth"}}, "'checkpoint_path' is not an argument"),
+        ({"model_args": {"embed_dim": "wide"}}, "not the config of a timm model"),
+        ({"model_args": ["depth"]}, "not the config of a timm model"),
+        ({"architecture": 3}, "not the config of a timm model"),
         ({"pretrained_cfg": {"mean": 3}}, "does not say how images are prepared"),
     ],
 )
@@ -275,6 +275,12 @@ def test_norms_behind_the_branches_are_not_taken_for_norms_before(tmp_path, rand
     expected = reference.double()(x)
     assert_close(load(path, num_heads=2, post_norm=False).double().eval()(x), expected)
     assert_close(load(reference.float()).double().eval()(x), expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"init_values": 0.1}, {"class_token": False, "global_pool": "avg"}])
+def test_a_model_without_positions_is_not_called_a_rotary_one(timm_vit, file, options):
+    told = refusal(file(timm_vit(pos_embed="none", **options)), num_heads=2)
+    assert "has no pos_embed: either it has no positions at all, as timm's models with pos_embed='none'" in told
 
 
 @torch.no_grad()

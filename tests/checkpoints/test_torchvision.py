@@ -70,10 +70,17 @@ def test_other_sizes_equal_torchvision(vision_transformer, file, size):
         assert_close(load(path, num_heads=2, **options).double().eval()(images), reference(images))
 
 
+@pytest.mark.parametrize("way", ["file", "live"])
 @torch.no_grad()
-def test_a_head_behind_a_representation_layer_is_left_out(vision_transformer, file):
+def test_a_head_behind_a_representation_layer_is_left_out_if_that_is_said(vision_transformer, file, way):
     reference = vision_transformer(representation_size=13).double()
-    model, report = load_with_report(file(reference.state_dict()), num_heads=2)
+    source = file(reference.state_dict()) if way == "file" else reference
+    with pytest.raises(UserError, match="head reads a representation layer") as caught:
+        load(source, num_heads=2)
+    assert "pool='class'" in str(caught.value)
+    assert "--model.pool class" in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 5
+    model, report = load_with_report(source, num_heads=2, pool="class")
     assert report.dropped == ["heads.* (4 tensors, the head reads a representation layer)"]
     images = torch.randn(2, 3, 14, 14, dtype=torch.float64)
     assert model.num_classes == 0

@@ -186,7 +186,7 @@ def test_an_image_size_that_is_asked_for_goes_before_the_processors(folder):
 
 def test_other_problems_than_classes_are_told(folder):
     _, report = load_with_report(change(folder(processor={**OLD, "size": 28}), problem_type="regression"))
-    assert report.notes == ["trained for regression, so its outputs are no logits of classes of which one is right"]
+    assert report.notes == ["trained for regression, so its outputs are not logits of classes, one of which is correct"]
 
 
 @pytest.mark.parametrize(
@@ -216,6 +216,7 @@ def test_other_problems_than_classes_are_told(folder):
         ({"id2label": ["a", "b", "c", "d"]}, "not a name for each number"),
         ({"id2label": {"0": 1, "1": 2, "2": 3, "3": 4}}, "not a name for each number"),
         ({"model_type": "swin"}, "model_type is 'swin'; known are vit, deit"),
+        ({"model_type": "bert"}, "reads text, and is for `vit explain"),
         ({"model_type": None}, "model_type is None, not a name"),
         ({"model_type": ["vit"]}, "model_type is ['vit']"),
         ({"model_type": "beit"}, "'beit', which is not possible here: its attention adds learned relative positions"),

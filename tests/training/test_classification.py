@@ -253,7 +253,7 @@ def test_bad_steps_are_left_out_whole_and_counted(tmp_path: Path, value: float) 
 def test_more_bad_steps_in_a_row_than_allowed_end_the_run(tmp_path: Path) -> None:
     data = Data(12, 4)
     data.dataset.images[4:] = torch.nan
-    with pytest.raises(UserError, match=r"became nan in epoch 1 after 1 steps that were left out"):
+    with pytest.raises(UserError, match=r"became nan in epoch 1 after 1 skipped steps"):
         train(task(skip_bad_steps=1), data, tmp_path)
 
 

@@ -67,7 +67,7 @@ def test_the_rates_of_the_layers_keep_their_ratio(monkeypatch: pytest.MonkeyPatc
 def test_a_loss_that_is_lost_at_once_is_an_error() -> None:
     task = noise_task()
     task.loss = lambda batch: (torch.tensor(float("nan"), requires_grad=True), 4)  # type: ignore[method-assign]
-    with pytest.raises(UserError, match="lost from the first steps"):
+    with pytest.raises(UserError, match="diverges within the first steps"):
         find_rate(task, Noise().train_dataloader(), steps=20, device=CPU, precision="fp32")
 
 

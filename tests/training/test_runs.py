@@ -44,6 +44,17 @@ def test_a_row_says_what_a_run_was_and_came_to(tmp_path: Path) -> None:
     assert rows[2][2:6] == ["", "", "", "0/5"]
 
 
+def test_patches_of_the_default_size_are_those_of_16_pixels_that_were_written_out(tmp_path: Path) -> None:
+    runs = []
+    for name, patch_size, pretrained in (("a", 16, None), ("b", None, None), ("c", 16, "x"), ("d", None, "x")):
+        config = make(tmp_path / name, top1=[0.5]) / "config.yaml"
+        model = {"model": {"patch_size": patch_size, "pretrained": pretrained}}
+        config.write_text(config.read_text(encoding="utf-8") + yaml.safe_dump(model), encoding="utf-8")
+        runs.append(read_run(config.parent))
+    assert differing(runs[:2]) == []
+    assert differing(runs[2:]) == ["model.patch_size"]  # of a checkpoint it is the checkpoint's
+
+
 def test_runs_on_other_data_say_so(tmp_path: Path) -> None:
     runs = [read_run(make(tmp_path / name, top1=[0.5], data=name)) for name in ("gulls", "terns")]
     assert [row[-1] for row in run_table(runs)[2]] == ["data.root=gulls", "data.root=terns"]
@@ -86,7 +97,7 @@ def test_a_damaged_run_is_told_and_left_out(
     assert cli.main(["runs", str(tmp_path)]) == 0
     told = capsys.readouterr()
     assert "50.0%" in told.out
-    assert f"{tmp_path / 'b'} is no run that can be read" in told.err
+    assert f"{tmp_path / 'b'} is not a readable run" in told.err
     assert cli.main(["runs", str(tmp_path / "b")]) == 1
 
 

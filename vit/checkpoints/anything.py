@@ -1,4 +1,4 @@
-"""What `vit.load` reads: a classifier from wherever it comes, or a captioner from its model folder."""
+"""`vit.load`: a classifier from any source, or a captioner from its model folder."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from vit.models.classifier import Classifier
 
 
 def load(source: Any, **options: Any) -> Classifier | Captioner:
-    """The model of a checkpoint, see `vit.checkpoints.load.load`; a captioner of its model folder, as it is.
+    """The model of a checkpoint, see `vit.checkpoints.load.load`; a captioner from its model folder, without options.
 
     Raises:
-        UserError: when it can't be read or does not fit, or for options of a captioner.
+        UserError: when it can't be read or does not fit, or for options with a captioner.
     """
     if not is_captioner(source):
         return load_classifier(source, **options)
     if options:
-        raise UserError(f"{source} is a captioner, which is loaded as it is: without {', '.join(options)}.")
+        raise UserError(f"{source} is a captioner, which can only be loaded as it is.\nLeave out {', '.join(options)}.")
     return load_captioner(source)

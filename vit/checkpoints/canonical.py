@@ -1,6 +1,7 @@
-"""The canonical layout of weights, timm's names: every source becomes it, model folders keep it, and it becomes ours.
+"""The canonical layout of weights, with timm's names: every source is converted to it, model folders use it, and it is
+converted to ours.
 
-What the tensors say about the architecture is read here, once for all sources.
+What the tensors say about the architecture is also read here, once for all sources.
 """
 
 from collections.abc import Mapping
@@ -79,7 +80,7 @@ def to_ours(tensors: dict[str, Tensor], grid: tuple[int, int]) -> dict[str, Tens
 
 
 def from_ours(state: dict[str, Tensor], pool: str) -> dict[str, Tensor]:
-    """Our state dict under the canonical names; prefix tokens hold their positions already, which are zero here."""
+    """Our state dict with the canonical names; prefix tokens already include their positions, which are zero here."""
     tensors = {rename(name, to=1): value for name, value in state.items()}
     prefix = sum(1 for name in ("cls_token", "dist_token") if name in tensors)
     if prefix and "reg_token" not in tensors and "pos_embed" in tensors:
@@ -96,13 +97,14 @@ def from_ours(state: dict[str, Tensor], pool: str) -> dict[str, Tensor]:
 
 
 def pooling(tensors: dict[str, Tensor], asked: str | None = None) -> str:
-    """What the head reads, as far as the tensors tell: see `Classifier`.
+    """What the head reads, as far as the tensors show; see `Classifier`.
 
     Args:
-        asked: what the user says of it.
+        tensors: the tensors, in the canonical layout.
+        asked: what the user says about it.
 
     Raises:
-        UserError: when they tell as little as nothing, and so does the user.
+        UserError: when neither the tensors nor the user say it.
     """
     if "attn_pool.latent" in tensors:
         return "attention"
@@ -124,7 +126,7 @@ def pooling(tensors: dict[str, Tensor], asked: str | None = None) -> str:
 
 
 def has_two_heads(tensors: dict[str, Tensor]) -> bool:
-    """Whether a distilled model's second head is there, whole and as large as the first."""
+    """Whether there is a distilled model's second head, complete and as large as the first."""
     pairs = [("head.weight", "head_dist.weight"), ("head.bias", "head_dist.bias")]
     names = {name for pair in pairs for name in pair} | {"dist_token"}
     return names <= tensors.keys() and all(tensors[a].shape == tensors[b].shape for a, b in pairs)
@@ -194,7 +196,7 @@ def architecture(
 
 
 def _told_by(tensors: dict[str, Tensor], grid: tuple[int, int]) -> dict[str, Any]:
-    """The keywords that names and shapes of tensors tell by themselves, for positions of a grid."""
+    """The keywords that follow from the names and shapes of tensors, for the positions of a grid."""
     embed_dim, in_chans, patch_h, patch_w = tensors["patch_embed.proj.weight"].shape
     hidden, fc2_in = tensors["blocks.0.mlp.fc1.weight"].shape[0], tensors["blocks.0.mlp.fc2.weight"].shape[1]
     return {
@@ -221,7 +223,7 @@ def _told_by(tensors: dict[str, Tensor], grid: tuple[int, int]) -> dict[str, Any
 
 
 def _refuse_misshapen(tensors: dict[str, Tensor], optional: set[str]) -> None:
-    """Refuses a checkpoint whose sizes can't be read."""
+    """Raises UserError for a checkpoint whose sizes can't be read."""
     missing = [name for name in REQUIRED if name not in tensors and name not in optional]
     dimensions = {name: count for name, count in (REQUIRED | OPTIONAL).items() if name in tensors}
     wrong = [name for name, count in dimensions.items() if tensors[name].ndim != count or not tensors[name].numel()]
@@ -267,7 +269,7 @@ def _grid(
         found, certain = asked if asked in squares else squares[0], len(squares) == 1
     else:
         raise UserError(
-            f"The checkpoint has {length} positions, which is no square grid, and it does not say which grid it is.\n"
+            f"The checkpoint has {length} positions, which is not a square grid, and does not say which grid it is.\n"
             "Give the image size that it was trained with: --trained_size [height, width], which vit train, tune and\n"
             "check take as --model.trained_size, and vit.load as trained_size=(height, width). For the other verbs\n"
             "write a folder with vit export --trained_size, which says it all."

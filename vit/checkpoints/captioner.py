@@ -1,4 +1,4 @@
-"""The model folder of a captioner: what `vit train --task caption` leaves.
+"""The model folder of a captioner: what `vit train --task caption` writes.
 
 model.safetensors   the weights, encoder.* and decoder.*
 tokenizer.json      the vocabulary, as the tokenizers library reads it
@@ -25,14 +25,16 @@ from vit.models.decoder import Decoder
 from vit.models.encoder import image_encoder
 
 TOKENIZER = "tokenizer.json"
-KIND = "captioner"  # what the config says of the model, under "kind"
+KIND = "captioner"  # the value of "kind" in the config
 
 
 def write_captioner(model: Captioner, folder: Path, training: Training | None = None) -> None:
-    """Writes the model folder; the config, which names what it is for by sha256, goes last, as of a classifier.
+    """Writes the model folder; the config, with the sha256 of the other files, is written last, as for a classifier.
 
     Args:
-        training: what the model card tells of the data and the run.
+        model: the captioner.
+        folder: the folder, created if it does not exist.
+        training: what the model card says about the data and the run.
     """
     digest = write_safetensors(model.state_dict(), folder / WEIGHTS)
     with atomic_write(folder / TOKENIZER) as temporary:
@@ -53,12 +55,12 @@ def write_captioner(model: Captioner, folder: Path, training: Training | None = 
 
 
 def is_captioner(source: object) -> bool:
-    """Whether a source of weights is the model folder of a captioner."""
+    """Whether a source of weights is the model folder of a captioner; never raises."""
     if not isinstance(source, str | Path) or not (Path(source) / CONFIG).is_file():
         return False
     try:
         ours = read_json(Path(source) / CONFIG).get(OURS)
-    except UserError:  # whoever reads it as something else says what is wrong
+    except UserError:  # reading it as something else later says what is wrong
         return False
     return isinstance(ours, dict) and ours.get("kind") == KIND
 
@@ -67,11 +69,13 @@ def load_captioner(source: str | Path) -> Captioner:
     """The captioner of a model folder.
 
     Raises:
-        UserError: when it is none, was changed since it was written, or is damaged.
+        UserError: when it is not the folder of a captioner, was changed since it was written, or is damaged.
     """
     folder = Path(source)
     if not is_captioner(folder):
-        raise UserError(f"{source} is no model folder of a captioner.\nGive the `model` folder of such a run.")
+        raise UserError(
+            f"{source} is not the model folder of a captioner.\nGive the `model` folder of a run with --task caption."
+        )
     config = read_json(folder / CONFIG)
     ours = config[OURS]
     unsigned = {name: value for name, value in ours.items() if name != "config_sha256"}
@@ -81,7 +85,7 @@ def load_captioner(source: str | Path) -> Captioner:
         )
     for name, key in ((WEIGHTS, "weights_sha256"), (TOKENIZER, "tokenizer_sha256")):
         if not (folder / name).is_file():
-            raise UserError(f"{folder} is not whole: it has no {name}.\nCopy the model folder again.")
+            raise UserError(f"{folder} is incomplete: {name} is missing.\nCopy the model folder again.")
         refuse_link(folder / name)
         refuse_damaged(folder / name, ours[key], sha256(folder / name))
     model = _build(ours, (folder / TOKENIZER).read_text(encoding="utf-8"), str(folder / CONFIG))
@@ -90,12 +94,12 @@ def load_captioner(source: str | Path) -> Captioner:
 
 
 def captioner_facts(source: str | Path) -> list[tuple[str, str]]:
-    """What `vit info` tells of a captioner; raises UserError as `load_captioner` does."""
+    """What `vit info` prints about a captioner; raises UserError as `load_captioner` does."""
     model = load_captioner(source)
     prepared, parameters = model.preprocessing, sum(weight.numel() for weight in model.parameters())
     return [
         ("checkpoint", str(source)),
-        ("kind", "a captioner: an encoder, and a decoder that says sentences"),
+        ("kind", "a captioner: an encoder, and a decoder that writes sentences"),
         ("sha256", sha256(Path(source) / WEIGHTS)),
         *((f"encoder: {name}", str(value)) for name, value in model.encoder.architecture.items()),
         *((f"decoder: {name}", str(value)) for name, value in model.decoder.architecture.items()),
@@ -106,7 +110,7 @@ def captioner_facts(source: str | Path) -> list[tuple[str, str]]:
 
 
 def _build(ours: Mapping[str, Any], tokenizer: str, name: str) -> Captioner:
-    """The model that a config describes, on the meta device: no time and memory for random weights."""
+    """The model that a config describes, on the meta device, which saves time and memory for random weights."""
     try:
         with torch.device("meta"):
             return Captioner(
@@ -118,7 +122,7 @@ def _build(ours: Mapping[str, Any], tokenizer: str, name: str) -> Captioner:
                 preprocessing=Preprocessing(**with_tuples(ours["preprocessing"])),
             )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{name} describes no captioner: {error!s:.200}") from None
+        raise UserError(f"{name} does not describe a captioner: {error!s:.200}") from None
 
 
 def _fill(model: Captioner, state: dict[str, torch.Tensor], folder: Path) -> None:

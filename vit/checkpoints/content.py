@@ -1,4 +1,4 @@
-"""What a checkpoint holds, before a model is built of it: its tensors, and the facts that stand beside them."""
+"""The content of a checkpoint, before a model is built from it: its tensors, and the facts that come with them."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -23,10 +23,10 @@ class Content:
     """A checkpoint as it was found.
 
     Args:
-        name: as the user gave it.
-        tensors: under the names of where it comes from.
-        facts: of its sidecar, hub record or live module.
-        file: the weight file, if it is one.
+        name: its name as the user gave it.
+        tensors: its tensors, with the names of the library that it comes from.
+        facts: facts from its config, hub record or live module.
+        file: the weight file, if there is one.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Content:
 
 
 def read(source: str | Path | nn.Module) -> Content:
-    """The tensors of a checkpoint and all that stands beside them.
+    """The tensors of a checkpoint, and all facts that come with them.
 
     Raises:
         UserError: when there is nothing to read, or it can't be read.
@@ -61,35 +61,36 @@ def read(source: str | Path | nn.Module) -> Content:
 
 
 def _refuse_rotary_alone(path: Path) -> None:
-    """Refuses the weights of a model folder of ours with rotary positions: they have the names of published models,
-    whose queries and keys are in another order, and alone they do not say that they are ours."""
+    """Raises UserError for the weight file of one of our model folders with rotary positions: its tensors are named
+    like those of published models, whose queries and keys have another order, and the file does not say that it is
+    ours."""
     beside = path.parent / folder.CONFIG
     if path.name != folder.WEIGHTS or not beside.is_file():
         return
     try:
         ours = read_json(beside).get(folder.OURS)
-    except UserError:  # it is nothing to the weights then
+    except UserError:  # then it says nothing about the weights
         return
     if isinstance(ours, dict) and (ours.get("architecture") or {}).get("rotary") is not None:
         raise UserError(
-            f"{path} is of a model with rotary positions, and alone it does not say how they turn.\n"
+            f"{path} belongs to a model with rotary positions; the file alone does not describe them.\n"
             f"Give its folder, {path.parent}."
         )
 
 
 def _of_training(stored: Stored, name: str, path: Path) -> Content:
-    """A checkpoint of our own training, which says what model it is of."""
+    """A checkpoint of our own training, which describes its model."""
     ours = stored.extra[folder.OURS]
     try:
         facts = replace(folder.described(ours), notes=stored.notes)
         tensors = merge_adapters(stored.tensors, float(ours["lora_scale"])) if "lora_scale" in ours else stored.tensors
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path} does not say rightly which model it is of: {error!r:.200}") from None
+        raise UserError(f"{path} has an invalid description of its model: {error!r:.200}") from None
     return Content(name, tensors, facts, path)
 
 
 def _read_folder(path: Path, name: str) -> Content:
-    """By the kind of its config.json: ours, which is timm's too, transformers', or timm's."""
+    """The content of a folder, by the kind of its config.json: ours (which is also timm's), transformers' or timm's."""
     config = read_json(path / folder.CONFIG)
     if folder.is_ours(config) or not config.keys() & {"model_type", "pretrained_cfg", "architecture"}:
         facts = folder.facts(path, config)
@@ -108,7 +109,7 @@ def _read_folder(path: Path, name: str) -> Content:
 
 
 def _undamaged(path: Path, config: dict[str, Any]) -> Tensors:
-    """The weights of a model folder, which are read and hashed at the same time."""
+    """The weights of a model folder, which are read and hashed at the same time. Raises UserError if they changed."""
     weights = path / folder.WEIGHTS
     refuse_link(weights)
     with ThreadPoolExecutor(1) as beside:
@@ -120,11 +121,11 @@ def _undamaged(path: Path, config: dict[str, Any]) -> Tensors:
 
 
 def _processor(path: Path) -> dict[str, Any] | None:
-    """How transformers prepares images for the model in this folder, if that is there."""
+    """How transformers preprocesses images for the model in this folder, if the folder says so."""
     for name in hub.PROCESSORS:
         if (path / name).is_file():
             config = read_json(path / name)
-            inner = config.get("image_processor", config)  # a processor of images and texts has it inside
+            inner = config.get("image_processor", config)  # a processor for images and texts contains that for images
             return inner if isinstance(inner, dict) else config
     return None
 
@@ -133,17 +134,19 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-        UserError: when the file is missing, is a link out of its folder, or holds anything else.
+        UserError: when the file is missing, is a link out of its folder, or is not a JSON object.
     """
     if not path.exists():
-        raise UserError(f"{path.parent} is no model folder: it has no {path.name}.\nGive the `model` folder of a run.")
+        raise UserError(
+            f"{path.parent} is not a model folder: {path.name} is missing.\nGive the `model` folder of a run."
+        )
     refuse_link(path)
-    if not path.is_file():  # a pipe would be waited for
-        raise UserError(f"{path} is not the config of a model folder: it is no regular file.")
+    if not path.is_file():  # opening a pipe would block
+        raise UserError(f"{path} is not the config of a model folder: it is not a regular file.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
-        raise UserError(f"{path} is not the config of a model folder: it is nested too deep.") from None
+        raise UserError(f"{path} is not the config of a model folder: it is nested too deeply.") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not the config of a model folder: {error!s:.200}") from None
     if not isinstance(content, dict):

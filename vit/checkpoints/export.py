@@ -1,4 +1,4 @@
-"""A model for another library: its files, and a model card with the lines that load them."""
+"""A model for another library: its files, and a model card with the code that loads them."""
 
 from pathlib import Path
 
@@ -12,11 +12,12 @@ WEIGHTS = (".safetensors", ".pth")
 
 
 def export(model: Classifier, target: str, folder: Path) -> list[str]:
-    """Writes a model as another library reads it, and README.md beside it.
+    """Writes a model in the format of another library, with a README.md.
 
     Args:
+        model: the model.
         target: the name of one of TARGETS.
-        folder: an empty one.
+        folder: an existing, empty folder.
 
     Returns:
         The names of the files.
@@ -37,7 +38,7 @@ def check_target(model: Classifier, target: str) -> Target:
     """The target of this name.
 
     Raises:
-        UserError: when there is none, or the library has no place for something that the model has; all is named.
+        UserError: when there is none, or the library can't represent all of the model; says what.
     """
     found = next((each for each in TARGETS if each.name == target), None)
     if found is None:
@@ -46,7 +47,7 @@ def check_target(model: Classifier, target: str) -> Target:
     if obstacles := found.obstacles(model):
         fitting = [each.name for each in TARGETS if not each.obstacles(model)]
         raise UserError(
-            f"{target} has no place for all of this model: {'; '.join(obstacles)}.\n"
+            f"{target} can't represent all of this model: {'; '.join(obstacles)}.\n"
             + (f"It can be exported to {' or '.join(fitting)}." if fitting else "Only its model folder holds it all.")
         )
     return found

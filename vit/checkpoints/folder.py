@@ -1,8 +1,8 @@
-"""The model folder: what `vit train` leaves, and all that it takes to use the model, here and elsewhere.
+"""The model folder: what `vit train` writes, and all that is needed to use the model, here and elsewhere.
 
-model.safetensors   the weights, under timm's names
-config.json         for timm and transformers: architecture, labels, preprocessing, where timm has a place for them;
-                    for us, under "vitscope": the same to the last detail, and the sha256 of the weights
+model.safetensors   the weights, with timm's names
+config.json         for timm and transformers: architecture, labels, preprocessing, if timm can represent them;
+                    for us, under "vitscope": the same in all detail, and the sha256 of the weights
 README.md           the model card
 """
 
@@ -27,12 +27,14 @@ OURS = "vitscope"  # the key of our part of the config
 
 
 def write_folder(model: Classifier, folder: Path, training: Training | None = None) -> None:
-    """Writes the model folder; each of its files is whole, and the config names the weights that it is for.
+    """Writes the model folder; each file is written atomically, and the config has the sha256 of its weights.
 
-    The config goes last: a folder that was cut short before it is refused by its sha256, never half-read.
+    The config is written last: an incomplete folder is refused because of the sha256, and never read in part.
 
     Args:
-        training: what the model card tells of the data and the run.
+        model: the model.
+        folder: the folder, created if it does not exist.
+        training: what the model card says about the data and the run.
     """
     digest = write_safetensors(timm.tensors(model), folder / WEIGHTS)
     obstacles = timm.obstacles(model)
@@ -46,13 +48,13 @@ def write_folder(model: Classifier, folder: Path, training: Training | None = No
 
 
 def _config(model: Classifier, digest: str, theirs: dict[str, Any]) -> dict[str, Any]:
-    """timm's part, where timm has a place for the model, and ours, which has the sha256 of the weights and of both."""
+    """timm's part, if timm can represent the model, and ours, with the sha256 of the weights and of both parts."""
     ours = {**describe(model), "weights_sha256": digest}
     return {**theirs, OURS: {**ours, "config_sha256": digest_of({**theirs, OURS: ours})}}
 
 
 def describe(model: Classifier) -> dict[str, Any]:
-    """What weights don't say of a model, in plain values: for the config, and for checkpoints of training."""
+    """What the weights don't say about a model, in plain values, for the config and for training checkpoints."""
     return {
         "architecture": model.encoder.architecture,
         "pool": model.pool,
@@ -64,10 +66,10 @@ def describe(model: Classifier) -> dict[str, Any]:
 
 
 def described(ours: Mapping[str, Any]) -> Facts:
-    """What `describe` said.
+    """The facts that `describe` wrote.
 
     Raises:
-        KeyError, TypeError: when it is nothing of the kind.
+        KeyError, TypeError: when a value is missing or has another type.
     """
     ours = {"pool_blocks": 1, "multilabel": False, **ours}  # older folders don't say
     kinds = {
@@ -81,7 +83,7 @@ def described(ours: Mapping[str, Any]) -> Facts:
         size = ours["architecture"][name]
         if not (isinstance(size, list | tuple) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)):
             raise TypeError(f"{name} is {size!r}")
-    # Other models with rotary positions have the channels of their heads in another order.
+    # In other models with rotary positions, the channels of the heads have another order.
     order = {"rotary_order": ""} if ours["architecture"].get("rotary") else {}
     return Facts(
         encoder=with_tuples(ours["architecture"]) | order,
@@ -110,30 +112,31 @@ probabilities = dict(zip(model.labels, logits.softmax(dim=1)[0].tolist()))
 
 
 def digest_of(config: dict[str, Any]) -> str:
-    """The sha256 of what a config says, however it is laid out."""
+    """The sha256 of a config's content, independent of its formatting."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def is_ours(config: dict[str, Any]) -> bool:
-    """Whether a config.json is one of ours, also of the first format, which is refused by `facts`."""
+    """Whether a config.json is one of ours, including the first format, which `facts` refuses."""
     return OURS in config or config.get("format") == OURS
 
 
 def facts(folder: Path, config: dict[str, Any]) -> Facts:
-    """What the config of a model folder says.
+    """The facts in the config of a model folder.
 
     Raises:
-        UserError: when it is not what a model folder has, or was changed since it was written.
+        UserError: when it is not the config of a model folder or was changed since it was written, the folder holds a
+            captioner, or the weights are missing.
     """
     path = folder / CONFIG
     if config.get("format") == OURS:
-        raise UserError(f"{path} is of the first format, which is read no more.\nTrain the model again.")
+        raise UserError(f"{path} has the first format, which is no longer supported.\nTrain the model again.")
     ours = config.get(OURS)
     try:
         if not isinstance(ours, dict):
             raise TypeError(f"it has no {OURS!r}")
         if ours.get("kind") == "captioner":
-            raise UserError(f"{folder} holds a captioner: it says sentences, and names no classes.")
+            raise UserError(f"{folder} holds a captioner, which generates sentences and has no classes.")
         found = described(ours)
         if not isinstance(ours["weights_sha256"], str):
             raise TypeError(f"weights_sha256 is {ours['weights_sha256']!r}")
@@ -144,12 +147,12 @@ def facts(folder: Path, config: dict[str, Any]) -> Facts:
     if digest_of({**config, OURS: rest}) != written:
         raise UserError(f"{path} was changed since it was written: its sha256 differs.\nCopy the model folder again.")
     if not (folder / WEIGHTS).is_file():
-        raise UserError(f"{folder} is no model folder: it has no {WEIGHTS}.\nGive the `model` folder of a run.")
+        raise UserError(f"{folder} is not a model folder: {WEIGHTS} is missing.\nGive the `model` folder of a run.")
     return found
 
 
 def refuse_damaged(path: Path, expected: str, found: str) -> None:
-    """Refuses a file whose sha256, `found`, is not the one it was written with."""
+    """Raises UserError for a file whose sha256, `found`, is not the one that it was written with."""
     if found != expected:
         raise UserError(
             f"{path} is damaged: its sha256 is {found[:12]}..., its config says {expected[:12]}...\n"
@@ -158,7 +161,7 @@ def refuse_damaged(path: Path, expected: str, found: str) -> None:
 
 
 def with_tuples(options: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows lists only."""
+    """The options with tuples instead of lists, because JSON only has lists."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
 
 

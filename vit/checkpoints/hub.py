@@ -1,4 +1,4 @@
-"""Weights by name from the Hugging Face hub: its cache first, then the network, or a quick refusal."""
+"""Weights by name from the Hugging Face hub: from its cache, or else the network, or a quick refusal."""
 
 import json
 from pathlib import Path
@@ -8,17 +8,17 @@ from urllib.parse import urlsplit
 from vit.foundation import UserError, nearest
 from vit.network import refuse_without_network
 
-MODULES = ("vision_transformer", "deit", "eva")  # of timm, whose models may fit
+MODULES = ("vision_transformer", "deit", "eva")  # modules of timm whose models may fit
 CONFIG = "config.json"
-# What stands beside the config, if it does: how images are prepared, of older and newer transformers.
+# Optional files beside the config with the preprocessing, from older and newer versions of transformers.
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 INDEX = "model.safetensors.index.json"
-WEIGHTS = ("model.safetensors", INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")  # the best first
+WEIGHTS = ("model.safetensors", INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")  # best first
 
 
 def refuse_unreachable(name: str) -> None:
-    """Refuses `timm:NAME` or `hf:OWNER/NAME` where it is plain that it can't be had: at once, as timm and torch, which
-    take seconds to import, are not asked. What is cached, and any mistake in the name, is for the others to see.
+    """Refuses `timm:NAME` or `hf:OWNER/NAME` if it clearly can't be downloaded. This is fast, because it doesn't import
+    timm and torch, which takes seconds. The cache and mistakes in the name are checked elsewhere.
 
     Raises:
         UserError: when there is no network, and nothing in the cache that it could be.
@@ -33,7 +33,7 @@ def refuse_unreachable(name: str) -> None:
 
 
 def fetch_timm(name: str) -> tuple[Path, dict[str, Any]]:
-    """The weight file of a timm model, and how its images are prepared (timm's pretrained config).
+    """The weight file of a timm model, and its preprocessing (timm's pretrained config).
 
     Raises:
         UserError: for a name that timm does not know, and within two seconds when there is no network.
@@ -55,12 +55,12 @@ def fetch_timm(name: str) -> tuple[Path, dict[str, Any]]:
     _refuse_without_network(f"timm:{name}")
     found = _download(repository, file, f"timm:{name}")
     if found is None:
-        raise UserError(f"timm:{name} can't be downloaded: {repository} has no {file}.\nTake another model.")
+        raise UserError(f"timm:{name} can't be downloaded: {repository} has no {file}.\nUse another model.")
     return found, config.to_dict()
 
 
 def fetch_repository(repository: str) -> Path:
-    """The folder in the hub's cache that holds config and weights of a repository, OWNER/NAME.
+    """The folder in the hub's cache with the config and weights of a repository, OWNER/NAME.
 
     Raises:
         UserError: for a repository without a config or weights, and within two seconds when there is no network.
@@ -73,7 +73,7 @@ def fetch_repository(repository: str) -> Path:
         cached = try_to_load_from_cache(repository, CONFIG)
     except HFValidationError as error:
         raise UserError(
-            f"{name} is no repository of {_host()}: {str(error).splitlines()[0]:.200}\nGive hf:OWNER/NAME."
+            f"{name} is not a repository of {_host()}: {str(error).splitlines()[0]:.200}\nGive hf:OWNER/NAME."
         ) from None
     if isinstance(cached, str):
         weights = weights_in(Path(cached).parent)
@@ -83,7 +83,7 @@ def fetch_repository(repository: str) -> Path:
     config = _download(repository, CONFIG, name)
     if config is None:
         raise UserError(
-            f"{name} has no {CONFIG}, so it is neither of transformers nor of timm.\nGive one of its weight files."
+            f"{name} has no {CONFIG}, so it is not a model of transformers or timm.\nGive one of its weight files."
         )
     for file in PROCESSORS:
         _download(repository, file, name)
@@ -97,7 +97,7 @@ def fetch_repository(repository: str) -> Path:
 
 
 def weights_in(folder: Path) -> Path | None:
-    """The weight file of a folder, or the index of several; of those it has, the best kind that is whole."""
+    """The weight file of a folder, or the index of several: the best kind that is complete."""
     found = [folder / name for name in WEIGHTS if (folder / name).is_file()]
     return next((file for file in found if not _missing(file)), found[0] if found else None)
 
@@ -107,12 +107,12 @@ def _missing(index: Path) -> list[str]:
 
 
 def _shards(index: Path) -> list[str]:
-    """The files that an index of weights names; none for what is no index, or a broken one."""
+    """The files that an index of weights names; none for another file, or a broken index."""
     if index.suffix != ".json":
         return []
     try:
         names = {str(file) for file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # whoever reads it says what is wrong
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # reading it later says what is wrong
         return []
     return sorted(name for name in names if Path(name).name == name)
 
@@ -142,8 +142,8 @@ def _download(repository: str, file: str, name: str) -> Path | None:
     except EntryNotFoundError:
         return None
     except RepositoryNotFoundError:
-        raise UserError(f"{name} is not on {_host()}, or is not for everybody.\nLook its name up there.") from None
-    except Exception as error:  # whatever a network makes a client raise
+        raise UserError(f"{name} is not on {_host()}, or is not public.\nLook up its name there.") from None
+    except Exception as error:  # network problems raise many kinds of errors
         _not_downloaded(name, error)
 
 

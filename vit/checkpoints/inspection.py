@@ -1,4 +1,4 @@
-"""What is in a checkpoint, and what loading it would do, as rows for people; also of one that is refused."""
+"""What is in a checkpoint and what loading it would do, as rows to print, even for a checkpoint that is refused."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ from vit.models.cost import cost
 
 LABELS_SHOWN = 12
 
-Row = tuple[str, str]  # a subject, and what there is to say of it
+Row = tuple[str, str]  # a subject, and the text about it
 
 
 @dataclass
@@ -32,11 +32,12 @@ class Inspection:
 def inspect(
     source: str, *, image_size: tuple[int, int] | None = None, classes: int | None = None, **options: Any
 ) -> Inspection:
-    """Loads a checkpoint, and tells all of it. Nothing of the file is executed.
+    """Loads a checkpoint, and describes it. Nothing in the file is executed.
 
     Args:
-        image_size: pixels (height, width) to load it for; None for its own.
-        classes: of the data that it would be trained on; None for its own.
+        source: the checkpoint.
+        image_size: (height, width) in pixels to load it for; None for its own.
+        classes: number of classes of the data to train it on; None for no row about that.
         options: what the checkpoint does not say, as `vit.load` takes it.
 
     Raises:
@@ -69,7 +70,7 @@ def _file(report: LoadReport) -> list[Row]:
 
 
 def _parts(file: Path | None) -> list[Path]:
-    """The files of weights: of an index those that it names."""
+    """The files with weights; for an index, the files that it names."""
     if file is None or file.suffix != ".json":
         return [file] if file else []
     names = set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values())
@@ -92,14 +93,14 @@ def _cost(model: Classifier) -> list[Row]:
     size = model.encoder.architecture["image_size"]
     found = cost(model, size)
     return [
-        ("FLOPs", f"{found.flops / 1e9:,.2f} G an image of {_text(size)} (a multiplication and an addition are two)"),
-        ("activations", f"{found.activations / 2**20:,.1f} MiB an image in a training step, float32"),
+        ("FLOPs", f"{found.flops / 1e9:,.2f} G per image of {_text(size)} (a multiplication and an addition are two)"),
+        ("activations", f"{found.activations / 2**20:,.1f} MiB per image in a training step, float32"),
     ]
 
 
 def _use(model: Classifier, report: LoadReport) -> list[Row]:
     prepared = model.preprocessing
-    crop = f"centre crop of {prepared.crop_pct:.1%}" if prepared.resize_mode == "crop" else "the whole photo squashed"
+    crop = f"central crop of {prepared.crop_pct:.1%}" if prepared.resize_mode == "crop" else "the whole photo squashed"
     more = f" and {len(model.labels) - LABELS_SHOWN} more" if len(model.labels) > LABELS_SHOWN else ""
     assumed = "" if report.tells_preprocessing else "; assumed, with mean and std: the checkpoint does not say"
     return [
@@ -125,16 +126,16 @@ def _keys(report: LoadReport) -> list[Row]:
 
 def _new_head(model: Classifier, classes: int) -> str:
     if classes == model.num_classes:
-        return "the head stays if the labels are the same, in any order of theirs; else it is new, of random weights"
+        return "the head is kept if the labels are the same, in any order; otherwise a new one has random weights"
     head = (
-        f"head.weight and head.bias, of {model.num_classes} classes, are left out" if model.num_classes else "no head"
+        f"head.weight and head.bias, for {model.num_classes} classes, are left out" if model.num_classes else "no head"
     )
-    return f"{head}; a new head of {classes} x {model.num_features} random weights"
+    return f"{head}; a new head has {classes} x {model.num_features} random weights"
 
 
 def _exports(model: Classifier) -> list[Row]:
     told = ((target.name, "; ".join(target.obstacles(model))) for target in TARGETS)
-    return [(f"as {name}", f"no place for {missing}" if missing else "can be exported") for name, missing in told]
+    return [(f"as {name}", f"can't represent {missing}" if missing else "can be exported") for name, missing in told]
 
 
 def _text(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Models that are in memory already: their tensors, and what they themselves say of all that tensors don't."""
+"""Models that are already in memory: their tensors, and what the models say in addition."""
 
 from dataclasses import asdict, replace
 from typing import Any
@@ -14,12 +14,12 @@ from vit.models.encoder import Encoder
 
 
 def read_module(module: nn.Module) -> tuple[Tensors, Facts]:
-    """Tensors and facts of a model of timm, torchvision, transformers or our own, also compiled or parallel.
+    """Tensors and facts of a model of timm, torchvision, transformers or our own, also if it is compiled or parallel.
 
-    Of any other module the tensors alone tell.
+    For any other module there are only the tensors.
 
     Raises:
-        UserError: when the module has no weights yet, or computes what our encoder does not.
+        UserError: when the module has no weights yet, or computes something that our encoder can't.
     """
     module = _unwrapped(module)
     tensors = {name: value.detach().cpu() for name, value in module.state_dict().items() if not value.is_meta}
@@ -48,7 +48,7 @@ def read_module(module: nn.Module) -> tuple[Tensors, Facts]:
 
 
 def _with_training(facts: Facts, module: nn.Module) -> Facts:
-    """With what timm keeps of how the weights were trained, if the model was made by its name."""
+    """Adds what timm knows about the training of the weights, if the model was created by name."""
     config = getattr(module, "pretrained_cfg", None)
     if config is None:
         return facts
@@ -71,7 +71,7 @@ def _ours(model: Classifier) -> tuple[Tensors, Facts]:
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
-    """The model within what torch.compile, DataParallel and DistributedDataParallel put around it."""
+    """The model inside the wrappers of torch.compile, DataParallel and DistributedDataParallel."""
     parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while hasattr(module, "_orig_mod") or isinstance(module, parallel):
         module = module.module if isinstance(module, parallel) else module._orig_mod  # type: ignore[assignment]

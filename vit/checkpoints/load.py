@@ -29,13 +29,14 @@ class LoadReport:
 
     Args:
         source: the checkpoint, as the user named it.
-        layout: whose names its tensors have.
-        file: the file of weights, if there is one.
-        tensors: how many it holds.
-        architecture: keywords of `image_encoder`, as far as a refused checkpoint told them.
+        layout: the library whose names its tensors have.
+        file: the weight file, if there is one.
+        tensors: number of its tensors.
+        architecture: keywords of `image_encoder`, as far as they were found even if the checkpoint is refused.
         matched: how many of the model's tensors were found.
-        missing, unexpected, misshapen: names for which it is refused.
-        tells_preprocessing: whether it says how images are prepared; else that is assumed, too.
+        resized, dropped, assumed, notes: texts about what was resized, left out, assumed, or is worth knowing.
+        missing, unexpected, misshapen: names because of which it is refused.
+        tells_preprocessing: whether it says how images are preprocessed; otherwise that is assumed as well.
     """
 
     source: str = ""
@@ -54,7 +55,7 @@ class LoadReport:
     tells_preprocessing: bool = False
 
     def lines(self) -> list[str]:
-        """The report for people, a line a subject."""
+        """The report as lines to print, one per subject."""
         lines = [f"{self.source}: {self.matched} tensors loaded, named as {self.layout} does"]
         subjects = {"resized": self.resized, "left out": self.dropped, "assumed": self.assumed, "note": self.notes}
         return lines + [f"  {name}: {', '.join(items)}" for name, items in subjects.items() if items]
@@ -63,13 +64,13 @@ class LoadReport:
 def load(source: str | Path | nn.Module, **options: Any) -> Classifier:
     """The model of a checkpoint.
 
-    That is a file (.safetensors, .pth, .pt, .bin, .ckpt or .npz, or the index of several), a folder of our own, of
-    timm or of transformers, `timm:NAME`, `hf:OWNER/NAME`, or a module in memory, of these libraries or torchvision.
+    A checkpoint is a file (.safetensors, .pth, .pt, .bin, .ckpt or .npz, or the index of several), a folder of our own,
+    of timm or of transformers, `timm:NAME`, `hf:OWNER/NAME`, or a module in memory, of these libraries or torchvision.
 
     Options are those of `load_with_report`, which also says what happened to each key.
 
     Raises:
-        UserError: when the checkpoint can't be read, or does not fit; every key that is at fault is counted.
+        UserError: when the checkpoint can't be read, or does not fit; says how many keys don't fit.
     """
     return load_with_report(source, **options)[0]
 
@@ -179,12 +180,12 @@ def _converted(content: Content) -> tuple[Source, Converted]:
     if origin is None:
         refuse_unfit(content.tensors)
         raise UserError(
-            f"{content.name} is no Vision Transformer that is known here; it has {len(content.tensors)} tensors.\n"
+            f"{content.name} is not a Vision Transformer of a known kind; it has {len(content.tensors)} tensors.\n"
             f"Its first names are {', '.join(list(content.tensors)[:3])}.\n"
             f"Allowed are weights as {', '.join(source.name for source in SOURCES)} name them."
         )
     try:
-        # Half precision is no place to add up or to resize in; what is single already is the same tensor.
+        # Sums and resizing need more than half precision; tensors that are already float32 are not copied.
         tensors = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
         converted = origin.convert(tensors)
     except (IndexError, KeyError, RuntimeError, ValueError) as error:  # tensors of shapes that the source never has
@@ -250,7 +251,7 @@ def _build(
     state: Mapping[str, Tensor],
     prepared: Preprocessing,
 ) -> Classifier:
-    """The model that the state is for, on the meta device: no time and memory for random weights."""
+    """The model that the state is for, on the meta device, which saves time and memory for random weights."""
     has_head = "head.weight" in state
     try:
         with torch.device("meta"):
@@ -303,7 +304,7 @@ def _refuse_nonfinite(content: Content) -> None:
 
 
 def _is_finite(value: Tensor) -> bool:
-    """By the sum, which is ten times as fast as a look at each element; a sum that overflowed is looked at again."""
+    """Whether all values are finite, by their sum, which is ten times as fast; if it overflows, by each element."""
     return bool(value.float().sum().isfinite()) or bool(value.isfinite().all())
 
 
@@ -348,10 +349,10 @@ def _merge_strictly(model: Classifier, state: dict[str, Tensor], report: LoadRep
 
 
 def _own(value: Tensor, given: set[int]) -> Tensor:
-    """The value in float32 and in memory that nothing else uses; copied only where it must be.
+    """The value in float32 and in memory that nothing else uses; copied only if necessary.
 
     Args:
-        given: addresses of memory that belongs to others, and, as it is handed out, of that of other weights.
+        given: addresses of memory that belongs to others; the memory of each returned weight is added.
     """
     value = value.float()
     storage = value.untyped_storage()

@@ -1,4 +1,4 @@
-"""What modules of timm and torchvision say of themselves that their tensors don't tell."""
+"""What modules of timm and torchvision say about themselves in addition to their tensors."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,10 +14,10 @@ POOLS = {"token": "class", "avg": "mean", "map": "attention", "": None}  # timm'
 
 
 def timm_facts(module: nn.Module) -> Facts:
-    """What a VisionTransformer of timm says of itself; it may be on the meta device.
+    """The facts about a VisionTransformer of timm, which may be on the meta device.
 
     Raises:
-        UserError: when it computes what our encoder does not.
+        UserError: when it computes something that our encoder can't.
     """
     timm: Any = module
     block = timm.blocks[0]
@@ -27,7 +27,7 @@ def timm_facts(module: nn.Module) -> Facts:
     if timm.global_pool not in POOLS:
         raise _unfit(module, f"{timm.global_pool!r} pooling")
     if timm.pool_include_prefix and timm.num_prefix_tokens and timm.global_pool in ("avg", "map"):
-        raise _unfit(module, "a pooling that takes prefix tokens in")
+        raise _unfit(module, "a pooling that includes prefix tokens")
     encoder = {
         "num_heads": block.attn.num_heads,
         "norm_eps": _epsilon(module),
@@ -37,18 +37,18 @@ def timm_facts(module: nn.Module) -> Facts:
         "final_norm": not isinstance(timm.norm, nn.Identity),
     }
     if kinds[2] == "GluMlp" and (block.mlp.gate_last or not isinstance(block.mlp.act, nn.SiLU)):
-        raise _unfit(module, "a gated MLP that is no SwiGLU with the gate first")
+        raise _unfit(module, "a gated MLP that is not a SwiGLU with the gate first")
     if kinds[2] == "GluMlp" and timm.global_pool == "map":  # whose MLP has the activation of the gate
         raise _unfit(module, "attention pooling beside SwiGLU")
-    # With two heads, both tokens are read. The tensors tell that.
+    # With two heads, both tokens are read. The tensors show that.
     return Facts(encoder=encoder, pool=None if hasattr(timm, "head_dist") else POOLS[timm.global_pool])
 
 
 def rotary_facts(module: nn.Module) -> Facts:
-    """What a model of timm's class Eva with rotary positions says of itself; it may be on the meta device.
+    """The facts about a model of timm's class Eva with rotary positions, which may be on the meta device.
 
     Raises:
-        UserError: when it computes what our encoder does not.
+        UserError: when it computes something that our encoder can't.
     """
     timm: Any = module
     block, rope = timm.blocks[0], timm.rope
@@ -86,7 +86,7 @@ def _rotary(module: nn.Module, rope: Any) -> dict[str, Any]:
 
 
 def _order(module: nn.Module, rope: Any, *, half: bool) -> str:
-    """In which order the channels of queries and keys are turned, see `vit.checkpoints.sources.timm_rotary`."""
+    """The order in which channels of queries and keys are rotated, see `vit.checkpoints.sources.timm_rotary`."""
     if half and rope.grid_indexing == "ij":
         return ""
     if half:
@@ -95,7 +95,7 @@ def _order(module: nn.Module, rope: Any, *, half: bool) -> str:
 
 
 def torchvision_facts(module: nn.Module) -> Facts:
-    """What a VisionTransformer of torchvision says of itself."""
+    """The facts about a VisionTransformer of torchvision. Raises UserError for an unknown activation."""
     torchvision: Any = module
     encoder = {
         "num_heads": torchvision.encoder.layers[0].num_heads,
@@ -115,7 +115,7 @@ def is_timm_eva(module: nn.Module) -> bool:
 
 
 def is_a(module: nn.Module, home: str, name: str) -> bool:
-    """Whether it is of the class of another library, which is not imported to ask."""
+    """Whether it has this class of another library, which is not imported for that."""
     return any((kind.__module__, kind.__name__) == (home, name) for kind in type(module).__mro__)
 
 
@@ -128,7 +128,7 @@ def _epsilon(module: nn.Module) -> float:
 
 
 def _activation(module: nn.Module, act: Callable[[Tensor], Tensor]) -> str:
-    """Our name of an activation, by what it does: libraries have several classes of each."""
+    """Our name of an activation, by its values, because libraries have several classes for each."""
     points = torch.linspace(-6, 6, 97)
     values = act(points.clone())
     for name, ours in ACTIVATIONS.items():
@@ -138,4 +138,4 @@ def _activation(module: nn.Module, act: Callable[[Tensor], Tensor]) -> str:
 
 
 def _unfit(module: nn.Module, what: str) -> UserError:
-    return UserError(f"The {type(module).__name__} does not fit: it has {what}.\nOur encoder has no place for that.")
+    return UserError(f"The {type(module).__name__} does not fit: it has {what}.\nThis encoder does not support that.")

@@ -1,4 +1,4 @@
-"""Any checkpoint file to a plain dictionary of tensors. Nothing in the file is ever executed."""
+"""Reads any checkpoint file into a plain dictionary of tensors. Nothing in the file is ever executed."""
 
 import json
 import os
@@ -19,14 +19,14 @@ from torch import Tensor
 
 from vit.foundation import UserError
 
-INDEX = ".index.json"  # of weights in several files: model.safetensors.index.json
+INDEX = ".index.json"  # for weights in several files: model.safetensors.index.json
 
-# What training scripts wrap a state dict in. Of several the first is taken: averaged weights are what is evaluated.
+# Names under which training scripts store a state dict. The first one is used: averaged weights are what is evaluated.
 AVERAGED = ("state_dict_ema", "model_ema", "ema", "teacher")
 WRAPPERS = (*AVERAGED, "state_dict", "model", "model_state_dict", "student")
 
-# A packed archive may be this many times as large as its file, and this much more: weights hardly pack at all.
-SMALL = 2**20  # bytes that a tensor may have, however few of its numbers are in the file
+# An archive may unpack to this many times its size, plus this much: weights can hardly be compressed.
+SMALL = 2**20  # bytes that a tensor may have, even if fewer of its numbers are in the file
 UNPACKED_RATIO, UNPACKED_MORE = 20, 64 * 2**20
 
 # What parallel and compiled wrappers put before each key.
@@ -36,12 +36,12 @@ _STATE_DICT = f"A checkpoint is a state dict, also inside {', '.join(WRAPPERS)}.
 
 
 class Stored(NamedTuple):
-    """What a file holds.
+    """The content of a file.
 
     Args:
-        tensors: by name.
-        notes: which of several state dicts were taken, a sentence each.
-        extra: what stands beside the state dict: epoch, options, optimizer.
+        tensors: tensors by name.
+        notes: which of several state dicts were used, one sentence each.
+        extra: what is stored with the state dict: epoch, options, optimizer.
     """
 
     tensors: dict[str, Tensor]
@@ -54,7 +54,7 @@ class _Hostile(Exception):
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """As `read_file`, the tensors alone."""
+    """The tensors of `read_file`. Raises UserError as it does."""
     return read_file(path).tensors
 
 
@@ -62,27 +62,27 @@ def read_file(path: Path) -> Stored:
     """The tensors of a checkpoint file, or of all the files of its index.
 
     Raises:
-        UserError: when the file is missing, is no checkpoint, or holds anything but tensors.
+        UserError: when the file is missing, is not a checkpoint, or its state dict holds anything but tensors.
     """
     if not path.is_file():
         raise UserError(
-            f"No checkpoint at {path}.\nGive a {', '.join(READERS)} file, a *{INDEX} "
+            f"There is no checkpoint at {path}.\nGive a {', '.join(READERS)} file, a *{INDEX} "
             "of several, a model folder, timm:NAME or hf:OWNER/NAME."
         )
     if path.name.endswith(INDEX):
         return Stored(_read_shards(path))
     if path.suffix not in READERS:
-        raise UserError(f"{path} is not a checkpoint by its name.\nAllowed are {', '.join(READERS)} files.")
+        raise UserError(f"{path} does not have the suffix of a checkpoint.\nAllowed are {', '.join(READERS)} files.")
     try:
         _refuse_bomb(path)
         content = READERS[path.suffix](path)
     except UserError:
         raise
-    except Exception as error:  # whatever a damaged file makes a reader do
+    except Exception as error:  # damaged files raise many kinds of errors
         if isinstance(error, _Hostile) or (isinstance(error, pickle.UnpicklingError) and _is_pickle(path)):
             raise UserError(
-                f"{path} holds more than tensors, or is damaged; nothing of it was executed.\n"
-                "Only weights are read: save model.state_dict(), best as .safetensors."
+                f"{path} holds more than tensors, or is damaged; nothing in it was executed.\n"
+                "Only weights can be read: save model.state_dict(), preferably as .safetensors."
             ) from None
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
@@ -92,7 +92,7 @@ def read_file(path: Path) -> Stored:
 
 
 def _refuse_bomb(path: Path) -> None:
-    """Refuses an archive, of torch or numpy, that unpacks to much more than it is."""
+    """Raises UserError for an archive, of torch or numpy, that unpacks to far more than its size."""
     with path.open("rb") as file:
         if file.read(4) != b"PK\3\4":
             return
@@ -101,13 +101,13 @@ def _refuse_bomb(path: Path) -> None:
     size = path.stat().st_size
     if unpacked > UNPACKED_RATIO * size + UNPACKED_MORE:
         raise UserError(
-            f"{path} unpacks to {unpacked / 2**20:,.0f} MB, its file has {size / 2**20:,.1f} MB.\n"
-            f"Allowed are {UNPACKED_RATIO} times as much and {UNPACKED_MORE // 2**20} MB: weights hardly pack at all."
+            f"{path} unpacks to {unpacked / 2**20:,.0f} MB, but the file only has {size / 2**20:,.1f} MB.\n"
+            f"Allowed are {UNPACKED_RATIO} times its size plus {UNPACKED_MORE // 2**20} MB."
         )
 
 
 def _read_pickle(path: Path) -> Any:
-    # A Namespace is a bag of values, without code of its own; training scripts keep their options in one.
+    # A Namespace only has values and no code of its own; training scripts store their options in one.
     with (
         weights_only_enforced(),
         torch.serialization.safe_globals([Namespace]),
@@ -118,7 +118,7 @@ def _read_pickle(path: Path) -> Any:
 
 @contextmanager
 def weights_only_enforced() -> Iterator[None]:
-    """TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD turns torch's refusal to unpickle code off; not here."""
+    """Ignores TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD, which turns off torch's refusal to unpickle code."""
     variable = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
     value = os.environ.pop(variable, None)
     try:
@@ -131,8 +131,8 @@ def weights_only_enforced() -> Iterator[None]:
 def _read_npz(path: Path) -> dict[str, Tensor]:
     tensors = {}
     with path.open("rb") as file:  # numpy leaves a damaged file open, if it is the one to open it
-        if file.read(2) != b"PK":  # numpy would take it for a pickle, or for a single array without a name
-            raise _Hostile if _is_pickle(path) else ValueError("it is no .npz archive")
+        if file.read(2) != b"PK":  # numpy would treat it as a pickle, or as a single array without a name
+            raise _Hostile if _is_pickle(path) else ValueError("it is not an .npz archive")
         file.seek(0)
         with np.load(file, allow_pickle=False) as archive:
             for name in archive.files:
@@ -141,13 +141,13 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
                 except ValueError as error:
                     raise _Hostile if "allow_pickle" in str(error) else error from None
                 if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
-                    # torch has no other byte order than the machine's, and wants memory that can be written
+                    # torch only has the machine's byte order, and needs writable memory
                     tensors[name] = torch.from_numpy(np.array(value, value.dtype.newbyteorder("=")))
     return tensors
 
 
 READERS: dict[str, Callable[[Path], Any]] = {
-    # Into memory of our own: weights in a mapped file would change with it, and cost a copy to be kept.
+    # Not memory-mapped: the weights would change with the file, and have to be copied to be kept.
     ".safetensors": partial(load_file, backend="pread"),
     ".pth": _read_pickle,
     ".pt": _read_pickle,
@@ -158,13 +158,13 @@ READERS: dict[str, Callable[[Path], Any]] = {
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
-    """The tensors of several files, which an index assigns them to: every file, every tensor, nothing else."""
+    """The tensors of several files, as listed in an index: every file, every tensor, and nothing else."""
     shards, total_size = _read_index(index)
     tensors: dict[str, Tensor] = {}
     missing = [name for name in sorted(shards) if not (index.parent / name).is_file()]
     if missing:
         raise UserError(
-            f"{index} needs {len(shards)} files, of which {len(missing)} are not there: {', '.join(missing[:4])}\n"
+            f"{index} needs {len(shards)} files, of which {len(missing)} are missing: {', '.join(missing[:4])}\n"
             "Copy them into its folder."
         )
     for name, expected in shards.items():
@@ -174,44 +174,44 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
             differing = sorted(found.keys() ^ expected)
             raise UserError(
                 f"{index.parent / name} does not hold what {index.name} says: {len(differing)} tensors differ.\n"
-                f"The first is {differing[0]}. Copy the files of the folder again, all of one version."
+                f"The first is {differing[0]}. Copy the files of the folder again, all in the same version."
             )
         tensors |= found
     size = sum(value.numel() * value.element_size() for value in tensors.values())
     if total_size is not None and size != total_size:
-        raise UserError(f"{index} says {total_size} bytes, its files hold {size}.\nCopy the files of the folder again.")
+        raise UserError(f"{index} says {total_size} bytes, but its files hold {size}.\nCopy the files again.")
     return tensors
 
 
 def _read_index(index: Path) -> tuple[dict[str, set[str]], int | None]:
-    """The names of the tensors of each file, and the bytes of all of them, if it says so."""
+    """The names of the tensors in each file, and the total number of bytes, if the index has it."""
     try:
         content = json.loads(index.read_text(encoding="utf-8"))
         shards: dict[str, set[str]] = {}
         for name, file in content["weight_map"].items():
             shards.setdefault(file, set()).add(name)
-        # Its own suffix alone: an index of one file is no way to another reader.
+        # Only files with the index's own suffix, so that an index can't lead to another reader.
         suffix = Path(index.name.removesuffix(INDEX)).suffix
         strange = [file for file in shards if Path(file).name != file or Path(file).suffix != suffix or "\0" in file]
         total_size = content.get("metadata", {}).get("total_size")
         if not shards or strange or suffix not in READERS or not (total_size is None or total_size == int(total_size)):
             raise ValueError(f"it names {strange[:1] or 'nothing'}, not {suffix} files of its folder")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise UserError(f"{index} is no index of weights: {error!s:.200}\nCopy the file again.") from None
+        raise UserError(f"{index} is not an index of weights: {error!s:.200}\nCopy the file again.") from None
     return shards, total_size
 
 
 def refuse_link(path: Path) -> None:
-    """Refuses a link that leads out of its folder; but in a hub's cache, all files are links to its blobs.
+    """Refuses a link that leads out of its folder, except in a hub's cache, where all files are links to its blobs.
 
-    For files that a folder names; a file that the user names may be a link to anywhere.
+    This is for files that a folder names; a file that the user names may be a link to anywhere.
 
     Raises:
         UserError: for such a link.
     """
     folder = path.parent.absolute()
     roots = [folder.resolve()]
-    for place in (folder, folder.resolve()):  # a folder of a snapshot, or what a link leads to
+    for place in (folder, folder.resolve()):  # the folder of a snapshot, or the target of a link
         roots += [(each.parent / "blobs").resolve() for each in place.parents if each.name == "snapshots"]
     target = path.resolve()
     if target.parent not in roots:
@@ -229,10 +229,10 @@ def _unwrap(content: Any, path: Path) -> Stored:
             break
         if found[1:]:
             averaged = ", which is averaged" if found[0] in AVERAGED else ""
-            notes.append(f"of {', '.join(sorted(found))} in the file, {found[0]} was taken{averaged}")
+            notes.append(f"of {', '.join(sorted(found))} in the file, {found[0]} was used{averaged}")
         extra, content = content, content[found[0]]
-    else:  # a pickle may hold itself
-        raise UserError(f"{path} holds one dictionary in another, more than {len(WRAPPERS)} deep.\n{_STATE_DICT}")
+    else:  # a pickle may contain itself
+        raise UserError(f"{path} nests dictionaries more than {len(WRAPPERS)} deep.\n{_STATE_DICT}")
     tensors = {}
     if isinstance(content, Mapping):
         tensors = {_strip(str(name)): value for name, value in content.items() if isinstance(value, Tensor)}
@@ -240,14 +240,14 @@ def _unwrap(content: Any, path: Path) -> Stored:
         raise UserError(f"{path} holds no tensors.\n{_STATE_DICT}")
     if odd := [name for name, value in tensors.items() if not _is_whole(value)]:
         raise UserError(
-            f"{path} holds less than its tensors say, in {len(odd)} of them; the first is {odd[0]:.100}.\n"
-            "Allowed are plain tensors, whose every number is in the file: no expanded, sparse or meta ones."
+            f"{path} does not hold all numbers of {len(odd)} tensors; the first is {odd[0]:.100}.\n"
+            "Allowed are plain tensors with all numbers in the file: no expanded, sparse or meta ones."
         )
     return Stored(tensors, tuple(notes), extra)
 
 
 def _is_whole(value: Tensor) -> bool:
-    """Whether each number is in memory; one that is expanded to a billion takes the time of a billion to look at."""
+    """Whether all numbers are in memory; a number that is expanded to a billion takes as long as a billion to read."""
     if value.layout != torch.strided or value.device.type != "cpu":
         return False
     size = value.numel() * value.element_size()
@@ -265,7 +265,7 @@ def _strip(name: str) -> str:
 
 
 def _is_pickle(path: Path) -> bool:
-    """Whether the file starts as torch.save's zip or as a pickle of protocol 2 or later does."""
+    """Whether the file starts like torch.save's zip, or like a pickle of protocol 2 or later."""
     with path.open("rb") as file:
         return file.read(2) in (b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
 
@@ -279,4 +279,4 @@ def _what_it_looks_like(path: Path) -> str:
         return "It is a git-lfs pointer: fetch the file itself with `git lfs pull`."
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
         return "It is a web page: download the file behind the page."
-    return "It may be damaged or cut short: copy or download it again."
+    return "It may be damaged or incomplete: copy or download it again."

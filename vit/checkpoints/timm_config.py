@@ -71,13 +71,13 @@ def skeleton(config: Mapping[str, Any], name: str) -> nn.Module:
         # What describes the model, and no more: others of timm's arguments would read files, or a hub.
         known = inspect.signature(Eva if home == "eva" else VisionTransformer).parameters
         if strange := sorted(given.keys() - known):
-            raise ValueError(f"{strange[0]!r} is no argument of a Vision Transformer")
+            raise ValueError(f"{strange[0]!r} is not an argument of a Vision Transformer")
         with torch.device("meta"):
             return timm.create_model(architecture, **{**given, "depth": 1})
     except UserError:
         raise
     except Exception as error:  # whatever strange arguments make a library do
-        raise UserError(f"{name} is no config of a model that timm has: {error!s:.200}") from None
+        raise UserError(f"{name} is not the config of a timm model: {error!s:.200}") from None
 
 
 def prepared(config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:

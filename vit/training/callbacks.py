@@ -1,4 +1,4 @@
-"""What watches a run: the progress bar, and the writer of metrics.csv."""
+"""Callbacks that report on a run: the progress bar, and the writer of metrics.csv."""
 
 import csv
 import os
@@ -23,11 +23,11 @@ from vit.training.task import TrainingTask
 
 
 class TrainingProgress(L.Callback):
-    """A rich progress bar over the whole run, and a line for each finished epoch.
+    """A rich progress bar for the whole run, and a line for each finished epoch.
 
     Args:
-        clock: of the run; in the order of callbacks it stands before.
-        console: where they go; default: the error stream.
+        clock: the run's clock, which must come earlier in the list of callbacks.
+        console: where to print; default: stderr.
     """
 
     def __init__(self, clock: RunClock, console: Console | None = None):
@@ -53,7 +53,7 @@ class TrainingProgress(L.Callback):
         )
         epochs = trainer.max_epochs or 1
         total = int(trainer.num_training_batches) * epochs if epochs > 0 else None
-        done = trainer.fit_loop.epoch_loop.total_batch_idx + 1  # also in the midst of an epoch that is resumed
+        done = trainer.fit_loop.epoch_loop.total_batch_idx + 1  # also in the middle of a resumed epoch
         self._line = self.bar.add_task("training", total=total, completed=done)
         self.bar.start()
 
@@ -95,8 +95,8 @@ def _epoch(trainer: L.Trainer) -> str:
 class MetricsFile(L.Callback):
     """Writes metrics.csv: a row every `every` steps, and one after each epoch.
 
-    The file only grows, and each checkpoint says how long it was. A resumed run cuts it there and goes on: no row
-    of an earlier epoch is lost, and the steps that are run again don't stand in it twice.
+    The file only grows, and each checkpoint stores its length. A resumed run truncates it to that length and continues:
+    no row of an earlier epoch is lost, and steps that are repeated don't appear twice.
     """
 
     def __init__(self, path: Path, *, every: int):
@@ -135,10 +135,10 @@ class MetricsFile(L.Callback):
 
 
 def _columns(task: TrainingTask) -> list[str]:
-    """Of metrics.csv."""
+    """The columns of metrics.csv."""
     return ["epoch", "step", "lr", "train_loss_step", *_epoch_columns(task)]
 
 
 def _epoch_columns(task: TrainingTask) -> list[str]:
-    """What is told of an epoch: of its training, then of the validation, the loss first."""
+    """The metrics of an epoch: first those of training, then those of validation, the loss first."""
     return sorted(task.epoch_metrics(), key=lambda name: name.startswith("val"))

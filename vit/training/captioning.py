@@ -18,10 +18,10 @@ from vit.training.task import Judge, TrainingTask
 class CaptioningTask(TrainingTask):
     """Trains a Captioner. A batch is {"image": (B, C, h, w), "ids": B lists, "references": B lists, "skipped": [...]}.
 
-    `ids` is one caption an image, from its start token to its end token; `references` all captions that it has.
+    `ids` is one caption per image, from its start token to its end token; `references` are all its captions.
 
     Args:
-        model: what learns.
+        model: the captioner to train.
         label_smoothing: see `Captioner.loss`; validation has none.
         options: the rest, as `TrainingTask` takes them.
     """
@@ -72,11 +72,11 @@ def pad_texts(texts: Sequence[Sequence[int]], pad: int) -> Tensor:
 
 
 def words_right(text: Sequence[int], reference: Sequence[int]) -> float:
-    """Share of the places of the longer of two texts at which both have the same token, the end token counted."""
+    """Share of positions at which two texts have the same token, relative to the longer text, including end tokens."""
     same = sum(ours == theirs for ours, theirs in zip(text, reference, strict=False))
     return same / max(len(text), len(reference))
 
 
 def _targets(texts: Sequence[Sequence[int]]) -> int:
-    """How many tokens of texts are predicted: all but their first."""
+    """How many tokens of the texts are predicted: all except their first ones."""
     return sum(len(text) - 1 for text in texts)

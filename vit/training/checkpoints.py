@@ -1,4 +1,4 @@
-"""The checkpoints of a run: when they are written, whole, verified, and such that a resumed run is the same run."""
+"""The checkpoints of a run: written atomically and verified, so that a resumed run gives the same results."""
 
 import math
 import time
@@ -16,24 +16,24 @@ from vit.foundation import UserError, atomic_write
 from vit.training.stopping import StopRequest
 from vit.training.task import TrainingTask
 
-SUFFIX = ".sha256"  # of the file beside a checkpoint that says what its bytes must be
+SUFFIX = ".sha256"  # suffix of the file with the digest of a checkpoint
 
 
 class CheckpointWriter(L.Callback):
-    """Writes last.ckpt after every epoch, every few minutes within it and when the run is asked to stop; best.ckpt
-    and the model folder when an epoch is the best so far.
+    """Writes last.ckpt after every epoch, every few minutes in between and when the run is asked to stop; best.ckpt and
+    the model folder when an epoch is the best so far.
 
-    Which is the best the task's `judge` says, and the task writes its model folder. After an epoch, last.ckpt is
-    written after all else: it knows of a best epoch only when that epoch's files are there, and a run that is killed
-    before does the rest of the epoch again. Within an epoch it is written at optimizer steps only, where no gradient
-    is half added up. Validation is done again as a whole. Of several processes the first writes, when one of them is
-    due or asked to stop.
+    The task's `judge` decides which epoch is the best, and the task writes its model folder. After an epoch, last.ckpt
+    is written last: it only mentions a best epoch whose files exist, and a run that is killed before repeats the rest
+    of the epoch. Within an epoch it is only written at optimizer steps, where no gradient is partly accumulated. An
+    interrupted validation is repeated as a whole. With several processes the first one writes, when any of them is due
+    or asked to stop.
 
     Args:
         run: the run folder.
-        minutes: most time between two checkpoints.
-        stop: what asks the run to stop.
-        about: what the model card tells of the data; the metrics are added here.
+        minutes: maximum time between two checkpoints.
+        stop: the request to stop the run.
+        about: what the model card says about the data; the metrics are added here.
     """
 
     def __init__(self, run: Path, *, minutes: float, stop: StopRequest, about: Training | None = None):
@@ -60,7 +60,7 @@ class CheckpointWriter(L.Callback):
         self._loaders = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
 
     def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        # Lightning would do it, but not where the number of steps was asked for before the checkpoint was read.
+        # Lightning would do this, but not if the number of steps was requested before the checkpoint was read.
         for state in self._loaders:
             trainer.train_dataloader.load_state_dict(state)  # type: ignore[union-attr]
         self._saved_at = time.monotonic()
@@ -69,7 +69,7 @@ class CheckpointWriter(L.Callback):
         self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         done = batch_idx + 1
-        # The last batch is followed by the validation, whose beginning is a place to save, too.
+        # After the last batch comes the validation, at whose start a checkpoint may be written as well.
         if done % trainer.accumulate_grad_batches == 0 and done < trainer.num_training_batches:
             self._save_if_due(trainer)
 
@@ -81,7 +81,7 @@ class CheckpointWriter(L.Callback):
             self._save_and_stop(trainer)
 
     def on_save_checkpoint(self, trainer: L.Trainer, task: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        if trainer.validating:  # as if the first batch of the validation were begun: a resumed run then does them all
+        if trainer.validating:  # as if the first validation batch had just started, so that a resumed run does them all
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
             progress["current"] = dict.fromkeys(progress["current"], 0)
             progress["total"] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
@@ -100,7 +100,7 @@ class CheckpointWriter(L.Callback):
             self.stop.stop()
 
     def _told(self, trainer: L.Trainer, task: TrainingTask) -> Training | None:
-        """What the model card of this epoch tells."""
+        """What the model card says about this epoch."""
         metrics = {}
         for name, key in task.told.items():
             value = float(trainer.callback_metrics[key])
@@ -121,56 +121,56 @@ class CheckpointWriter(L.Callback):
         try:
             self._write(trainer, self.run / "checkpoints" / name)
         except Exception:
-            self.stop.signal = None  # the run ends of this, and not as the signal asked it to
+            self.stop.signal = None  # the run ends because of this error, not because of the signal
             raise
 
     def _write(self, trainer: L.Trainer, path: Path) -> None:
         if not trainer.is_global_zero:
-            trainer.save_checkpoint(path)  # gives its part to the first process, which alone writes
+            trainer.save_checkpoint(path)  # sends its part to the first process, which does the writing
             self._saved_at = time.monotonic()
             return
         with atomic_write(path) as temporary:
             trainer.save_checkpoint(temporary)
             verify(temporary)
             digest = sha256(temporary)
-            accept(path, [*accepted(path), digest])  # whatever moment the run is killed at, the file there is accepted
+            accept(path, [*accepted(path), digest])  # whenever the run is killed, the existing file is accepted
         accept(path, [digest])
         self._saved_at = time.monotonic()
 
 
 def verify(path: Path) -> None:
-    """Loads a checkpoint that was just written, before it takes the place of the one before.
+    """Loads a checkpoint that was just written, before it replaces the previous one.
 
     Raises:
-        UserError: when it does not come back, or holds weights that are not finite.
+        UserError: when it can't be read back, or has weights that are not finite.
     """
     try:
         weights = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["state_dict"]
     except Exception as error:
         raise UserError(
-            f"The checkpoint that was written can't be read back: {error}\nThe one before is kept."
+            f"The checkpoint that was just written can't be read back: {error}\nThe previous one is kept."
         ) from None
     bad = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
     if bad:
         raise UserError(
             f"{len(bad)} of {len(weights)} weights are NaN or infinite, such as {bad[0]}.\n"
-            "The checkpoint before is kept.\n"
+            "The previous checkpoint is kept.\n"
             "Resume from it with a lower --optim.lr in a new run, or with --trainer.precision fp32."
         )
 
 
 def accepted(path: Path) -> list[str]:
-    """The sha256 that the checkpoint `path` may have."""
+    """The sha256 digests that the checkpoint `path` may have."""
     beside = path.with_name(path.name + SUFFIX)
     return beside.read_text(encoding="ascii").split() if beside.is_file() else []
 
 
 def accept(path: Path, digests: list[str]) -> None:
-    """Writes down which sha256 the checkpoint `path` may have."""
+    """Stores the sha256 digests that the checkpoint `path` may have."""
     with atomic_write(path.with_name(path.name + SUFFIX)) as temporary:
         temporary.write_text("\n".join(digests) + "\n", encoding="ascii")
 
 
 def is_whole(path: Path) -> bool:
-    """Whether the bytes of a checkpoint are those that were written."""
+    """Whether a checkpoint exists and has the bytes that were written."""
     return path.is_file() and sha256(path) in accepted(path)

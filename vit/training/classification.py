@@ -24,13 +24,13 @@ class ClassificationTask(TrainingTask):
     may have a "weight" (B,) of each image in the loss.
 
     Args:
-        model: what learns.
+        model: the model to train.
         label_smoothing: see `smoothed`.
         trained, lora_rank, lora_alpha: see `choose_trained`.
         mixup, cutmix, mix_prob: see `Mixing`.
-        class_weights: (C,) of each class in the loss; None for the same of all.
-        focal_gamma: how much less the loss heeds what is told well already; 0 for cross-entropy.
-        on_features: "image" is what the head reads, (B, num_features), computed before.
+        class_weights: (C,) weight of each class in the loss; None for equal weights.
+        focal_gamma: γ of the focal loss; 0 for cross-entropy.
+        on_features: whether "image" is what the head reads, (B, num_features), computed beforehand.
         options: the rest, as `TrainingTask` takes them.
     """
 
@@ -67,7 +67,7 @@ class ClassificationTask(TrainingTask):
         self.add_metrics(model.num_classes)
 
     def add_metrics(self, classes: int) -> None:
-        """Makes what is measured in each epoch."""
+        """Creates the metrics of an epoch."""
         self.train_top1 = MulticlassAccuracy(classes, average="micro")
         self.val_top1 = MulticlassAccuracy(classes, average="micro")
         self.val_top5 = MulticlassAccuracy(classes, average="micro", top_k=min(5, classes))
@@ -95,15 +95,15 @@ class ClassificationTask(TrainingTask):
         return logits.float()
 
     def shares(self, targets: Tensor) -> Tensor:
-        """(B, C) how much of each class an image shows."""
+        """(B, C) share of each class in what an image shows."""
         return F.one_hot(targets, self.model.num_classes).float()
 
     def criterion(self, logits: Tensor, positive: Tensor, weight: Tensor) -> Tensor:
-        """The loss of (B, C) logits, for (B, C) masses of what the images show out of (B, 1) weights."""
+        """The loss of (B, C) logits, for (B, C) masses of the classes and (B, 1) weights of the images."""
         return single_label_loss(logits, positive, self.class_weights, focal_gamma=self.focal_gamma)
 
     def count_training(self, logits: Tensor, positive: Tensor, weight: Tensor) -> None:
-        """Counts a batch into the metrics of training; of a mixed image what it shows most of is right."""
+        """Adds a batch to the training metrics; for a mixed image, the class with the largest share is correct."""
         self.train_top1.update(logits, positive.argmax(dim=1))
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -116,11 +116,11 @@ class ClassificationTask(TrainingTask):
         self.count_validation(logits, targets)
 
     def val_criterion(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The plain loss, in which all images and classes weigh the same."""
+        """The plain loss, in which all images and classes have the same weight."""
         return F.cross_entropy(logits, targets)
 
     def count_validation(self, logits: Tensor, targets: Tensor) -> None:
-        """Counts a batch into the metrics of validation."""
+        """Adds a batch to the validation metrics."""
         self.val_top1.update(logits, targets)
         self.val_top5.update(logits, targets)
 
@@ -136,4 +136,4 @@ class ClassificationTask(TrainingTask):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint[OURS] = describe(self.model) | self.adapters  # so that the file alone is a model that can be loaded
+        checkpoint[OURS] = describe(self.model) | self.adapters  # so that a model can be loaded from this file alone

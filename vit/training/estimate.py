@@ -1,4 +1,4 @@
-"""What a training run will take, from a few steps of it."""
+"""Estimates the time and memory of a training run from a few steps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from torch.nn import functional as F
 from vit.models.classifier import Classifier
 
 _STEPS = 2
-_BATCH = 4  # images of a measured step, at most
-_COPIES = 4  # of a weight that learns: itself, its gradient, AdamW's two moments
+_BATCH = 4  # maximum number of images in a measured step
+_COPIES = 4  # of a weight that is trained: itself, its gradient, AdamW's two moments
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What training takes, in fp32.
+    """The cost of training in fp32.
 
     Args:
-        images_per_second: through forward and backward passes.
-        weight_bytes: weights, gradients and the optimizer's moments.
-        activation_bytes: of one image, kept from the forward pass for the backward pass.
+        images_per_second: for forward and backward passes.
+        weight_bytes: bytes of weights, gradients and the optimizer's moments.
+        activation_bytes: bytes kept per image from the forward pass for the backward pass.
     """
 
     images_per_second: float
@@ -31,14 +31,14 @@ class Estimate:
     activation_bytes: int
 
     def memory(self, batch_size: int) -> int:
-        """Bytes of a run with this batch size, without what the program itself takes."""
+        """Bytes of a run with this batch size, not counting the program itself."""
         return self.weight_bytes + batch_size * self.activation_bytes
 
 
 def estimate_training(model: Classifier, batch_size: int, *, device: torch.device) -> Estimate:
-    """Times a few steps on random images; the model's weights stay as they are, its gradients are dropped.
+    """Times a few steps on random images; the model's weights stay the same, its gradients are discarded.
 
-    Larger batches may be faster on a GPU: there the result is a lower bound of the speed.
+    Larger batches may be faster on a GPU, so there the result is a lower bound of the speed.
     """
     model = model.to(device).train()
     count = min(batch_size, _BATCH)
@@ -64,9 +64,9 @@ def _loss(model: Classifier, images: Tensor) -> Tensor:
 
 
 def kept_activations(model: nn.Module, loss_of: Callable[[], Tensor]) -> int:
-    """Bytes that a forward pass, up to its loss, keeps for the backward pass: each storage once, without the weights.
+    """Bytes that a forward pass with its loss keeps for the backward pass, without weights; each storage counts once.
 
-    The backward pass is done, too, and leaves its gradients.
+    The backward pass is also run, and leaves its gradients.
     """
     weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     kept: dict[int, int] = {}

@@ -26,12 +26,12 @@ CALIBRATION_BINS = 15  # as in Guo et al. 2017
 
 @dataclass(frozen=True)
 class Calibration:
-    """How often it is right what is said with a confidence, in bins of it of equal width.
+    """How often predictions with a certain confidence are correct, in bins of equal width.
 
     Args:
-        counts: (bins,) how many fall into each.
-        accuracy: (bins,) which share of them is right; NaN in an empty bin.
-        confidence: (bins,) the mean in each; NaN in an empty bin.
+        counts: (bins,) number of predictions in each bin.
+        accuracy: (bins,) share of correct ones; NaN in an empty bin.
+        confidence: (bins,) mean confidence; NaN in an empty bin.
     """
 
     counts: Tensor
@@ -46,7 +46,7 @@ class Calibration:
 
 
 def calibration(confidence: Tensor, correct: Tensor, *, bins: int = CALIBRATION_BINS) -> Calibration:
-    """Sorts what was said into bins; a bin holds its upper edge, and the first one 0, too.
+    """Sorts predictions into bins; a bin includes its upper edge, and the first one also 0.
 
     Args:
         confidence: (N,) probabilities.
@@ -60,7 +60,7 @@ def calibration(confidence: Tensor, correct: Tensor, *, bins: int = CALIBRATION_
             f"confidence and correct must both be (N,), got {(*confidence.shape,)} and {(*correct.shape,)}."
         )
     if not ((confidence >= 0) & (confidence <= 1)).all():
-        raise ValueError("A confidence is a probability from 0 to 1; some are not.")
+        raise ValueError("Confidences are probabilities from 0 to 1; some are outside.")
     place = ((confidence * bins).ceil().long() - 1).clamp(min=0)
     counts = place.bincount(minlength=bins)
     accuracy, mean = (place.bincount(each.double(), minlength=bins) / counts for each in (correct, confidence))
@@ -69,14 +69,14 @@ def calibration(confidence: Tensor, correct: Tensor, *, bins: int = CALIBRATION_
 
 @dataclass
 class Evaluation:
-    """What was found on a split.
+    """The predictions for a split.
 
     Args:
         probabilities: (images, num_classes).
-        targets: (images,).
-        names: of the images, in the same order.
-        labels: of the classes.
-        skipped: images that could not be read, path to reason; they count neither as right nor as wrong.
+        targets: (images,) index of the true class.
+        names: names of the images, in the same order.
+        labels: names of the classes.
+        skipped: images that could not be read (path to reason); they count neither as correct nor as wrong.
     """
 
     probabilities: Tensor
@@ -107,7 +107,7 @@ class Evaluation:
         }
 
     def calibration(self) -> Calibration:
-        """Of the class that is predicted for each image."""
+        """The calibration of the predicted class of each image."""
         confidence, predicted = self.probabilities.max(dim=1)
         return calibration(confidence, predicted == self.targets)
 
@@ -116,7 +116,7 @@ class Evaluation:
         return multiclass_confusion_matrix(self.probabilities, self.targets, len(self.labels))
 
     def table(self) -> list[list[Any]]:
-        """Every single prediction, below a header."""
+        """A header, and a row for every prediction."""
         confidence, predicted = self.probabilities.max(dim=1)
         each = zip(self.names, self.targets.tolist(), predicted.tolist(), confidence.tolist(), strict=True)
         return [
@@ -148,8 +148,10 @@ def evaluate(
     """Runs the model over the batches of a split.
 
     Args:
+        model: a Classifier with labels.
         batches: dicts of image, target, index and skipped.
-        names: of the images, by index.
+        names: names of the images, by index.
+        device, precision: the device and precision that the model runs in.
         tta: see `vit.inference.views`.
 
     Raises:
@@ -161,7 +163,7 @@ def evaluate(
         probabilities.append(probability)
         targets.append(batch["target"])
         places.append(batch["index"])
-    parts = processes.gathered((probabilities, targets, places))  # of each process its share
+    parts = processes.gathered((probabilities, targets, places))  # the shares of all processes
     skipped = processes.merged(skipped)
     columns = [[batch for part in column for batch in part] for column in zip(*parts, strict=True)]
     if not sum(map(len, columns[2])):

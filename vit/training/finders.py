@@ -1,7 +1,7 @@
-"""Before a run: which learning rate, and which batch size. Nothing of a run is touched; the models tried are dropped.
+"""Finds a learning rate and a batch size before a run, without touching any run; the models used are discarded.
 
 Lightning's own finders set the same rate for all weights, which undoes layer decay, and look for a batch size by
-running out of memory, which on a processor ends the program.
+running out of memory, which on a CPU ends the program.
 """
 
 import math
@@ -24,11 +24,11 @@ from vit.training.estimate import estimate_training
 from vit.training.optim import keep_frozen_still, new_optimizer, parameter_groups
 
 LOWEST, HIGHEST = 1e-7, 1.0
-SMOOTHING = 0.9  # of the losses, with the correction of Adam's first steps
-LOST = 2.0  # a loss that is so many times the best one has left the range
-CLEAR = 0.05  # the share of a loss that a change of it must have to count
-GAIN = 1.05  # a batch size must be so much quicker than a smaller one to be taken
-MEMORY = 0.8  # the share of what is free that a run may take
+SMOOTHING = 0.9  # of the losses, with the bias correction of Adam
+LOST = 2.0  # the test ends when the loss is this many times the best one
+CLEAR = 0.05  # relative change of the loss that counts
+GAIN = 1.05  # a larger batch size must be this many times as fast to be chosen
+MEMORY = 0.8  # share of the free memory that a run may take
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class RateRange:
     """A learning rate range test (Smith 2017).
 
     Args:
-        rates: that were tried, rising.
-        losses: at each, smoothed.
+        rates: the learning rates tried, ascending.
+        losses: the smoothed loss at each rate.
     """
 
     rates: Sequence[float]
@@ -45,12 +45,12 @@ class RateRange:
 
     @property
     def falls(self) -> bool:
-        """Whether the loss falls at all: a head that begins as a probe is at its minimum, and can only rise."""
+        """Whether the loss falls at all: if the head starts as a probe, it is at its minimum and can only rise."""
         return min(self.losses) < (1 - CLEAR) * self.losses[self._start]
 
     @property
     def suggested(self) -> float:
-        """The rate at which the loss falls fastest; where it does not fall, the largest before it rises."""
+        """The rate at which the loss falls fastest; if it does not fall, the largest rate before it rises."""
         if self.falls:
             return self.rates[self._start + int(np.argmin(np.gradient(self.losses, np.log(self.rates))[self._start :]))]
         low = np.minimum.accumulate(self.losses[self._start :])
@@ -59,7 +59,7 @@ class RateRange:
 
     @property
     def _start(self) -> int:
-        """Behind the first tenth, where hardly anything is learned yet: it is noise."""
+        """The end of the first tenth, in which hardly anything is learned and the loss is noise."""
         return len(self.rates) // 10
 
 
@@ -72,15 +72,19 @@ def find_rate(
     precision: str,
     clip_grad: float = 0.0,
 ) -> RateRange:
-    """Trains for some steps while the learning rate rises from 1e-7 to 1 in equal factors; ends when the loss is lost.
+    """Trains for some steps while the learning rate rises exponentially from 1e-7 to 1; ends when the loss diverges.
 
-    The rates of the layers keep their ratio. The model has learned something afterwards: use another one.
+    The ratios between the layers' rates are kept. The model is trained a little by this, so use another one afterwards.
 
     Args:
-        clip_grad: largest gradient norm; 0 for no limit.
+        task: the task to train.
+        batches: training batches, repeated if there are too few.
+        steps: maximum number of steps.
+        device, precision: the device and precision to train in.
+        clip_grad: maximum gradient norm; 0 for no limit.
 
     Raises:
-        UserError: when the loss is not finite from the beginning.
+        UserError: when the loss diverges within the first steps, or no image can be read.
     """
     model = task.model.to(device).train()
     keep_frozen_still(model)
@@ -111,13 +115,13 @@ def find_rate(
         optimizer.step()
     if len(rates) < 3:
         raise UserError(
-            "The loss is lost from the first steps on.\nTry --trainer.precision fp32, and look at the data."
+            "The loss diverges within the first steps.\nTry --trainer.precision fp32, and look at the data."
         )
     return RateRange(rates, losses)
 
 
 def _filled(batches: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Batches again and again, without those of which nothing could be read."""
+    """Endlessly repeated batches, without empty ones. Raises UserError if all are empty."""
     while True:
         found = False
         for batch in batches:
@@ -130,12 +134,12 @@ def _filled(batches: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Speed:
-    """Training steps of one batch size.
+    """The speed of training steps with one batch size.
 
     Args:
-        batch_size: images a step.
-        images_per_second: through forward and backward pass.
-        memory: bytes that a run takes, estimated.
+        batch_size: images per step.
+        images_per_second: for forward and backward pass.
+        memory: estimated bytes of a run.
     """
 
     batch_size: int
@@ -144,7 +148,7 @@ class Speed:
 
 
 def find_batch_size(model: Classifier, *, largest: int, device: torch.device, precision: str) -> list[Speed]:
-    """Times steps of 1, 2, 4 ... random images, up to the largest or to what fits into free memory."""
+    """Times steps with 1, 2, 4 ... random images, up to the largest batch size or the free memory."""
     estimate = estimate_training(model, 1, device=device)
     free = MEMORY * free_memory(device)
     found: list[Speed] = []
@@ -156,13 +160,13 @@ def find_batch_size(model: Classifier, *, largest: int, device: torch.device, pr
 
 
 def best_batch_size(speeds: Sequence[Speed]) -> Speed:
-    """The smallest that is about as quick as the quickest: a larger batch brings fewer steps."""
+    """The smallest batch size that is about as fast as the fastest, because larger batches mean fewer steps."""
     quickest = max(speed.images_per_second for speed in speeds)
     return next(speed for speed in speeds if speed.images_per_second * GAIN >= quickest)
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes that are free on the device."""
+    """Free memory on the device in bytes."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     return float(psutil.virtual_memory().available)

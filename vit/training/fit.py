@@ -25,8 +25,8 @@ from vit.training.resume import last_checkpoint
 from vit.training.stopping import StopRequest
 from vit.training.task import TrainingTask
 
-STEPS_A_ROW = 10  # of metrics.csv, and of the TensorBoard events
-# What Lightning would do of its own accord, and is done here.
+STEPS_A_ROW = 10  # steps per row of metrics.csv, and between TensorBoard events
+# What Lightning would do by default, but is done here.
 _OURS: dict[str, Any] = {
     "log_every_n_steps": STEPS_A_ROW,
     "num_sanity_val_steps": 0,
@@ -39,15 +39,15 @@ _OURS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a run came to.
+    """The results of a run.
 
     Args:
-        best: what the task is judged by, of the best epoch; that epoch's weights are in the model folder.
-        best_epoch: counted from 1.
-        last: the same of the last epoch.
-        skipped: images that could not be read: path to reason.
-        bad_steps: steps that were left out because their loss or gradient was not finite.
-        epochs: that were done, the last perhaps in part.
+        best: the judge's metric in the best epoch, whose weights are in the model folder.
+        best_epoch: number of the best epoch, counted from 1.
+        last: the judge's metric in the last epoch.
+        skipped: images that could not be read (path to reason).
+        bad_steps: number of steps that were skipped because their loss or gradient was not finite.
+        epochs: number of epochs that were trained, the last one possibly in part.
         profile: where the time went.
     """
 
@@ -86,25 +86,29 @@ def fit(
     """Trains, and leaves checkpoints/, model/, metrics.csv, times.csv, TensorBoard events and curves.png in `run`.
 
     Args:
+        task: the task to train.
+        data: training and validation data.
         run: the run folder.
-        max_epochs: length of the run, unless there is `max_time`.
-        max_time: length of the run in seconds; the schedule follows it.
-        prepared: seconds that the run has taken before, which count as its time.
-        patience: epochs without a better one after which the run ends; 0 for no such end.
+        max_epochs: length of the run, unless `max_time` is given.
+        max_time: length of the run in seconds; the learning rate schedule follows it.
+        prepared: seconds that the run has already taken, which count as part of its time.
+        patience: number of epochs without improvement after which the run ends; 0 never ends early.
         precision: "auto", "fp32" or "bf16", see `vit.inference.choose_precision`.
-        accumulate: batches a step.
-        clip_grad: largest gradient norm; 0 for no limit.
-        activation_checkpointing: blocks are computed again for their gradients, see `Encoder`.
-        compile: the forward pass of training is compiled by torch.compile.
-        checkpoint_minutes: most time between two checkpoints.
-        devices, num_nodes, strategy: see Lightning's Trainer; each process has batches of its own.
-        resume: goes on from the last good checkpoint.
-        about: what the model card tells of the data.
-        profile: measures where the time goes.
+        accumulate: batches per step.
+        clip_grad: maximum gradient norm; 0 for no limit.
+        activation_checkpointing: recompute blocks for their gradients, see `Encoder`.
+        compile: compile the training forward pass with torch.compile.
+        checkpoint_minutes: maximum time between two checkpoints.
+        devices, num_nodes, strategy: see Lightning's Trainer; each process has its own batches.
+        device: "auto", "cpu", "cuda" or "mps".
+        resume: continue from the last good checkpoint.
+        about: what the model card says about the data.
+        profile: measure where the time goes.
 
     Raises:
         UserError: when there is nothing to resume from, no image can be read, or the loss is not finite.
-        KeyboardInterrupt: by an interrupt; SystemExit, with code 143, by SIGTERM. The run is saved before.
+        KeyboardInterrupt: on an interrupt, after saving the run.
+        SystemExit: with code 143, on SIGTERM, after saving the run.
     """
     last = last_checkpoint(run) if resume else None
     task.model.encoder.activation_checkpointing = activation_checkpointing
@@ -114,8 +118,8 @@ def fit(
     stop = StopRequest()
     writer = CheckpointWriter(run, minutes=checkpoint_minutes, stop=stop, about=about)
     clock = RunClock(run / "times.csv", max_time, prepared=prepared)
-    # In this order: the progress tells what the clock counted, the checkpoint counts the epoch's rows in, and the early
-    # stop goes by the writer's best epoch.
+    # The order matters: the progress bar shows what the clock counted, the checkpoint includes the epoch's rows, and
+    # the early stop uses the writer's best epoch.
     callbacks: list[L.Callback] = [stop, clock, *_first_process_only(run, clock), writer]
     if max_time is not None:
         task.expected_steps = clock.steps_at_this_pace
@@ -153,7 +157,7 @@ def fit(
 
 
 def _first_process_only(run: Path, clock: RunClock) -> list[L.Callback]:
-    """The callbacks of the process that writes, and tells the user; what a kill left half written is removed."""
+    """The callbacks of the process that writes and prints; half-written leftovers of a killed run are removed."""
     if not is_first_process():
         return []
     remove_torn((run, run / "checkpoints", run / "model"))
@@ -161,29 +165,29 @@ def _first_process_only(run: Path, clock: RunClock) -> list[L.Callback]:
 
 
 def _silence_lightning() -> None:
-    """Its notices (devices, tips, folders that are there) would bury what the user waits for."""
+    """Turns off Lightning's notices (devices, tips, existing folders), which would hide what matters to the user."""
     for part in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(part).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    warnings.filterwarnings("ignore", "Grad strides do not match bucket view")  # of tokens that are expanded; harmless
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view")  # from expanded tokens; harmless
 
 
 def _fit_or_stop(
     trainer: L.Trainer, task: TrainingTask, data: L.LightningDataModule, last: Path | None, stop: StopRequest
 ) -> None:
-    """Trains from a checkpoint on, and tells how a run was stopped as a command tells it."""
+    """Trains, from a checkpoint if given; a stopped run ends the way a command does."""
     try:
         with weights_only_enforced():
             trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)
-    except SystemExit:  # what Lightning makes of an interrupt
+    except SystemExit:  # Lightning raises this for an interrupt
         raise KeyboardInterrupt from None
     except Exception as error:
         ended = isinstance(error, ConnectionError) or not isinstance(error, UserError | OSError)
         if not stop.asked or not ended:
             raise
-        # The signal has ended what the step was made by, such as the compiler of torch.compile.
+        # The signal also ended a helper of the step, such as the compiler of torch.compile.
         if stop.signal == signal.SIGINT:
             raise KeyboardInterrupt from None
         sys.exit(128 + signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""How long a run is: its clock, a budget of time in place of epochs, and an end when nothing gets better."""
+"""The length of a run: its clock, a time budget instead of epochs, and early stopping."""
 
 import csv
 import time
@@ -13,24 +13,24 @@ from vit.training.checkpoints import CheckpointWriter
 
 
 class RunClock(L.Callback):
-    """The time that a run has taken, over all its resumptions, in times.csv: a row an epoch of epoch, seconds since
-    the run began, training images a second of all processes (empty where a resumed run had none left to train on).
+    """The time that a run has taken, over all its resumptions, in times.csv: one row per epoch with the epoch, seconds
+    since the start of the run, and training images per second of all processes (empty if a resumed run had none left).
 
-    With a budget the run ends when it is spent: at an optimizer step, as long before as the last validation and the
-    writing of its checkpoints took, so that those that follow the end are within it. What a kill undoes is not counted.
-    The clock decides on learning rates then, so two such runs are never the same to the bit.
+    With a budget, the run ends when it is spent: at an optimizer step, early enough for a validation and checkpoints
+    that take as long as the last ones. Work that is lost by a kill is not counted. The clock then affects the learning
+    rates, so two such runs are never bit for bit the same.
 
     Args:
-        path: of times.csv.
-        budget: seconds.
-        prepared: seconds that the run took before, as for the probe that its head begins as.
+        path: path of times.csv.
+        budget: seconds; None for no budget.
+        prepared: seconds that the run has already taken, such as for the probe that its head starts from.
     """
 
     def __init__(self, path: Path, budget: float | None = None, *, prepared: float = 0.0):
         self.path = path
         self.budget = budget
         self.rows: list[tuple[int, float, float | None]] = []
-        self._before = 0.0  # spent by the runs that this one goes on from
+        self._before = 0.0  # spent by the runs that this one continues
         self._began = time.perf_counter() - prepared
         self._images, self._epoch_began = 0, 0.0
         self._validation_began = self._validation = self._writing = 0.0
@@ -43,13 +43,13 @@ class RunClock(L.Callback):
 
     @property
     def share(self) -> float:
-        """How much of the time to train in is spent, 0 to 1: the same in all processes, as of the present step."""
+        """The share of the training time that is spent, 0 to 1: the same in all processes, as of the current step."""
         assert self.budget is not None
         return min(1.0, self._agreed[0] / max(self.budget - self._agreed[1], 1e-9))
 
     @property
     def rate(self) -> float:
-        """Images a second of the present epoch's training, up to now."""
+        """Training images per second in the current epoch so far."""
         return self._images / max(self.spent - self._epoch_began, 1e-9)
 
     def _agree(self) -> None:
@@ -57,9 +57,9 @@ class RunClock(L.Callback):
             self._agreed = processes.largest(self.spent, self._validation + self._writing)
 
     def steps_at_this_pace(self, step: int) -> float:
-        """How many steps the whole run will have, when it goes on as it went up to step `step`.
+        """How many steps the whole run will have if it continues at the pace so far, up to step `step`.
 
-        With it as the length of the run, a schedule follows the share of the time (Li et al. 2020, Budgeted Training).
+        With this as the run's length, a schedule follows the share of the time (Li et al. 2020, Budgeted Training).
         """
         return max(step, 1) / max(self.share, 1e-9)
 
@@ -73,7 +73,7 @@ class RunClock(L.Callback):
         self.rows = [(int(epoch), seconds, rate) for epoch, seconds, rate in state["rows"]]
 
     def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        # In a run that is resumed in the midst of an epoch, that epoch's start is not called again.
+        # If a run is resumed in the middle of an epoch, the hook for the start of that epoch is not called again.
         self._images, self._epoch_began = 0, self.spent
         self._stop_if_spent(trainer)
 
@@ -81,7 +81,7 @@ class RunClock(L.Callback):
         self._images, self._epoch_began = 0, self.spent
 
     def on_before_optimizer_step(self, trainer: L.Trainer, *_: Any) -> None:
-        self._agree()  # the schedule asks right behind the step
+        self._agree()  # the schedule needs it right after the step
 
     def on_train_batch_end(
         self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -134,10 +134,10 @@ class EndOfBudget(L.Callback):
 
 
 class EarlyStop(L.Callback):
-    """Ends a run when `patience` epochs in a row were no better than the best one, as `CheckpointWriter` tells it.
+    """Ends a run after `patience` epochs in a row without improvement over the best one, according to the writer.
 
-    What it goes by is in the writer's state, so a resumed run ends after the same epoch. In the order of callbacks it
-    stands behind the writer.
+    It uses the state of `CheckpointWriter`, so a resumed run ends after the same epoch. It must come after the writer
+    in the list of callbacks.
     """
 
     def __init__(self, patience: int, writer: CheckpointWriter):

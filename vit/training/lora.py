@@ -1,4 +1,4 @@
-"""LoRA: in place of a matrix W, which stays as it was, a low-rank B A beside it learns (Hu et al. 2022, equation 3)."""
+"""LoRA: a matrix W stays frozen, and a low-rank update B A of it is trained (Hu et al. 2022, equation 3)."""
 
 from copy import deepcopy
 
@@ -12,11 +12,12 @@ MATRICES = r"encoder\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(fc1|fc2))"
 
 
 def add_lora(model: Classifier, *, rank: int, alpha: float) -> None:
-    """Puts adapters beside the matrices of all blocks, by peft; they alone learn.
+    """Adds adapters to the matrices of all blocks, using peft.
 
     Args:
-        rank: of B A.
-        alpha: B A counts alpha / rank times.
+        model: the model, changed in place.
+        rank: rank of B A.
+        alpha: B A is scaled by alpha / rank.
 
     Raises:
         UserError: when peft is not installed.
@@ -29,7 +30,8 @@ def add_lora(model: Classifier, *, rank: int, alpha: float) -> None:
 
 
 def merged(model: Classifier) -> Classifier:
-    """A copy of the model with its adapters, if there are any, added into the matrices: it computes the same."""
+    """A copy of the model with its adapters merged into the matrices, which computes the same; the model itself if it
+    has no adapters."""
     if not any("lora_" in name for name, _ in model.named_parameters()):
         return model
     from peft.tuners.lora import LoraLayer

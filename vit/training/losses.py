@@ -1,7 +1,7 @@
-"""Losses of classification, for targets that are weighed, smoothed and mixed.
+"""Losses for classification with weighted, smoothed and mixed targets.
 
-Each image comes with a mass for each class: its weight times the share of the class in what it shows. All losses are
-linear in it, so that a mixed image has the mix of two images' losses.
+Each image has a mass per class: its weight times the share of the class in what it shows. All losses are linear in it,
+so the loss of a mixed image is the mix of two images' losses.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ def single_label_loss(logits: Tensor, positive: Tensor, class_weights: Tensor, *
 
     Args:
         logits: (B, C).
-        positive: (B, C) mass of each class, a row summing to the image's weight.
+        positive: (B, C) mass of each class; each row sums to the image's weight.
         class_weights: (C,).
     """
     log_p = logits.log_softmax(dim=1)
     terms = class_weights * positive * log_p
     if focal_gamma:
-        # Of a γ below 1 the power has no derivative at 0, where p rounds to 1.
+        # For γ below 1 the power has no derivative at 0, where p rounds to 1.
         terms = terms * (1 - log_p.exp()).clamp(min=torch.finfo(log_p.dtype).eps) ** focal_gamma
     return -terms.sum(dim=1).mean()
 
@@ -40,26 +40,26 @@ def multi_label_loss(
         logits: (B, C).
         positive: (B, C) mass m of each class.
         weight: (B, 1) weight m' of each image.
-        class_weights: (C,) of the images that show the class, against those that don't.
+        class_weights: (C,) weight of the images that show the class, relative to those that don't.
     """
     log_p, log_q = F.logsigmoid(logits), F.logsigmoid(-logits)
     shown, other = class_weights * positive * log_p, (weight - positive) * log_q
     if focal_gamma:
-        # Not exp() ** γ: of a γ below 1 that has no derivative where exp() rounds to 0.
+        # Not exp() ** γ, which for γ below 1 has no derivative where exp() rounds to 0.
         shown, other = shown * (focal_gamma * log_q).exp(), other * (focal_gamma * log_p).exp()
     return -(shown + other).mean()
 
 
 def smoothed(targets: Tensor, amount: float, *, multilabel: bool) -> Tensor:
-    """(B, C) targets of which a share is spread over all classes (Szegedy et al. 2016), or over yes and no of each."""
+    """(B, C) targets with a share spread over all classes (Szegedy et al. 2016), or over yes and no of each class."""
     return targets * (1 - amount) + amount / (2 if multilabel else targets.shape[1])
 
 
 def balanced_weights(counts: Sequence[int], images: int, *, multilabel: bool) -> Tensor:
-    """(C,) weights that make up for the numbers of training images of each class.
+    """(C,) weights that compensate for the numbers of training images per class.
 
-    Of single labels images / (C · count), as scikit-learn's "balanced"; of several, those without the label over those
-    with it. A class without images has 1, and so has a label that all images have: there is nothing to make up for.
+    For single labels images / (C · count), as scikit-learn's "balanced"; for several, the number of images without the
+    label divided by the number with it. Classes without images, and labels that all images have, get 1.
     """
     count = torch.tensor(counts, dtype=torch.float32)
     balanced = (images - count) / count if multilabel else images / (len(counts) * count)

@@ -14,7 +14,7 @@ from vit.training.classification import ClassificationTask
 from vit.training.losses import multi_label_loss
 from vit.training.task import Judge
 
-THRESHOLD = 0.5  # of the probability from which on a class is said to be there
+THRESHOLD = 0.5  # a class is predicted if its probability is at least this
 
 
 class MultiLabelTask(ClassificationTask):
@@ -57,17 +57,18 @@ class MultiLabelTask(ClassificationTask):
 
 
 def said(probabilities: Tensor) -> Tensor:
-    """(B, C) -> (B, C) int64, 1 for each class that is said to be there."""
+    """(B, C) -> (B, C) int64, 1 for each class that is predicted."""
     return (probabilities >= THRESHOLD).long()
 
 
 def macro_f1(of_class: Tensor, images: Tensor) -> Tensor:
-    """The mean of (C,) F1 scores over the classes that any image shows, given how many do; NaN where none does."""
+    """The mean of (C,) F1 scores over the classes that any image shows, given (C,) numbers of images; NaN if there are
+    none."""
     return of_class[images > 0].mean()
 
 
 class MacroF1(MultilabelF1Score):
-    """See `macro_f1`. Takes what is `said` and the targets, (B, C) int64 each."""
+    """See `macro_f1`. Takes the result of `said` and the targets, (B, C) int64 each."""
 
     tp: Tensor
     fn: Tensor
@@ -80,9 +81,9 @@ class MacroF1(MultilabelF1Score):
 
 
 class MeanAveragePrecision(Metric):
-    """The mean of the average precisions of the classes that any image shows; NaN where there is none.
+    """The mean of the average precisions of the classes that any image shows; NaN if there are none.
 
-    What it has seen it keeps flat: of a process that has seen nothing, the others expect one dimension.
+    Its state is flat, because for a process without images the others expect one dimension.
     """
 
     scores: list[Tensor]

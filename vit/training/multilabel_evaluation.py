@@ -46,7 +46,7 @@ class MultiLabelEvaluation(Evaluation):
         }
 
     def table(self) -> list[list[Any]]:
-        """The labels that are there and those that are said, "|" between them, and the probability of each class."""
+        """A header, and a row per image: its labels and the predicted ones, joined by "|", and all probabilities."""
         header = ["image", "labels", "predicted", "correct", *self.labels]
         truths, guesses = self.targets.bool(), said(self.probabilities).bool()
         rows = zip(self.names, truths.tolist(), guesses.tolist(), self.probabilities.tolist(), strict=True)
@@ -62,7 +62,7 @@ class MultiLabelEvaluation(Evaluation):
         return "|".join(label for label, one in zip(self.labels, there, strict=True) if one)
 
     def calibration(self) -> Calibration:
-        """The probabilities of all classes against how often these are there."""
+        """The calibration of the probabilities of all classes."""
         return calibration(self.probabilities.flatten(), self.targets.flatten())
 
     def draw(self, folder: Path) -> list[str]:

@@ -1,5 +1,4 @@
-"""Which weights move, by what, how fast: parameter groups, layer-wise decay of the learning rate, optimizers, warm-up
-and cosine."""
+"""Optimizer settings: parameter groups, layer-wise decay of the learning rate, optimizers, warm-up and cosine."""
 
 import math
 from typing import Any
@@ -13,16 +12,16 @@ from vit.models.classifier import Classifier
 from vit.models.masked import MaskedImageModel
 from vit.training.lora import add_lora
 
-# Learned vectors that stand for a place or a token: shrinking them towards zero would only forget them.
+# Learned vectors for positions or tokens: shrinking them towards zero would only forget them.
 UNDECAYED = ("pos_embed", "cls_token", "dist_token", "reg_token", "mask_token")
 
-NOT_SERVED = ["adahessian", "kron*"]  # second derivatives; compiles itself at the first step
+NOT_SERVED = ["adahessian", "kron*"]  # needs second derivatives; compiles itself at the first step
 
 
 def parameter_groups(
     model: Classifier | Captioner | MaskedImageModel, *, lr: float, weight_decay: float, layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
-    """AdamW's groups of the weights that learn (`requires_grad`), a group a depth and kind.
+    """AdamW's groups of the weights that are trained (`requires_grad`), one per depth and kind.
 
     The learning rate of a weight is lr · layer_decay^(depth + 1 - layer), where the embedding is layer 0, block i
     is layer i + 1, and the final norm, the head and a decoder are layer depth + 1 (Clark et al. 2020, ELECTRA; Bao
@@ -56,11 +55,11 @@ def new_optimizer(name: str, groups: list[dict[str, Any]], *, beta2: float) -> t
     """The optimizer of this name, with its defaults: torch's AdamW, fused, or another that timm's factory makes.
 
     Args:
-        groups: as `parameter_groups` gives them.
-        beta2: decay of the second moment, of AdamW alone.
+        groups: as returned by `parameter_groups`.
+        beta2: decay of the second moment, only for AdamW.
 
     Raises:
-        UserError: for a name that timm does not know, and an optimizer that can't be made here.
+        UserError: for a name that timm does not know, or an optimizer that can't be used here.
     """
     check_optimizer(name)
     if name == "adamw":
@@ -68,7 +67,7 @@ def new_optimizer(name: str, groups: list[dict[str, Any]], *, beta2: float) -> t
     from timm.optim import create_optimizer_v2
 
     try:
-        # The rates of the groups are their own; this one is for groups that have none.
+        # The groups have their own learning rates; this one is for groups without one.
         return create_optimizer_v2(groups, opt=name, lr=groups[-1]["lr"])
     except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"--optim.name {name} can't be used here: {error}") from None
@@ -87,11 +86,11 @@ def check_optimizer(name: str) -> None:
 
 
 def scaled_lr(lr: float, *, rule: str, images: int, base_size: int) -> float:
-    """The learning rate for steps of so many images, when `lr` is meant for steps of `base_size`.
+    """The learning rate for steps of `images` images, if `lr` is meant for steps of `base_size`.
 
     Args:
-        rule: "none"; "linear" (Goyal et al. 2017, for SGD) or "sqrt" (Krizhevsky 2014; timm takes it for Adam and its
-            kin).
+        rule: "none", "linear" (Goyal et al. 2017, for SGD) or "sqrt" (Krizhevsky 2014; timm uses it for Adam and
+            similar ones).
     """
     ratio = images / base_size
     return lr * {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[rule]
@@ -108,14 +107,15 @@ def warmup_cosine(step: int, *, warmup_steps: int, total_steps: float, min_lr: f
 
 
 def choose_trained(model: Classifier, trained: str, *, lora_rank: int = 8, lora_alpha: float = 16.0) -> None:
-    """Sets what learns; no gradient is computed below the lowest of it.
+    """Sets which weights are trained; no gradient is computed below the lowest of them.
 
     Args:
         trained: "all"; "head" (a linear probe); "blocks:K" (the last K blocks, the final norm and the head); or "lora"
-            (the head, and adapters beside the matrices of all blocks, see `add_lora`).
+            (the head, and adapters for the matrices of all blocks, see `add_lora`).
+        lora_rank, lora_alpha: see `add_lora`.
 
     Raises:
-        UserError: for more blocks than there are.
+        UserError: for more blocks than the model has, or "lora" without peft.
     """
     kind, _, count = trained.partition(":")
     everything: nn.Module = model
@@ -134,7 +134,7 @@ def choose_trained(model: Classifier, trained: str, *, lora_rank: int = 8, lora_
 
 
 def keep_frozen_still(model: Classifier) -> None:
-    """Takes parts that do not learn out of training: what their blocks drop would only be noise."""
+    """Puts frozen parts into evaluation mode, because their stochastic depth would only be noise."""
     for part in model.modules():
         learning = [parameter.requires_grad for parameter in part.parameters()]
         if learning and not any(learning):

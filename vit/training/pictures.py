@@ -1,7 +1,7 @@
 """Pictures of a run: learning curves, the confusion matrix and the reliability diagram, as PNG files.
 
-Matplotlib is used by its objects alone, never by pyplot, whose global state outlives a call.
-Importing matplotlib is slow: import this file inside the function that draws.
+Matplotlib is only used through its objects, never through pyplot, whose global state outlives a call. Importing
+matplotlib is slow, so import this file inside the function that draws.
 """
 
 import csv
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from vit.training.evaluation import Calibration
 
 DPI = 120
-MAX_CELLS, MAX_TICKS = 20, 60  # classes up to which cells carry numbers, and rows carry labels
+MAX_CELLS, MAX_TICKS = 20, 60  # maximum number of classes with numbers in cells, and with labels for rows
 PAIRS = 20  # most confused pairs listed beside a larger matrix
 
-# Panels of the learning curves: title, the y axis, and what a column's name holds.
+# Panels of the learning curves: title, label of the y axis, and parts of the names of their columns.
 LEARNING_RATE = ("lr",)
 PANELS = (
     ("Loss", "loss", ("loss",)),
@@ -42,9 +42,9 @@ PANELS = (
 def draw_curves(metrics_csv: str | os.PathLike[str], out: str | os.PathLike[str]) -> list[str]:
     """Draws loss, accuracy and learning rate against the step, from the metrics.csv of a run.
 
-    Columns are told by their names (train_loss, val_top1, lr-AdamW); others are left out, and so is a panel
-    without a column. Empty cells are skipped. A step that a resumed run wrote again counts with its last
-    value, and a last line torn by a crash with what is whole in it.
+    Columns are recognised by their names (train_loss, val_top1, lr-AdamW); others are left out, and so are panels
+    without columns. Empty cells are skipped. If a resumed run wrote a step again, its last value counts; of a last line
+    that was cut off by a crash, the complete values count.
 
     Returns:
         The columns drawn.
@@ -86,16 +86,19 @@ def draw_rates(rates: Sequence[float], losses: Sequence[float], chosen: float, o
 
 
 def draw_confusion(counts: NDArray[Any], labels: Sequence[str], out: str | os.PathLike[str]) -> None:
-    """Draws a confusion matrix, each row divided by its sum: of the images of a class, the share called so.
+    """Draws a confusion matrix, each row divided by its sum: the share of a class's images with each prediction.
 
-    Up to 20 classes the cells carry their numbers, up to 60 the rows and columns carry labels; beyond that
-    the most confused pairs are listed beside the matrix. A class without images is a grey row.
+    With up to 20 classes, cells show their numbers; with more, the most confused pairs are listed beside the matrix.
+    With up to 60, rows and columns have labels. A class without images is a grey row.
 
     Args:
-        counts: (C, C) images, true class by row, predicted class by column.
-        labels: C names; one with letters that matplotlib's own font lacks (Chinese, emoji) becomes "class 7"
-            by its row.
+        counts: (C, C) numbers of images, true class by row, predicted class by column.
+        labels: C names; one with letters that matplotlib's own font lacks (Chinese, emoji) becomes "class 7", after its
+            row.
         out: a PNG file.
+
+    Raises:
+        ValueError: for no labels, or counts that are not (C, C).
     """
     classes = len(labels)
     if classes == 0 or counts.shape != (classes, classes):
@@ -116,7 +119,7 @@ def draw_confusion(counts: NDArray[Any], labels: Sequence[str], out: str | os.Pa
 
 
 def draw_reliability(calibration: "Calibration", out: str | os.PathLike[str]) -> None:
-    """Draws accuracy against confidence in bins, and how many fall into each; the title tells the calibration error.
+    """Draws accuracy against confidence in bins, and the share of images in each; the title has the calibration error.
 
     Args:
         out: a PNG file.
@@ -138,7 +141,7 @@ def draw_reliability(calibration: "Calibration", out: str | os.PathLike[str]) ->
 
 
 def _read_curves(path: Path) -> dict[str, dict[float, float]]:
-    """{column: {step: value}} of every number in the file, steps ascending; without steps, rows count."""
+    """{column: {step: value}} for every number in the file, steps ascending; without steps, rows are numbered."""
     curves: dict[str, dict[float, float]] = defaultdict(dict)
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
         for number, row in enumerate(csv.DictReader(file)):
@@ -160,7 +163,7 @@ def _number(cell: object) -> float | None:
 
 
 def _columns_of(curves: dict[str, dict[float, float]], words: tuple[str, ...]) -> list[str]:
-    """The columns for one panel. "lr" has to open the name, the other words may stand anywhere in it."""
+    """The columns for one panel. Names must start with "lr"; the other words may be anywhere in them."""
     if words == LEARNING_RATE:
         return [column for column in curves if column.startswith("lr")]
     return [column for column in curves if any(word in column for word in words)]
@@ -171,7 +174,7 @@ def _draw_curve(axes: Axes, column: str, curve: dict[float, float], *, smooth: b
     window = len(values) // 50
     label = _drawable(column, "unnamed", longest=40)
     if window < 4 or not smooth:
-        # A marker, so that a run of one epoch shows its only value.
+        # With markers, so that a run of one epoch shows its only value.
         axes.plot(steps, values, marker="o" if len(values) < 40 else "", markersize=3, label=label)
         return
     # A long noisy curve, such as the loss of every step, is drawn faint, with its running mean on top.
@@ -183,7 +186,7 @@ def _draw_curve(axes: Axes, column: str, curve: dict[float, float], *, smooth: b
 def _draw_matrix(axes: Axes, shares: NDArray[np.float64], names: Sequence[str]) -> None:
     classes = len(names)
     colours = matplotlib.colormaps["Blues"].with_extremes(bad="0.85")
-    # By the square root of the share, so that a rare confusion can be seen at all.
+    # Coloured by the square root of the share, so that rare confusions are visible.
     image = axes.imshow(shares, cmap=colours, norm=PowerNorm(0.5, vmin=0, vmax=1), interpolation="auto")
     axes.figure.colorbar(image, ax=axes, label="share of the true class", fraction=0.046, pad=0.02)
     axes.set_xlabel("predicted")
@@ -218,7 +221,7 @@ def _list_pairs(axes: Axes, counts: NDArray[Any], names: Sequence[str]) -> None:
 
 
 def _drawable(label: str, otherwise: str, longest: int = 24) -> str:
-    """The label on one line, cut in its middle to `longest` letters; `otherwise`, when the font lacks one."""
+    """The label on one line, shortened in its middle to `longest` letters; `otherwise` if the font lacks a letter."""
     line = " ".join(label.split())
     if not line or not {ord(letter) for letter in line} <= _letters():
         # Matplotlib would draw a row of equal boxes, and warn.
@@ -228,7 +231,7 @@ def _drawable(label: str, otherwise: str, longest: int = 24) -> str:
 
 @cache
 def _letters() -> frozenset[int]:
-    """Code points of the font that matplotlib brings along."""
+    """Code points of the font that comes with matplotlib."""
     return frozenset(FT2Font(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"))).get_charmap())
 
 

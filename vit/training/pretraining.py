@@ -1,4 +1,4 @@
-"""Masked pretraining as a LightningModule: which patches are hidden, the loss of the guess, and pictures of it."""
+"""Masked pretraining as a LightningModule: hidden patches, the loss of their reconstruction, and pictures of it."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,14 +17,14 @@ from vit.training.task import TrainingTask
 class PretrainingTask(TrainingTask):
     """Trains a MaskedImageModel on images without labels. A batch is {"image": (B, C, h, w), "skipped": [...]}.
 
-    What is hidden in training follows from (seed, rank, micro-batch); in validation from (seed, batch), the same in
-    every epoch, so that its losses can be compared.
+    The choice of hidden patches in training is a function of (seed, rank, micro-batch); in validation of (seed, batch),
+    the same in every epoch, so that losses can be compared.
 
     Args:
-        model: what learns.
-        pool, preprocessing: of the model folder, which holds the encoder and no head; see `Classifier`.
+        model: the model to train.
+        pool, preprocessing: for the model folder, which has the encoder without a head; see `Classifier`.
         pictures: folder for reconstructions of validation images, epoch_0005.png and so on; None for none.
-        every: epochs from one picture to the next; the last of `max_epochs` has one, too.
+        every: draw a picture every this many epochs, and in the last of `max_epochs`.
         options: the rest, as `TrainingTask` takes them.
     """
 
@@ -63,7 +63,7 @@ class PretrainingTask(TrainingTask):
             self._draw(images, hidden)
 
     def _draw(self, images: Tensor, hidden: Tensor) -> None:
-        """A picture of the first validation images, where this epoch has one."""
+        """Draws the first validation images, if this epoch is due for a picture."""
         epoch = self.current_epoch + 1
         if self.pictures is None or (epoch % self.every and epoch != self.trainer.max_epochs):
             return
@@ -72,7 +72,7 @@ class PretrainingTask(TrainingTask):
         draw_reconstructions(self.evaluated, images, hidden, self.pictures / name, mean=prepared.mean, std=prepared.std)
 
     def encoded_alone(self) -> Classifier:
-        """The encoder as a model without a head: what pretraining is for."""
+        """The encoder as a model without a head, which is the result of pretraining."""
         return Classifier(self.evaluated.encoder, 0, pool=self.pool, preprocessing=self.preprocessing)
 
     def write_model(self, folder: Path, about: Training | None) -> None:

@@ -1,4 +1,4 @@
-"""The head that features deserve as they are: the minimum of the loss, found whole rather than step by step."""
+"""A linear probe: the head that minimises the loss on frozen features, found by L-BFGS."""
 
 import torch
 from torch import Tensor, nn
@@ -6,22 +6,23 @@ from torch import Tensor, nn
 from vit.training.classification import ClassificationTask
 from vit.training.losses import smoothed
 
-DECAY = 0.01  # of the weights for features of standard deviation 1
+DECAY = 0.01  # weight decay, for features with standard deviation 1
 ITERATIONS = 100
 
 
 def fit_probe(task: ClassificationTask, features: Tensor, targets: Tensor, weight: Tensor | None = None) -> None:
-    """Makes the head of the task's model a linear probe, from which fine-tuning may begin.
+    """Makes the head of the task's model a linear probe, from which fine-tuning may start.
 
-    A random head sends gradients through the encoder that only tell of its own chance; they spoil features before they
-    help (Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features", LP-FT). The probe minimises the task's own
-    loss, smoothing and weights included, plus DECAY / 2 · ‖W‖² on standardised features, by L-BFGS; the loss is convex,
-    so nothing of it is random.
+    The gradients that a random head sends through the encoder reflect its random weights; they damage features before
+    they help (Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features", LP-FT). The probe minimises the task's
+    own loss, including smoothing and weights, plus DECAY / 2 · ‖W‖² on standardised features, by L-BFGS; the loss is
+    convex, so the result is not random.
 
     Args:
-        features: (N, F), what the head reads of each image.
-        targets: (N,) or (N, C), as the task has them.
-        weight: (N,) of each image in the loss.
+        task: the task whose model has a linear head, changed in place.
+        features: (N, F), what the head reads for each image.
+        targets: (N,) or (N, C), in the form of the task's targets.
+        weight: (N,) weight of each image in the loss; None for 1.
     """
     model, features = task.model, features.double()
     assert isinstance(model.head, nn.Linear)

@@ -7,8 +7,8 @@ import torch
 from lightning.pytorch.profilers import Profiler
 from typing_extensions import override
 
-# What an action of Lightning's is counted as, by the first part of its name that is found. An action within another
-# takes its time from it; what has no line here is counted with the action around it.
+# The kind of a Lightning action, by the first matching part of its name. The time of a nested action is not counted for
+# the enclosing one; an action that is not listed here counts for the enclosing one.
 KINDS = (
     ("train_dataloader_next", "data wait"),
     ("batch_to_device", "data wait"),
@@ -26,7 +26,7 @@ KINDS = (
     ("val_next", "validation"),
     ("validation", "validation"),
 )
-REST = "all else"  # of Lightning's loops
+REST = "all else"  # the rest of Lightning's loops
 ORDER = ("data wait", "forward", "backward", "optimiser", "logging", "validation", "checkpoints", REST)
 
 
@@ -34,16 +34,16 @@ Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]  # title, columns, ro
 
 
 class TimeTable(Profiler):
-    """Adds up the seconds of each kind of work of the main process, from the first epoch's beginning to the end of the
-    run, so that the kinds together are the whole. On a GPU each action waits for its kernels, which costs some speed.
+    """Adds up the seconds of each kind of work in the main process, from the start of the first epoch to the end of the
+    run, so that the kinds sum up to the whole time. On a GPU each action waits for its kernels, which costs some speed.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.seconds = dict.fromkeys(ORDER, 0.0)
         self.steps = 0
-        self._around = ""  # no kind: before the first epoch there is only setting up, which is not counted
-        self._open: list[str] = []  # the kinds of the actions that are not over, the innermost last
+        self._around = ""  # no kind: the set-up before the first epoch is not counted
+        self._open: list[str] = []  # the kinds of the running actions, innermost last
         self._since = 0.0
 
     @override
@@ -62,7 +62,7 @@ class TimeTable(Profiler):
 
     @override
     def summary(self) -> str:
-        return ""  # the table is told by who made the run
+        return ""  # the caller prints the table
 
     def _count(self) -> None:
         if torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -76,16 +76,16 @@ class TimeTable(Profiler):
         return self._open[-1] if self._open else self._around
 
     def table(self) -> Table:
-        """A row a kind of work."""
+        """A table with one row per kind of work."""
         whole = max(sum(self.seconds.values()), 1e-9)
         rows = [
             [kind, f"{spent:.2f}", f"{spent / whole:.1%}", f"{1000 * spent / max(self.steps, 1):.2f}"]
             for kind, spent in self.seconds.items()
         ]
         title = f"Where the time went, of {whole:.1f} s and {self.steps} batches:"
-        return title, ["", "seconds", "share", "ms a batch"], rows
+        return title, ["", "seconds", "share", "ms per batch"], rows
 
 
 def kind_of(action: str, around: str) -> str:
-    """The kind of work of an action within one of the kind `around`."""
+    """The kind of work of an action inside one of the kind `around`."""
     return next((kind for part, kind in KINDS if part in action), around)

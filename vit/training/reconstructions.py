@@ -1,4 +1,4 @@
-"""Pictures of masked pretraining: an image, what the model saw of it, and what it made of that."""
+"""Pictures of masked pretraining: an image, what the model saw of it, and its reconstruction."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from vit.models.masked import MaskedImageModel, patchify, unpatchify
 from vit.saliency.render import Picture, contact_sheet, save_overlay
 
 IMAGES = 8
-SIDE = 128  # pixels of the longer side of each, at least
+SIDE = 128  # minimum length of the longer side of each picture, in pixels
 
 
 def draw_reconstructions(
@@ -29,8 +29,8 @@ def draw_reconstructions(
     Args:
         images: (B, 3, img_h, img_w), normalised.
         hidden: boolean (B, P), True means hidden.
-        path: of the PNG.
-        mean, std: that the images were normalised with.
+        path: path of the PNG.
+        mean, std: the values that the images were normalised with.
     """
     images, hidden = images[:IMAGES].float(), hidden[:IMAGES]
     guessed = model.reconstruct(images, hidden).float()
@@ -48,8 +48,8 @@ def draw_reconstructions(
 
 
 def _as_picture(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Picture:
-    """(3, img_h, img_w) normalised -> uint8 RGB, large enough to be looked at."""
+    """(3, img_h, img_w) normalised -> uint8 RGB, enlarged to be visible."""
     pixels = image.cpu() * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
     picture = (pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
-    scale = max(1, -(-SIDE // max(picture.shape[:2])))  # a whole number, so that patches keep their edges
+    scale = max(1, -(-SIDE // max(picture.shape[:2])))  # an integer, so that patches keep their edges
     return np.kron(picture, np.ones((scale, scale, 1), np.uint8))

@@ -1,4 +1,4 @@
-"""Going on with a run that was stopped: from which checkpoint, and only with the options that it began with."""
+"""Resuming a stopped run: from which checkpoint, and only with the options that it started with."""
 
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ FREE_TO_CHANGE = (
 
 
 def last_checkpoint(run: Path) -> Path:
-    """The checkpoint that a run goes on from: the last, or the best when the last is damaged. The epochs between
-    are done again, and come out the same.
+    """The checkpoint from which a run continues: the last, or the best if the last is damaged. The epochs in between
+    are repeated, with the same results.
 
     Raises:
-        UserError: when there is none.
+        UserError: when there is no undamaged one.
     """
     paths = [path for name in ("last.ckpt", "best.ckpt") if (path := run / "checkpoints" / name).is_file()]
     if not paths:
@@ -31,17 +31,17 @@ def last_checkpoint(run: Path) -> Path:
         if is_whole(path):
             return path
     raise UserError(
-        f"No checkpoint of {run} can be read; damaged are {', '.join(path.name for path in paths)}.\n"
+        f"No checkpoint of {run} can be read; these are damaged: {', '.join(path.name for path in paths)}.\n"
         "Start it again with --overwrite."
     )
 
 
 def refuse_changes(config: Path, now: str) -> None:
-    """Raises UserError when a run is to go on with other options than it began with.
+    """Raises UserError if a run is resumed with other options than it started with.
 
     Args:
-        config: the config.yaml of the run.
-        now: the YAML of the options that it is resumed with.
+        config: path of the run's config.yaml.
+        now: the options that it is resumed with, as YAML.
     """
     began = flat(yaml.safe_load(config.read_text(encoding="utf-8"))) if config.is_file() else {}
     changed = [
@@ -51,7 +51,7 @@ def refuse_changes(config: Path, now: str) -> None:
     ]
     if changed:
         raise UserError(
-            f"The run began with other options: {'; '.join(changed[:6])}.\n"
+            f"The run started with other options: {'; '.join(changed[:6])}.\n"
             f"Resume with --config {config} --resume, or start a new run."
         )
 

@@ -1,4 +1,4 @@
-"""The running state of metrics in the midst of an epoch, for checkpoints: torchmetrics keeps its own out of them."""
+"""The state of metrics in the middle of an epoch, for checkpoints, in which torchmetrics does not save it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from torchmetrics import Metric
 
 
 def states(metrics: Mapping[str, Metric]) -> dict[str, Any]:
-    """What the metrics have added up so far, by name."""
+    """The accumulated state of the metrics, by name."""
     return {
         name: {
             "updates": metric.update_count,
@@ -19,7 +19,7 @@ def states(metrics: Mapping[str, Metric]) -> dict[str, Any]:
 
 
 def restore(metrics: Mapping[str, Metric], saved: Mapping[str, Any]) -> None:
-    """Puts the metrics back to where `states` found them."""
+    """Restores the metrics to a state that `states` returned."""
     for name, metric in metrics.items():
         metric.reset()
         for key, value in saved[name]["values"].items():

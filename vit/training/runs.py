@@ -1,4 +1,4 @@
-"""Runs side by side: what each was, and what came of it, as its folder tells."""
+"""Compares runs: the options and results of each, read from its folder."""
 
 import csv
 import os
@@ -15,7 +15,7 @@ from vit.foundation import RECIPE, UserError, nearest
 from vit.training.resume import FREE_TO_CHANGE, flat
 from vit.training.task import Judge
 
-# What a run is judged by: the first of these that it has.
+# A run is judged by the first of these that it has.
 JUDGES = (
     Judge("val_top1", "top-1"), Judge("val_map", "mAP"), Judge("val_exact", "exact match"),
     Judge("val_loss", "loss", higher_is_better=False),
@@ -31,13 +31,13 @@ class Run:
 
     Args:
         folder: the run folder.
-        recipes: names of those that it began from.
-        options: by their names, such as optim.lr.
-        judge: what its epochs are judged by.
-        values: of its metric, an epoch each.
-        best: the epoch that was best, from 0; -1 of none.
-        images_per_second: in training, the median of the epochs; None where it is not known.
-        seconds: that it took in all; None where they are not known.
+        recipes: names of the recipes that it started from.
+        options: its options by name, such as optim.lr.
+        judge: the metric that judges its epochs.
+        values: the value of that metric in each epoch.
+        best: the best epoch, counted from 0; -1 for none.
+        images_per_second: the median over the epochs' training; None if it is not known.
+        seconds: total duration; None if it is not known.
     """
 
     folder: Path
@@ -51,10 +51,10 @@ class Run:
 
 
 def find_runs(folders: Sequence[str]) -> list[Path]:
-    """The run folders that are meant: each is one, or has some below it.
+    """The run folders among the given folders and below them.
 
     Raises:
-        UserError: for a folder that is not there, or has no run in it.
+        UserError: for a folder that does not exist, or contains no run.
     """
     found: dict[Path, None] = {}
     for name in folders:
@@ -109,7 +109,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
         try:
             found.append(read_run(folder))
         except (yaml.YAMLError, ValueError, KeyError, AttributeError) as error:
-            wrong.append(f"{folder} is no run that can be read: {' '.join(str(error).split())[:120]}")
+            wrong.append(f"{folder} is not a readable run: {' '.join(str(error).split())[:120]}")
     if not found:
         raise UserError("\n".join(wrong[:3]))
     return found, wrong

@@ -1,4 +1,4 @@
-"""A request to stop: the first SIGINT or SIGTERM is remembered, so that the run can save; a second one acts at once."""
+"""A request to stop: the first SIGINT or SIGTERM lets the run save its state; a second one stops it at once."""
 
 import os
 import signal
@@ -14,9 +14,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest(L.Callback):
-    """Turns the first signal of a run into a request, which whoever has saved the run then grants with `stop`.
+    """Turns the first signal of a run into a request, which is granted by calling `stop` once the run is saved.
 
-    The handlers stand while the run trains; Lightning puts back those that were there before.
+    The handlers are installed while the run trains; Lightning restores the earlier ones.
     """
 
     def __init__(self) -> None:
@@ -36,12 +36,12 @@ class StopRequest(L.Callback):
             self.stop()
         self.signal = signal.Signals(number)
         # Not through a rich console: the main thread may hold its lock at this moment.
-        os.write(2, b"\nStopping: the run is saved after the present step. Once more stops at once, without.\n")
+        os.write(2, b"\nStopping after the current step, to save the run. A second signal stops it without saving.\n")
 
     def share(self) -> bool:
-        """Whether one of the processes was asked to stop; all of them must call this, and all hear the same.
+        """Whether one of the processes was asked to stop; all of them must call this, and all get the same answer.
 
-        A signal that comes while they agree counts from the next time on.
+        A signal that arrives during the call counts from the next call on.
         """
         number = int(processes.largest(self.signal or 0)[0])
         if number:
@@ -49,7 +49,7 @@ class StopRequest(L.Callback):
         return bool(number)
 
     def stop(self) -> NoReturn:
-        """Ends the run as its signal would have.
+        """Ends the run the way its signal would have.
 
         Raises:
             KeyboardInterrupt: for SIGINT.

@@ -1,4 +1,4 @@
-"""What the tasks share: chance by the seed and the micro-batch, the optimizer, and steps that are not finite."""
+"""What the tasks share: seeding of each micro-batch, the optimizer, and the handling of steps that are not finite."""
 
 import hashlib
 import math
@@ -28,12 +28,12 @@ from vit.training.optim import check_optimizer, new_optimizer, parameter_groups,
 
 @dataclass(frozen=True)
 class Judge:
-    """By what the best epoch of a run is told; of equal ones, that of the lower validation loss is better.
+    """The metric that decides which epoch of a run is the best; of equal ones, the lower validation loss is better.
 
     Args:
         metric: its name among the task's `epoch_metrics`.
-        name: what people call it.
-        higher_is_better: a share of what is right; otherwise it is a loss.
+        name: its name for people.
+        higher_is_better: whether it is a share of correct answers; otherwise it is a loss.
     """
 
     metric: str
@@ -41,13 +41,13 @@ class Judge:
     higher_is_better: bool = True
 
     def score(self, metrics: Mapping[str, Any]) -> tuple[float, float]:
-        """Of the metrics of an epoch; the greater is better. What is not a number is worse than any."""
+        """The score of an epoch's metrics; greater is better, and NaN is worse than any number."""
         value = float(metrics[self.metric]) * (1 if self.higher_is_better else -1)
-        # A NaN is neither greater nor smaller than anything.
+        # NaN is neither greater nor smaller than anything.
         return -math.inf if math.isnan(value) else value, -float(metrics["val_loss"])
 
     def text(self, value: float) -> str:
-        """A value of the metric for people."""
+        """A value of the metric as text."""
         return f"{value:.1%}" if self.higher_is_better else f"{value:.4f}"
 
 
@@ -57,22 +57,25 @@ def digest(names: Iterable[str]) -> str:
 
 
 class TrainingTask(L.LightningModule):
-    """Trains a model by the loss that `loss` says. A batch has "image" (B, C, h, w), "index" and "skipped".
+    """Trains a model with the loss that `loss` returns. A batch has "image" (B, C, h, w), "index" and "skipped".
 
-    A task also says, by `judge`, which epoch is the best, by `told` what the model card tells of it (name -> one of
-    `epoch_metrics`), and by `write_model` how its model folder is written.
+    A task also defines `judge`, which decides the best epoch, `told`, the metrics in the model card (name -> one of
+    `epoch_metrics`), and `write_model`, which writes its model folder.
 
     Args:
-        model: what learns; has an `encoder`.
+        model: the model to train; has an `encoder`.
         lr, weight_decay, layer_decay: see `parameter_groups`.
         warmup_epochs, min_lr: see `warmup_cosine`.
         name, beta2: see `new_optimizer`.
-        scale_lr, lr_base_size: rule and images a step, see `scaled_lr`.
-        ema: decay of the moving average of the weights, which is then what is validated and kept as the model; 0 for
-            none. It rises to this from 0 with the steps, as timm's does.
-        seed: what is random in a micro-batch is a function of (seed, rank, its number) alone.
-        skip_bad_steps: steps in a row that are left out where the loss or the gradient is not finite.
-        names: of the training images, by their `index` in a batch.
+        scale_lr, lr_base_size: rule and images per step, see `scaled_lr`.
+        ema: decay of the moving average of the weights, which is then validated and saved as the model; 0 for none. It
+            rises from 0 to this value over the first steps, as in timm.
+        seed: the random numbers of a micro-batch are a function of (seed, rank, its number) only.
+        skip_bad_steps: maximum number of steps in a row to skip because the loss or the gradient is not finite.
+        names: names of the training images, by their `index` in a batch.
+
+    Raises:
+        UserError: for an unknown optimizer.
     """
 
     judge: ClassVar[Judge] = Judge("val_loss", "validation loss", higher_is_better=False)
@@ -111,22 +114,22 @@ class TrainingTask(L.LightningModule):
         self.names = names
         self.skipped: dict[str, str] = {}
         self.bad_steps = self.bad_in_a_row = 0
-        self.expected_steps: Callable[[int], float] | None = None  # of a run that ends by the clock, at a step
-        self._step_names: list[str] = []  # the images of the present optimizer step
+        self.expected_steps: Callable[[int], float] | None = None  # step -> total, for a run that ends by the clock
+        self._step_names: list[str] = []  # the images of the current optimizer step
         self.train_loss = MeanMetric()
         self.val_loss = MeanMetric()
 
     @property
     def evaluated(self) -> Any:
-        """The model that is validated and kept: the moving average, where there is one."""
+        """The model that is validated and saved: the moving average, if there is one."""
         return self.model if self.average is None else self.average.module
 
     def loss(self, batch: dict[str, Any]) -> tuple[Tensor, int]:
-        """The mean loss of a batch, and of how many it is the mean."""
+        """(The mean loss of a batch, the number of terms in the mean)."""
         raise NotImplementedError
 
     def write_model(self, folder: Path, about: Training | None) -> None:
-        """Writes the model folder; `about` is what its card tells of the data and the run."""
+        """Writes the model folder; `about` is what its card says about the data and the run."""
         raise NotImplementedError
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -147,20 +150,20 @@ class TrainingTask(L.LightningModule):
             if not total:
                 return None
             whole = torch.tensor(summed / total)
-            # The gradients of the processes are averaged; it is the mean over all samples that is wanted.
+            # The gradients of the processes are averaged, but we want the mean over all samples.
             loss = loss * (count * processes.count() / total)
-        # Each image counts the same, also in the small batch at the end of an epoch, whose mean is mostly noise.
+        # Each image counts the same, even in a small batch at the end of an epoch, whose mean is mostly noise.
         loss = loss * (images / (self._batch_images * processes.count()))
         if not whole.isfinite():
             self._bad_step("loss", whole)
-            return loss  # its gradient is left out, too
+            return loss  # its gradient will be skipped as well
         self.train_loss.update(whole, weight=count)
         self.log("train_loss_step", whole, batch_size=1)
         self.log("lr", self.trainer.optimizers[0].param_groups[-1]["lr"], batch_size=1)
         return loss
 
     def _nothing(self, batch: dict[str, Any]) -> tuple[Tensor, int]:
-        """A loss without a gradient, for a process that has no images where others have some: all of them must go
+        """A loss with zero gradient, for a process without images when others have some, because all processes must go
         through the model."""
         before = running.states(self.running_metrics())
         loss, _ = self.loss(self.stand_in(batch))
@@ -168,14 +171,14 @@ class TrainingTask(L.LightningModule):
         return loss * 0, 0
 
     def stand_in(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """A batch of one blank image, of the kinds that a batch without any has."""
+        """A batch with one blank image, made from a batch without images."""
         return {
             name: value.new_zeros(1, *value.shape[1:]) if isinstance(value, Tensor) else value
             for name, value in batch.items()
         }
 
     def update_val_loss(self, loss: Tensor, count: int) -> None:
-        """Counts the loss of a validation batch in, the mean of so many.
+        """Adds the loss of a validation batch, a mean over `count` terms.
 
         Raises:
             UserError: when it is not finite.
@@ -199,12 +202,12 @@ class TrainingTask(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips by the norm of all gradients; a step whose norm is not finite is left out, or ends the run."""
+        """Clips by the norm of all gradients; a step whose norm is not finite is skipped, or ends the run."""
         weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
         norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
         if not norm.isfinite():
             self._bad_step("gradient", norm)
-            optimizer.zero_grad(set_to_none=True)  # the optimizer passes over weights without a gradient
+            optimizer.zero_grad(set_to_none=True)  # the optimizer skips weights without a gradient
             self.bad_steps, self.bad_in_a_row = self.bad_steps + 1, self.bad_in_a_row + 1
         else:
             self.bad_in_a_row = 0
@@ -218,7 +221,7 @@ class TrainingTask(L.LightningModule):
             self.average.update(self.model, step=self.global_step + 1)  # Lightning counts the step later
 
     def _bad_step(self, what: str, value: Tensor) -> None:
-        """Ends the run before weights that are lost, or soon will be, take the place of a good checkpoint."""
+        """Ends the run, unless more bad steps may be skipped, before bad weights replace a good checkpoint."""
         if self.bad_in_a_row >= self.skip_bad_steps:
             names = [name for each in processes.gathered(self._step_names) for name in each]
             raise self._diverged(what, value, names)
@@ -226,16 +229,16 @@ class TrainingTask(L.LightningModule):
     def _diverged(self, what: str, value: Tensor, names: Sequence[str]) -> UserError:
         more = f" and {len(names) - 12} more" if len(names) > 12 else ""
         listed = f"The images of its step: {', '.join(names[:12])}{more}.\n" if names else ""
-        skipped = f" after {self.bad_in_a_row} steps that were left out" if self.bad_in_a_row else ""
+        skipped = f" after {self.bad_in_a_row} skipped steps" if self.bad_in_a_row else ""
         epoch = self.current_epoch + 1
         return UserError(
-            f"The {what} became {value.item()} in epoch {epoch}{skipped}; the checkpoints are from before.\n"
+            f"The {what} became {value.item()} in epoch {epoch}{skipped}; the checkpoints are from before that.\n"
             f"{listed}Try a lower --optim.lr or --trainer.precision fp32, and look at the images."
         )
 
     @cached_property
     def _images(self) -> list[Any]:
-        """How many training images there are, and a digest of their names: without folders, which may be moved."""
+        """The number of training images, and a digest of their names, without folders, because these may be moved."""
         return [len(self.names), digest(name.rpartition("/")[2] for name in self.names)]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -251,8 +254,8 @@ class TrainingTask(L.LightningModule):
         saved = checkpoint["running"]
         if saved.get("images") not in (None, self._images, [len(self.names), digest(self.names)]):  # whole paths once
             raise UserError(
-                f"The run began with {saved['images'][0]} training images; these {self._images[0]} are not the same.\n"
-                "Resume it with the data that it began with, or start a new run from its model folder."
+                f"The run started with {saved['images'][0]} training images; these {self._images[0]} are different.\n"
+                "Resume it with the data that it started with, or start a new run from its model folder."
             )
         running.restore(self.running_metrics(), saved["metrics"][processes.rank()])
         self.skipped = dict(saved["skipped"])
@@ -262,11 +265,11 @@ class TrainingTask(L.LightningModule):
         self.skipped = processes.merged(self.skipped)
 
     def running_metrics(self) -> dict[str, Metric]:
-        """What is added up in training, and kept in checkpoints."""
+        """The metrics that accumulate in training, and are saved in checkpoints."""
         return {"train_loss": self.train_loss}
 
     def epoch_metrics(self) -> dict[str, Metric]:
-        """What is told at the end of each epoch, by the name in metrics.csv."""
+        """The metrics at the end of each epoch, by their name in metrics.csv."""
         return {"train_loss_epoch": self.train_loss, "val_loss": self.val_loss}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -278,7 +281,7 @@ class TrainingTask(L.LightningModule):
 
     def _schedule(self) -> Callable[[int], float]:
         """The factor on the learning rates at a step, over the epochs of the run or over its time."""
-        self.trainer.fit_loop.setup_data()  # else the number of batches is not known yet
+        self.trainer.fit_loop.setup_data()  # otherwise the number of batches is not known yet
         steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)  # an epoch
         warmup_steps = round(self.warmup_epochs * steps)
         whole = steps * (self.trainer.max_epochs or 1)
@@ -291,10 +294,10 @@ class TrainingTask(L.LightningModule):
 
     @property
     def _batch_images(self) -> int:
-        """How many images a process's full batch has."""
+        """The number of images in a process's full batch."""
         batch_size: int = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
         return batch_size
 
     def _step_images(self) -> int:
-        """How many images a full step learns from."""
+        """The number of images in a full step."""
         return self._batch_images * self.trainer.accumulate_grad_batches * self.trainer.world_size
