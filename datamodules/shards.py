@@ -12,10 +12,11 @@ read, up to a maximum size; the bytes of photos go to the common reader.
 """
 
 import json
+import logging
 import math
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ from datamodules.collection import SPLIT_NAMES, Collection, Record
 from datamodules.image_files import has_image_suffix
 from datamodules.reading import Photo, UnreadableImage, printable, read_photo_bytes
 from vit.foundation import UserError
+
+log = logging.getLogger("vit.data")
 
 _LAYOUT = "Expected FOLDER/train/*.tar and FOLDER/val/*.tar, FOLDER/train-*.tar and FOLDER/val-*.tar, or FOLDER/*.tar."
 _MAX_PHOTO = 1 << 28  # bytes of a member
@@ -71,6 +74,7 @@ def collect_shards(name: str) -> Collection:
     names = _class_names(folder)
     splits: dict[str, list[Record]] = {}
     several: set[bool] = set()
+    unlabelled: list[str] = []
     weighted = False
     for split, shards in _shards(folder).items():
         records = splits[split] = []
@@ -79,11 +83,16 @@ def collect_shards(name: str) -> Collection:
                 photos = [part for part in parts.values() if has_image_suffix(part.name)]
                 if not photos:
                     continue
-                labels, group, weight, multilabel = _told(parts, names, f"{printable(shard)}/{printable(key)}")
+                told = _told(parts, names, f"{printable(shard)}/{printable(key)}")
+                if told is None:
+                    unlabelled.append(f"{printable(shard)}/{printable(key)}")
+                    continue
+                labels, group, weight, multilabel = told
                 several.add(multilabel)
                 weighted |= weight != 1
                 path = str(shard / photos[0].name.replace("..", "__").lstrip("/"))
                 records.append(Record(path, labels, group, weight, photos[0]))
+    _tell_unlabelled(unlabelled, sum(map(len, splits.values())), folder)
     if not any(splits.values()):
         raise UserError(f"The shards of {printable(folder)} hold no photos.\n{_LAYOUT}")
     if len(several) > 1:
@@ -91,6 +100,18 @@ def collect_shards(name: str) -> Collection:
             f"Some samples of {printable(folder)} have `label`, others `labels`.\nGive all of them `labels`."
         )
     return Collection(folder, {split: found for split, found in splits.items() if found}, several == {True}, weighted)
+
+
+def _tell_unlabelled(unlabelled: Sequence[str], labelled: int, folder: Path) -> None:
+    """Logs how many photos have no label. Raises UserError if none has one."""
+    if not unlabelled:
+        return
+    if not labelled:
+        raise UserError(
+            f"None of the {len(unlabelled)} photos in the shards of {printable(folder)} has a label, "
+            f"such as {unlabelled[0]}.\nA sample needs a .cls, or a label in a .json."
+        )
+    log.warning("Left out of %s: %d photos without a label, such as %s.", folder, len(unlabelled), unlabelled[0])
 
 
 def _shards(folder: Path) -> dict[str, list[Path]]:
@@ -131,17 +152,20 @@ def _samples(shard: Path) -> Iterator[tuple[str, dict[str, Member]]]:
     yield from samples.items()
 
 
-def _told(parts: dict[str, Member], names: list[str], where: str) -> tuple[tuple[str, ...], str, float, bool]:
-    """(labels, group, weight, whether it may have several labels) of a sample."""
+def _told(parts: dict[str, Member], names: list[str], where: str) -> tuple[tuple[str, ...], str, float, bool] | None:
+    """(labels, group, weight, whether it may have several labels) of a sample; None if it has no label."""
     try:
         facts: dict[str, Any] = {}
         if "json" in parts:
             facts = json.loads(_text(parts["json"]))
             if not isinstance(facts, dict):
                 raise ValueError("its JSON is not an object")
+            facts = {name: value for name, value in facts.items() if value is not None}
         if "cls" in parts:
             label = _text(parts["cls"]).strip()
             facts = {**facts, "label": names[int(label)] if names and label.isdecimal() else label}
+        if facts.keys().isdisjoint({"label", "labels"}):
+            return None
         multilabel = "labels" in facts
         labels = facts["labels"] if multilabel else [facts["label"]]
         found = tuple(dict.fromkeys(str(label).strip() for label in labels))
@@ -149,8 +173,6 @@ def _told(parts: dict[str, Member], names: list[str], where: str) -> tuple[tuple
         if not all(found) or (not found and not multilabel) or not 0 < weight < math.inf:
             raise ValueError("an empty label, or a weight that is not above 0")
         return found, str(facts.get("group", "")), weight, multilabel
-    except KeyError:
-        raise UserError(f"{where} has no label: neither a .cls nor a label in a .json.") from None
     except (ValueError, TypeError, IndexError, RecursionError, OSError) as error:
         raise UserError(f"The label of {where} can't be read: {' '.join(str(error).split())[:150]}.") from None
 

@@ -12,6 +12,7 @@ from typing import Any
 from datamodules.collection import SPLIT_NAMES, split_class
 from datamodules.image_files import find_images, refuse_heic
 from datamodules.image_folder import no_folder
+from datamodules.named import is_named
 from datamodules.photographs import PhotoDataset, Photographs
 from datamodules.reading import printable
 from datamodules.sampling import evenly
@@ -29,10 +30,15 @@ class UnlabelledFolder(Photographs):
         options: the rest, as `Photographs` takes them.
 
     Raises:
-        UserError: there is no such folder, or it has fewer than two images.
+        UserError: there is no such folder, it has fewer than two images, or the root names a data set.
     """
 
     def __init__(self, root: str, *, val_fraction: float = 0.2, seed: int = 0, **options: Any) -> None:
+        if is_named(root):
+            raise UserError(
+                f"Pretraining reads a folder of photographs or birdscenes:pretrain, and {printable(root)} is neither.\n"
+                "Save its images as files in a folder, and give that."
+            )
         super().__init__(root, seed=seed, **options)
         self.files = find_unlabelled(self.root, val_fraction=val_fraction, seed=seed)
 

@@ -96,3 +96,15 @@ def test_folds_that_can_not_be(words: str, told: str, tmp_path: Path, capsys: py
     assert cli.main(["train", "--run", str(tmp_path / "run"), *words.split()]) == 1
     assert told in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_refused_cross_validation_leaves_nothing(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "--config", "debug", "--device", "cpu", "--folds", "2", "--run", str(tmp_path / "run")]
+    for mistake in (["--data.root", str(tmp_path / "none")],
+                    ["--data.root", str(photos), "--optim.trained", "head", "--optim.mixup", "1"]):  # fmt: skip
+        assert cli.main([*words, *mistake]) == 1
+        out, err = capsys.readouterr()
+        assert "fold 1" not in out + err
+        assert not (tmp_path / "run").exists()

@@ -123,11 +123,22 @@ def test_simmim_on_generated_scenes_from_a_checkpoint(whole: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--pretrain.mask_ratio", "1.5"], "pretrain.mask_ratio is 1.5; allowed are 0 to 1"),
+        (["--pretrain.mask_ratio", "1.5"], "pretrain.mask_ratio is 1.5; it must lie between 0 and 1"),
+        (["--pretrain.mask_ratio", "1.0"], "pretrain.mask_ratio is 1.0; it must lie between 0 and 1, such as 0.75"),
+        (["--pretrain.mask_ratio", "0"], "pretrain.mask_ratio is 0.0; it must lie between 0 and 1"),
         (["--pretrain.mask_ratio", "0.99"], "a mask ratio of 0.99 leaves 0 of 16 visible"),
+        (["--pretrain.mask_ratio", "0.99"], "Change --pretrain.mask_ratio, or give a larger --model.image_size"),
         (["--pretrain.recipe", "beit"], "takes mae|simmim"),
         (["--pretrain.cell", "2"], "MAE hides single patches"),
         (["--pretrain.recipe", "simmim", "--pretrain.cell", "3"], "3 x 3 patches don't divide a grid of 4 x 4"),
+        (
+            ["--pretrain.recipe", "simmim", "--pretrain.cell", "3"],
+            "Give --pretrain.cell 1 or 2, or another --model.image",
+        ),
+        (
+            ["--pretrain.recipe", "simmim", "--pretrain.cell", "4"],
+            "Give --pretrain.cell 1 or 2, or another --model.image",
+        ),
         (["--optim.trained", "head"], "--optim.trained is 'head', which this task does not use"),
         (["--optim.mixup", "0.8"], "--optim.mixup is 0.8, which this task does not use"),
         (["--optim.class_weights", "balanced"], "--optim.class_weights is 'balanced', which this task does not use"),

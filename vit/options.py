@@ -353,7 +353,8 @@ class PretrainOptions:
 
     Args:
         recipe: mae (the encoder sees only the visible patches) or simmim (mask tokens replace the hidden ones).
-        mask_ratio: share of the patches that are hidden, 0 to 1; default: the paper's, 0.75 for mae and 0.6 for simmim.
+        mask_ratio: share of the patches that are hidden, between 0 and 1; default: the paper's, 0.75 for mae, 0.6 for
+            simmim.
         cell: side, in patches, of the squares that are hidden as a whole, for simmim.
         pictures_every: draw a picture of reconstructions every this many epochs.
     """
@@ -364,8 +365,11 @@ class PretrainOptions:
     pictures_every: int = 5
 
     def __post_init__(self) -> None:
-        if self.mask_ratio is not None:
-            check_range("pretrain.mask_ratio", self.mask_ratio, 0, 1)
+        if self.mask_ratio is not None and not 0 < self.mask_ratio < 1:
+            raise UserError(
+                f"--pretrain.mask_ratio is {self.mask_ratio}; it must lie between 0 and 1, such as 0.75:\n"
+                "some patches are hidden, and some are seen."
+            )
         check_range("pretrain.cell", self.cell, 1)
         check_range("pretrain.pictures_every", self.pictures_every, 1)
 

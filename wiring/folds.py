@@ -39,7 +39,7 @@ def cross_validate(
     check_folds(folds, data, trainer)
     if options.resume:
         refuse_changes(options.run / "config.yaml", options.config)
-    if options.overwrite:  # find invalid options before anything is removed
+    if not options.resume:  # find invalid options before anything is written or removed
         prepared(data, model, optim, trainer, options, fold=(1, folds))
     folder = open_run(options)
     done, judge = _finished(folder) if options.resume else ([], None)

@@ -60,14 +60,34 @@ def pretrain_encoder(
 
 
 def masked_model(options: PretrainOptions, encoder: Encoder) -> MaskedImageModel:
-    """The recipe that the options name, around an encoder. Raises UserError for a cell size with MAE."""
+    """The recipe that the options name, around an encoder.
+
+    Raises:
+        UserError: for a cell size with MAE, or a cell size or mask ratio that doesn't fit the patches.
+    """
     from vit.models.masked import MaskedAutoencoder, SimMIM
 
     ratio: dict[str, Any] = {} if options.mask_ratio is None else {"mask_ratio": options.mask_ratio}
-    if options.recipe == "simmim":
-        return SimMIM(encoder, cell=options.cell, **ratio)
-    if options.cell != 1:
+    if options.recipe == "mae" and options.cell != 1:
         raise UserError(
             f"--pretrain.cell is {options.cell}, but MAE hides single patches.\nIt applies to --pretrain.recipe simmim."
         )
-    return MaskedAutoencoder(encoder, **ratio)
+    try:
+        if options.recipe == "simmim":
+            return SimMIM(encoder, cell=options.cell, **ratio)
+        return MaskedAutoencoder(encoder, **ratio)
+    except ValueError as error:
+        raise UserError(f"{error}.\n{_way_on(encoder, options.cell)}") from None
+
+
+def _way_on(encoder: Encoder, cell: int) -> str:
+    """What to change when patches can't be hidden as the options say."""
+    if encoder.rotary is not None:
+        return "Give another --model.pretrained."
+    height, width = encoder.grid
+    sides = [str(side) for side in range(1, max(height, width)) if height % side == width % side == 0]
+    if str(cell) in sides:
+        return "Change --pretrain.mask_ratio, or give a larger --model.image_size."
+    if not sides:
+        return "Give a larger --model.image_size."
+    return f"Give --pretrain.cell {' or '.join(sides)}, or another --model.image_size."

@@ -97,6 +97,18 @@ def test_shards_of_several_labels_and_groups(tmp_path):
     assert sorted(batch["weight"].tolist())[0] == 1
 
 
+def test_photos_without_a_label_in_shards_are_left_out(tmp_path, caplog):
+    files = {
+        name: data for n in range(8) for name, data in ((f"{n}.png", encoded(n)), (f"{n}.cls", b"ab"[n % 2 :][:1]))
+    }
+    files |= {"lone.png": encoded(20), "none.png": encoded(21), "none.json": b'{"label": null}'}
+    shard(tmp_path / "0.tar", files)
+    data = ImageFolder(f"webdataset:{tmp_path}", **OPTIONS)
+    assert (data.labels, data.length("train") + data.length("val")) == (("a", "b"), 8)
+    assert "2 photos without a label, such as" in caplog.text
+    assert "0.tar/lone" in caplog.text
+
+
 def test_hostile_shards(tmp_path):
     marker = tmp_path / "marker"
 
@@ -133,11 +145,11 @@ def test_hostile_shards(tmp_path):
 @pytest.mark.parametrize(
     ("files", "told"),
     [
-        ({"1.jpg": b"x"}, "1 has no label"),
-        ({"1.jpg": b"x", "1.cls": b""}, "can't be told"),
+        ({"1.jpg": b"x"}, "None of the 1 photos in the shards of"),
+        ({"1.jpg": b"x", "1.cls": b""}, "can't be read"),
         ({"1.jpg": b"x", "1.cls": b"x" * 70_000}, "70,000 bytes are too many for a label"),
-        ({"1.jpg": b"x", "1.json": b"{"}, "can't be told"),
-        ({"1.jpg": b"x", "1.json": b"[" * 60_000}, "can't be told"),
+        ({"1.jpg": b"x", "1.json": b"{"}, "can't be read"),
+        ({"1.jpg": b"x", "1.json": b"[" * 60_000}, "can't be read"),
         ({"1.jpg": b"x", "1.json": b'{"label": "a", "weight": -1}'}, "above 0"),
         ({"1.jpg": b"x", "1.cls": b"a", "2.jpg": b"x", "2.json": b'{"labels": []}'}, "Give all of them `labels`"),
         ({"1.cls": b"a"}, "hold no photos"),

@@ -85,3 +85,10 @@ def test_what_is_no_such_folder_is_refused(tmp_path: Path, names: list[str], roo
     assert re.search(message, str(error.value))
     assert "class" not in str(error.value).lower()
     assert len(str(error.value).splitlines()) <= 5
+
+
+@pytest.mark.parametrize("root", ["hf:set", "torchvision:DTD", "webdataset:shards"])
+def test_named_data_sets_are_refused(root: str) -> None:
+    with pytest.raises(UserError, match=f"reads a folder of photographs.*{root} is neither") as error:
+        folder(Path(root))
+    assert len(str(error.value).splitlines()) <= 5
