@@ -292,7 +292,7 @@ def test_missing_values_are_named(capsys: pytest.CaptureFixture[str]) -> None:
 def test_word_too_many(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "unexpected word 'stray'" in refused("train --run a stray", capsys)
     (tmp_path / "config.yaml").touch()
-    told = refused(f"train --resume {tmp_path}", capsys)
+    told = refused(f"train --run a {tmp_path}", capsys)
     assert f"A run is continued by: --config {tmp_path / 'config.yaml'} --resume" in told
 
 

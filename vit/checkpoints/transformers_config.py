@@ -72,7 +72,12 @@ REFUSED = {
     "data2vec-vision": "its attention adds learned relative positions",
     "siglip2": "it takes images of any aspect ratio (NaFlex)",
     "siglip2_vision_model": "it takes images of any aspect ratio (NaFlex)",
+    "bert": "it reads text, and is for `vit explain FOLDER \"a sentence\" --task text`",
 }
+
+
+class Foreign(Misfit):
+    """A config that is right, of a model that is not one of ours."""
 
 
 def facts(config: Mapping[str, Any], processor: Mapping[str, Any] | None, tensors: Tensors, name: str) -> Facts:
@@ -114,7 +119,8 @@ def facts(config: Mapping[str, Any], processor: Mapping[str, Any] | None, tensor
         names = labels(config)
         notes += _problem(config)
     except Misfit as misfit:
-        raise UserError(f"{name} can't be used: {misfit}.\nTake it from the place of the weights again.") from None
+        way = "" if isinstance(misfit, Foreign) else "\nTake it from the place of the weights again."
+        raise UserError(f"{name} can't be used: {misfit}.{way}") from None
     several = config.get("problem_type") == MULTILABEL
     return Facts(encoder=encoder, multilabel=several, labels=names, preprocessing=prepared, notes=tuple(notes))
 
@@ -134,14 +140,14 @@ def _tower(config: Mapping[str, Any]) -> tuple[Kind, Mapping[str, Any]]:
     if not isinstance(model_type, str):
         raise Misfit(f"its model_type is {shown(model_type)}, not a name")
     if model_type in REFUSED:
-        raise Misfit(f"its model type is {model_type!r}, which is not possible here: {REFUSED[model_type]}")
+        raise Foreign(f"its model type is {model_type!r}, which is not possible here: {REFUSED[model_type]}")
     if model_type in TOWERS:
         tower = config.get("vision_config") or {}
         if not isinstance(tower, Mapping):
             raise Misfit(f"its vision_config is {shown(tower)}, not an object")
         return KINDS[TOWERS[model_type]], tower
     if model_type not in KINDS:
-        raise Misfit(f"its model_type is {model_type!r:.60}; known are {', '.join([*KINDS, *TOWERS])}")
+        raise Foreign(f"its model_type is {model_type!r:.60}; known are {', '.join([*KINDS, *TOWERS])}")
     return KINDS[model_type], config
 
 
@@ -234,4 +240,4 @@ def _problem(config: Mapping[str, Any]) -> list[str]:
     problem = config.get("problem_type")
     if problem in (None, "single_label_classification", MULTILABEL):
         return []
-    return [f"trained for {problem}, so its outputs are no logits of classes of which one is right"]
+    return [f"trained for {problem}, so its outputs are not logits of classes, one of which is correct"]
