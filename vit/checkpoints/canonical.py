@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vit.checkpoints.sources.unfit import refuse_unpositioned
 from vit.foundation import UserError
 
 # (ours, timm's): the start of a key; the rest of it is the same in both.
@@ -163,6 +164,8 @@ def architecture(
             "The checkpoint has learned positions, but what stands beside it says that they are rotary positions.\n"
             "Take the weights and their config from the same place again."
         )
+    if not rotary and "pos_embed" not in tensors:
+        refuse_unpositioned()
     _refuse_misshapen(tensors, optional={"pos_embed"} if rotary else set())
     patch_h, patch_w = tensors["patch_embed.proj.weight"].shape[2:]
     if "pos_embed" in tensors:

@@ -96,7 +96,7 @@ def load_with_report(
         trained_size: pixels that the positions were learned for, as `image_size`, where the checkpoint does not say.
         in_chans: channels that it is adapted to, see `vit.layers.patches.adapt_channels`; None keeps them.
         pool: see `Classifier`; None keeps the checkpoint's, or takes "class" where there is a class token. The
-            head of another pooling is left out.
+            head of another pooling is left out, and so is one that reads what has no place here.
         pool_blocks: see `Classifier`, as `pool`.
         drop_path: see `Encoder`.
         report: filled in as the checkpoint is read: of one that is refused, it has what was found till then.
@@ -112,6 +112,8 @@ def load_with_report(
     origin, converted = _converted(content)
     report.layout = origin.name
     report.dropped += converted.left_out
+    if pool is None:
+        _refuse_head(content, converted)
     _refuse_nonfinite(content)
     told = {name: value for name, value in architecture.items() if value is not None}
     told |= {"image_size": trained_size} if trained_size else {}
@@ -292,6 +294,15 @@ def _for_channels(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]
     if in_chans == 1:
         return (sum(values) / len(values),)
     return tuple(values[channel % len(values)] for channel in range(in_chans))
+
+
+def _refuse_head(content: Content, converted: Converted) -> None:
+    """Raises UserError for a head that would have to be left out."""
+    if converted.head_behind:
+        raise UserError(
+            f"{content.name}'s head reads {converted.head_behind}, which the models here have no place for.\n"
+            "To leave the head out, give vit.load pool='class', or vit train --model.pool class for a new head."
+        )
 
 
 def _refuse_nonfinite(content: Content) -> None:

@@ -24,6 +24,8 @@ def timm_facts(module: nn.Module) -> Facts:
     kinds = [type(part).__name__ for part in (block, getattr(block, "attn", None), getattr(block, "mlp", None))]
     if kinds[:2] != ["Block", "Attention"] or kinds[2] not in ("Mlp", "GluMlp"):
         raise _unfit(module, f"blocks of {', '.join(kinds)}")
+    if timm.pos_embed is None:
+        raise _unfit(module, "no positions (pos_embed='none')")
     if timm.global_pool not in POOLS:
         raise _unfit(module, f"{timm.global_pool!r} pooling")
     if timm.pool_include_prefix and timm.num_prefix_tokens and timm.global_pool in ("avg", "map"):

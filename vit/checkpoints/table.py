@@ -30,8 +30,11 @@ _RESIZING = """\
 
 With `--model.image_size` the learned positions are resized by the filter of the library that the checkpoint comes
 from: libraries differ, and each model answers exactly as its own does (`pos_interpolation`, see
-`vit/layers/positions.py`). From Python, `vit.load(..., patch_size=, in_chans=)` also resizes the projection of patches,
-by the pseudo-inverse of the resize (Beyer et al. 2023, FlexiViT), and adapts it to other channels."""
+`vit/layers/positions.py`). A bare file does not say which grid its positions are of: usually a square one. With
+`--model.trained_size [height, width]` it need not be square; where a square one and the size that is asked for fit
+equally, the option is required. `--model.patch_size` and `vit.load(..., patch_size=)` resize the projection of
+patches by the pseudo-inverse of the resize (Beyer et al. 2023, FlexiViT); `in_chans=` adapts it to other channels. Verbs
+that read photographs load every model for three channels: one for grey images sees the mean of the three."""
 
 _FOLDER = """\
 ## The model folder

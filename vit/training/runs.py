@@ -22,6 +22,8 @@ JUDGES = (
 )  # fmt: skip
 
 DATA = "data.root"  # a run may go on when its data was moved, but accuracies on other data are not comparable
+PATCH_SIZE = 16  # of new models
+
 FEW = 3  # runs whose options can all be read
 
 
@@ -120,7 +122,14 @@ def differing(runs: Sequence[Run]) -> list[str]:
     earlier version did not have."""
     names = [name for name in runs[0].options if all(name in run.options for run in runs)]
     told = [name for name in names if name == DATA or name not in FREE_TO_CHANGE]
-    return [name for name in told if len({repr(run.options[name]) for run in runs}) > 1]
+    return [name for name in told if len({repr(_meant(run, name)) for run in runs}) > 1]
+
+
+def _meant(run: Run, name: str) -> Any:
+    """The value of an option, of new models also the default size of patches, which earlier versions wrote out."""
+    if name == "model.patch_size" and run.options.get("model.pretrained") is None:
+        return run.options[name] or PATCH_SIZE
+    return run.options[name]
 
 
 def run_table(runs: Sequence[Run]) -> tuple[str, list[str], list[list[str]]]:

@@ -25,6 +25,7 @@ class Converted:
             a decoder's weights, mask tokens, a projection head.
         known: keywords of `image_encoder` that this layout tells by itself (Google's kernels tell the heads).
         assumed: keywords that models of this kind have as a rule, beyond what the source assumes of all.
+        head_behind: what the head reads that has no place here; it is left out, but only if the user says so.
         pool: see `Classifier`; None where the layout does not say.
     """
 
@@ -33,6 +34,7 @@ class Converted:
     known: Mapping[str, Any] = field(default_factory=dict)
     pool: str | None = None
     assumed: Mapping[str, Any] = field(default_factory=dict)
+    head_behind: str = ""
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ def recognises(tensors: Tensors) -> bool:
 
 def convert(tensors: Tensors) -> Converted:
     refuse_unfit(tensors)
-    behind = {"heads.": "the head reads a representation layer"} if "heads.pre_logits.weight" in tensors else {}
-    tensors, left_out = leave_out(tensors, behind)
-    return Converted(rename(tensors, TABLE), left_out, pool="class")
+    layer = "a representation layer" if "heads.pre_logits.weight" in tensors else ""
+    tensors, left_out = leave_out(tensors, {"heads.": f"the head reads {layer}"} if layer else {})
+    return Converted(rename(tensors, TABLE), left_out, pool="class", head_behind=layer)
 
 
 TORCHVISION = Source(
@@ -37,7 +37,7 @@ TORCHVISION = Source(
     models="vit_b_16 to vit_h_14, with either naming of the MLP",
     recognised_by="conv_proj.weight, encoder.pos_embedding, encoder.ln.weight",
     tested="torchvision's own models, every parameter random; other sizes with its interpolate_embeddings",
-    limits="no convolutional stem; a head behind a representation layer is left out",
+    limits="no convolutional stem; a head behind a representation layer is refused, or left out with --model.pool",
     recognises=recognises,
     convert=convert,
     assumes={"norm_eps": 1e-6, "act": "gelu", "pos_interpolation": "bicubic_corners"},

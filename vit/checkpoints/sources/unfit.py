@@ -35,7 +35,7 @@ def refuse_unfit(tensors: Tensors) -> None:
         if re.search(pattern, keys, re.MULTILINE):
             raise UserError(_text(what, why))
     if "pos_embed" not in tensors and {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight"} <= tensors.keys():
-        raise UserError(_text("without pos_embed, and no model with rotary positions that is known here", ROTARY))
+        refuse_unpositioned()
     if any(name.endswith("embeddings.patch_embeddings.weight") for name in tensors):
         raise UserError(_text("near transformers' DINOv3, which is known here, but not of its names", ROTARY))
     if {"norm_pre.weight", "pos_embed"} <= tensors.keys() and "attn_pool.latent" in tensors:
@@ -43,6 +43,15 @@ def refuse_unfit(tensors: Tensors) -> None:
     if "blocks.0.gamma_1" in tensors:
         what = "of DeiT III's own files, or a model with rotary positions and the same keys"
         raise UserError(_text(what, "which of the two can't be told; timm's deit3_* are the former under other names"))
+
+
+def refuse_unpositioned() -> None:
+    """Raises UserError for a model that has neither learned positions nor rotary ones that are known."""
+    raise UserError(
+        "The checkpoint has no pos_embed: either it has no positions at all, as timm's models with pos_embed='none',\n"
+        "or rotary ones that its names don't tell. The encoder here needs positions.\n"
+        "If they are rotary, give the folder with its config.json, or timm:NAME; otherwise take another model."
+    )
 
 
 def refuse_twins(tensors: Tensors) -> None:
