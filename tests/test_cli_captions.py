@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
 import cli
 import vit
 from tests.training.test_fit import assert_same_run
 from vit.models.captioner import Captioner
+from vit.models.generation import Generated
 
 ROOT = Path(__file__).parent.parent
 SMALL = shlex.split(
@@ -123,6 +126,21 @@ def test_explain_has_a_map_for_each_word(trained: Path, photos: Path, tmp_path: 
     assert "torn.png" in (tmp_path / "maps" / "skipped.csv").read_text()
 
 
+def test_a_caption_without_words_has_a_row_and_no_map(
+    trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(model: Captioner, images: Tensor, *_: object, **__: object) -> Generated:
+        ids = torch.full((len(images), 1), model.end)
+        return Generated(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros(len(images)))
+
+    monkeypatch.setattr(Captioner, "generate", silent)
+    command = ["explain", str(trained / "model"), str(photos / "0.png"), "--num_workers", "0"]
+    assert cli.main([*command, "--out", str(tmp_path / "maps")]) == 0
+    (row,) = read(tmp_path / "maps" / "index.csv")
+    assert (row["image"], row["caption"], row["word"], row["map"], row["flag"]) == ("0.png", "", "", "", "no words")
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["index.csv"]
+
+
 def test_info(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["info", str(trained / "model")]) == 0
     told = capsys.readouterr().out
@@ -177,7 +195,7 @@ PREDICT = ["predict", "MODEL", "IMAGE", "--out", "RUN/x.csv"]
         ([*EXPLAIN, "--start_block", "9"], "has blocks 0 to 5"),
         ([*CAPTION, "--data.root", "birdscenes:demo", "--model.crop_pct", "0.9"], "crop_pct is for photographs"),
         ([*PREDICT, "--decoding.max_tokens", "99"], "this model can write up to"),
-        ([*PREDICT, "--decoding.beams", "2", "--decoding.temperature", "1"], "beams are searched, not drawn"),
+        ([*PREDICT, "--decoding.beams", "2", "--decoding.temperature", "1"], "beams are searched, not sampled"),
         (["score", "MODEL", "IMAGE", "--masks", "IMAGE", "--out", "RUN"], "holds a captioner"),
     ],
 )

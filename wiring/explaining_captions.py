@@ -12,7 +12,7 @@ from vit.options import DecodingOptions, Device
 from vit.terminal import progress, say, tell_skipped
 from wiring.caption_verbs import generation, vocabulary_of
 from wiring.data import check_reading, image_files
-from wiring.explaining import output_stems, refuse_images_within, remove_summaries
+from wiring.explaining import check_block, output_stems, refuse_images_within, remove_summaries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,9 +74,7 @@ def explain_captioner(
         )
     place = choose_device(device)
     network = load_captioner(model).to(place).eval()
-    last_block = len(network.encoder.blocks) - 1
-    if start_block > last_block or start_block < 0:
-        raise UserError(f"--start_block is {start_block}; the encoder has blocks 0 to {last_block}.")
+    check_block(start_block, len(network.encoder.blocks))
     vocabulary, options = vocabulary_of(network, model), generation(decoding, network)
     files = list_images(images, limit=limit, elsewhere=[out])
     refuse_images_within(Path(out), files)
@@ -95,10 +93,11 @@ def explain_captioner(
         skipped |= unread
         strips += strip[: SHEET_STRIPS - len(strips)]
     tell_skipped(skipped, folder)
-    if not rows:
+    if len(skipped) == len(files):
         raise none_read(f"{len(files)} images", skipped)
     _finish(folder, rows, strips)
-    say(f"{len(files) - len(skipped)} captions with a map per word in {folder}; first look at {folder / SHEET}")
+    look = f"; first look at {folder / SHEET}" if strips else ""
+    say(f"{len(files) - len(skipped)} captions with a map per word in {folder}{look}")
 
 
 def _explained(
@@ -138,12 +137,15 @@ def _explained(
                         if one not in (network.pad, network.start, network.end)]  # fmt: skip
                 ids, of_words = found.ids[n, said].tolist(), maps[n, said]
                 name, words = printable(files[index].relative), vocabulary.words(ids)
+                about = [name, *batch["size"][n], vocabulary.decode(ids)]
+                if not words:
+                    rows.append([*about, *[""] * (len(COLUMNS) - len(about) - 1), "no words"])
+                    continue
                 photo, strip_path = batch["photo"][n].numpy(), stems[index].with_name(stems[index].name + ".png")
                 strip = word_strip(photo, words, of_words, colormap=colormap, opacity=opacity)
                 save_overlay(folder / strip_path, strip)
                 path = stems[index].with_name(stems[index].name + ".npy")
                 save_map(folder / path, of_words)
-                about = [name, *batch["size"][n], vocabulary.decode(ids)]
                 shown = os.fsencode(path).decode("utf-8", "backslashreplace")
                 rows += [_row(about, number, word, chances[n][place], shown, of_words[number])
                          for number, (place, word) in enumerate(zip(said, words, strict=True))]  # fmt: skip
@@ -170,6 +172,8 @@ def _finish(folder: Path, rows: list[list[Any]], strips: list[tuple[Any, str]]) 
         table = csv.writer(file)
         table.writerow(COLUMNS)
         table.writerows(rows)
+    if not strips:
+        return
     pages = [next(contact_sheet([pair], columns=1, tile=pair[0].shape[:2], per_page=1)) for pair in strips]
     width = max(page.shape[1] for page in pages)
     sides = [((0, 0), (0, width - page.shape[1]), (0, 0)) for page in pages]
