@@ -122,7 +122,7 @@ def test_nothing_is_written_through_a_link_out_of_the_folder(tmp_path: Path) -> 
         temporary.write_text("mine")
     assert list(elsewhere.iterdir()) == []
     (out / "a" / "outside").symlink_to(elsewhere)
-    with pytest.raises(UserError, match="outside is a link out of the output folder"):
+    with pytest.raises(UserError, match="outside is a link that leads out of the output folder"):
         claim_folder(out, overwrite=True)
 
 

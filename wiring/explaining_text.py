@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 TEXT_OPTIONS = {"model", "images", "out", "task", "word", "method", "start_block", "device", "overwrite"}
 CSV, SHEET = "attention.csv", "contact_sheet.png"
-LARGEST = 560  # pixels a side of a picture on the contact sheet
+LARGEST = 560  # maximum side of a picture on the contact sheet, in pixels
 
 
 def explain_texts(

@@ -1,4 +1,4 @@
-"""transformers' BERT and RoBERTa: recognised by their keys, renamed by one table, their three projections made one.
+"""transformers' BERT and RoBERTa: recognised by their keys, renamed by one table, with their three projections fused.
 
 model, left_out = load_text_encoder("folder")      # with config.json and weights, as transformers writes them
 """
@@ -50,7 +50,7 @@ BEHIND_PADDING = ("roberta", "xlm-roberta", "camembert")  # the first word has t
 
 
 def recognises(tensors: dict[str, Tensor]) -> bool:
-    """Whether the keys are those of transformers' BERT."""
+    """Whether these are the keys of transformers' BERT."""
     required = {"embeddings.word_embeddings.weight", "encoder.layer.0.attention.self.query.weight"}
     return required <= _plain(tensors).keys()
 
@@ -150,7 +150,7 @@ def load_text_encoder(place: str | Path) -> tuple[TextEncoder, list[str]]:
 
 
 def _from_first_word(tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
-    """The tensors, their positions beginning with that of the first word; RoBERTa has rows before it."""
+    """The tensors with positions that start at the first word; RoBERTa has rows before it."""
     if config.get("model_type") not in BEHIND_PADDING:
         return tensors
     tensors = _plain(tensors)
@@ -220,5 +220,5 @@ def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _depth(tensors: dict[str, Tensor]) -> int:
-    """Blocks counted, not the largest number read."""
+    """The number of blocks, counted, so that a stray key can't make it huge."""
     return len({name.split(".")[2] for name in tensors if name.startswith("encoder.layer.")})

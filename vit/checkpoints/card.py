@@ -9,7 +9,7 @@ from vit.models.classifier import Classifier, Preprocessing
 
 @dataclass(frozen=True)
 class Training:
-    """What a run tells of a model.
+    """What a run knows about a model.
 
     Args:
         data: name of the data set, no path.

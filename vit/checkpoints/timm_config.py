@@ -1,4 +1,4 @@
-"""What timm says beside its weights: the config.json of its folders and hub records.
+"""What timm says in addition to its weights: the config.json of its folders and hub records.
 
 Heads, epsilon and activation don't stand there: the architecture's name tells them, and timm builds it to be asked.
 """
@@ -49,7 +49,7 @@ def skeleton(config: Mapping[str, Any], name: str) -> nn.Module:
         name: of the checkpoint, for messages.
 
     Raises:
-        UserError: when timm does not know the architecture, or it is no Vision Transformer.
+        UserError: when timm does not know the architecture, or it is not a Vision Transformer.
     """
     import timm
     from timm.models.eva import Eva
@@ -81,7 +81,7 @@ def skeleton(config: Mapping[str, Any], name: str) -> nn.Module:
 
 
 def prepared(config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
-    """Of timm's pretrained config: keywords of `Preprocessing`; labels; and what there is no place for here."""
+    """From timm's pretrained config: keywords of `Preprocessing`, labels, and notes on what has no equivalent here."""
     notes = []
     crop_mode, interpolation = config.get("crop_mode", "center"), config.get("interpolation", "bicubic")
     crop_pct = config.get("crop_pct", 1.0)

@@ -1,4 +1,4 @@
-"""How transformers prepares images, preprocessor_config.json, as keywords of `Preprocessing`."""
+"""The preprocessing of transformers, preprocessor_config.json, as keywords of `Preprocessing`."""
 
 import re
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ ANY_BY_PILLOW = "PilBackend"  # a processor that does what its config says, and 
 
 
 class Misfit(Exception):
-    """What is wrong with a config, a sentence without its end."""
+    """What is wrong with a config, as the end of a sentence."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Where checkpoints come from: one file a source, and the registry of them all.
+"""The sources of checkpoints: one file per source, and the registry of all of them.
 
 Adding a source is one file here, one row in SOURCES, and one test against the library that it comes from.
 """
@@ -50,12 +50,12 @@ __all__ = ["SOURCES", "TIMM", "Converted", "Facts", "Source", "Tensors", "locate
 
 
 def recognise(tensors: Tensors) -> Source | None:
-    """The source whose layout the keys are of, if there is one."""
+    """The source whose layout the keys have; None if there is none."""
     return next((source for source in SOURCES if source.recognises(tensors)), None)
 
 
 def locate(tensors: Tensors) -> tuple[Source | None, Tensors, tuple[str, ...]]:
-    """The source whose layout the keys are of, also within a larger model.
+    """The source whose layout the keys have, even inside a larger model.
 
     Returns:
         The source, or None; the tensors of its layout; and what is left out, being beside it.

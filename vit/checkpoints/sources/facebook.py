@@ -1,4 +1,4 @@
-"""Meta's own checkpoints, .pth files of facebookresearch: DINO, DINOv2, MAE. Near timm's names, not equal."""
+"""Meta's own checkpoints, .pth files of facebookresearch: DINO, DINOv2, MAE. Names are similar to timm's."""
 
 import re
 

@@ -24,7 +24,7 @@ def recognises(tensors: Tensors) -> bool:
 
 
 def _root(tensors: Tensors) -> str | None:
-    """What stands before all names of the image encoder."""
+    """The prefix of all names of the image encoder."""
     return next((root for root in ROOTS if f"{root}embedding/kernel" in tensors), None)
 
 
@@ -58,7 +58,7 @@ def _unstacked(tensors: Tensors) -> Tensors:
 
 
 def _renamed(tensors: Tensors) -> Tensors:
-    """The canonical tensors; what is not of this layout keeps its name and is refused later."""
+    """The canonical tensors; names that are not part of this layout are kept, and refused later."""
     blocks: dict[str, Tensors] = {}
     result: Tensors = {}
     for name, value in tensors.items():
@@ -75,7 +75,7 @@ def _renamed(tensors: Tensors) -> Tensors:
 
 
 def _block(block: Tensors, *, pool: bool) -> Tensors:
-    """The tensors of one block, or of the attention pool, whose names are numbered by the order of their making."""
+    """The tensors of one block, or of the attention pool, whose names are numbered in the order of creation."""
     norms = sorted({name.split("/")[0] for name in block if name.startswith("LayerNorm_")})
     names = dict(zip(norms, ["norm"] if pool else ["norm1", "norm2"], strict=False))
     result: Tensors = {}

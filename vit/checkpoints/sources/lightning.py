@@ -1,4 +1,4 @@
-"""Our own training checkpoints: the state dict of the task, under the names of our modules."""
+"""Our own training checkpoints: the state dict of the task, with the names of our modules."""
 
 from vit.checkpoints import canonical
 from vit.checkpoints.sources.source import Converted, Source, Tensors

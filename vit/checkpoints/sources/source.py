@@ -1,4 +1,4 @@
-"""What a source of checkpoints is: how its layout is recognised, and how it becomes the canonical one."""
+"""Sources of checkpoints: how their layouts are recognised, and converted to the canonical one."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +39,7 @@ class Converted:
 
 @dataclass(frozen=True)
 class Facts:
-    """What stands beside the tensors: in a sidecar file, in a hub's record, or in a live module.
+    """The facts that come with the tensors: from a config file, a hub record, or a live module.
 
     Args:
         encoder: keywords of `image_encoder`.

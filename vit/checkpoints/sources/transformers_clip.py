@@ -35,7 +35,7 @@ def recognises(tensors: Tensors) -> bool:
 
 
 def convert(tensors: Tensors) -> Converted:
-    """The model for classification reads the mean of the patches as they leave the last block, not normalised."""
+    """The model for classification reads the mean of the patches after the last block, without the norm."""
     classifies = "classifier.weight" in tensors
     unused = UNUSED | ({"post_layernorm.": "of the class token, which the head does not read"} if classifies else {})
     tensors, left_out = leave_out(unprefixed(tensors, PATCHES, PREFIXES) or {}, unused)

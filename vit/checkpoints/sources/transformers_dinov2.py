@@ -1,4 +1,4 @@
-"""transformers' DINOv2, without and with registers: the two resize positions each in its own way."""
+"""transformers' DINOv2, without and with registers, which differ in how they resize positions."""
 
 from collections.abc import Callable
 

@@ -19,7 +19,7 @@ def recognises(tensors: Tensors) -> bool:
 
 
 def convert(tensors: Tensors) -> Converted:
-    """The model for classification reads the mean of the tokens, not the head's answer."""
+    """The model for classification reads the mean of the tokens, not the result of the pooling head."""
     classifies = "classifier.weight" in tensors
     tensors = unprefixed(tensors, PATCHES, PREFIXES) or {}
     if tensors[PATCHES].ndim == 2:
@@ -35,7 +35,7 @@ def convert(tensors: Tensors) -> Converted:
 
 
 def _pool(tensors: Tensors) -> tuple[Tensors, Tensors]:
-    """The head's tensors under canonical names, and the rest."""
+    """(The head's tensors with canonical names, the other tensors)."""
     pooled, rest = {}, dict(tensors)
     for theirs, ours in POOL_TABLE:
         for name in [name for name in rest if name.startswith(theirs)]:

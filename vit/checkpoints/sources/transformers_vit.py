@@ -1,4 +1,4 @@
-"""transformers' ViT and what is built as it is: DeiT, ViTMAE, ViTMSN."""
+"""transformers' ViT and models that are built like it: DeiT, ViTMAE, ViTMSN."""
 
 from vit.checkpoints.sources.source import Converted, Source, Tensors, fuse, leave_out, rename, unprefixed
 
@@ -44,7 +44,7 @@ UNUSED = {
 
 
 def has(tensors: Tensors, *ends: str) -> bool:
-    """Whether for each of `ends` there is a name that ends so."""
+    """Whether each of `ends` is the end of some name."""
     return all(any(name.endswith(end) for name in tensors) for end in ends)
 
 

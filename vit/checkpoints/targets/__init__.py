@@ -1,4 +1,4 @@
-"""Libraries that models are exported to: one file a target, and the registry of them all."""
+"""Libraries that models are exported to: one file per target, and the registry of all of them."""
 
 from vit.checkpoints.targets.target import Target
 from vit.checkpoints.targets.timm import TIMM

@@ -1,4 +1,4 @@
-"""What a target of export is: what of a model the library has no place for, and what is written for it."""
+"""Export targets: what a library can't represent of a model, and what is written for it."""
 
 import hashlib
 import json
@@ -52,7 +52,7 @@ def rename_back(tensors: Tensors, table: Iterable[tuple[str, str]]) -> Tensors:
 
 
 def split_qkv(tensors: Tensors, names: tuple[str, str, str] = ("attn.q.", "attn.k.", "attn.v.")) -> Tensors:
-    """The tensors with the projections of queries, keys and values apart."""
+    """The tensors with separate projections of queries, keys and values."""
     apart: dict[str, Tensor] = {}
     for name, value in tensors.items():
         if "attn.qkv." in name:
@@ -63,32 +63,32 @@ def split_qkv(tensors: Tensors, names: tuple[str, str, str] = ("attn.q.", "attn.
 
 
 def with_patch_bias(tensors: Tensors) -> Tensors:
-    """The tensors with a bias of the patches' projection; where a model has none, zeros are the same."""
+    """The tensors with a bias of the patches' projection; if the model has none, it is zero."""
     weight = tensors["patch_embed.proj.weight"]
     return {"patch_embed.proj.bias": weight.new_zeros(weight.shape[0]), **tensors}
 
 
 def mlp_widths(model: Classifier) -> tuple[int, int]:
-    """How wide the first matrix of a block's MLP makes a token, and how wide the second takes it."""
+    """The output width of the first matrix of a block's MLP, and the input width of the second."""
     state = model.state_dict()
     return state["encoder.blocks.0.mlp.fc1.weight"].shape[0], state["encoder.blocks.0.mlp.fc2.weight"].shape[1]
 
 
 def beyond(architecture: Mapping[str, Any], known: Iterable[str]) -> list[str]:
-    """The options of an architecture that are set and that a target has not heard of."""
+    """The options of an architecture that are set, but unknown to a target."""
     strange = {name: value for name, value in architecture.items() if value and name not in set(known)}
     return ["rotary positions" if name == "rotary" else f"{name}={value}" for name, value in strange.items()]
 
 
 def write_safetensors(tensors: Tensors, path: Path) -> str:
-    """Writes a file of weights, whole or not at all; returns its sha256."""
+    """Writes a weight file atomically; returns its sha256."""
     with atomic_write(path) as temporary:
         save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, {"format": "pt"})
         return sha256(temporary)
 
 
 def write_json(content: object, path: Path) -> None:
-    """Writes a JSON file, whole or not at all."""
+    """Writes a JSON file atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

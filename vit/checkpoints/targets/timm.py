@@ -1,4 +1,4 @@
-"""timm's layout: what our own model folders hold, so that timm and transformers' TimmWrapper load these, too."""
+"""timm's layout, also used by our own model folders, so that timm and transformers' TimmWrapper can load these."""
 
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ KNOWN = {
 
 
 def obstacles(model: Classifier) -> list[str]:
-    """What of a model timm has no place for."""
+    """What timm can't represent of a model, one phrase each."""
     shape = model.encoder.architecture
     distilled = model.pool == "class+dist"
     found = beyond(shape, KNOWN)
@@ -146,7 +146,7 @@ def entry_point(model: Classifier) -> str:
 
 
 def model_args(model: Classifier) -> dict[str, Any]:
-    """The keywords of timm's VisionTransformer, all of them: no default of an entry point is left to change."""
+    """The keywords of timm's VisionTransformer, all of them, so that none depends on the defaults of an entry point."""
     shape = model.encoder.architecture
     fc_norm = has_fc_norm(model)
     if shape.get("rotary") is not None:
@@ -183,13 +183,13 @@ def _mlp_ratio(model: Classifier) -> float:
 
 
 def tensors(model: Classifier) -> Tensors:
-    """The weights under timm's names, on the CPU."""
+    """The weights with timm's names, on the CPU."""
     named = canonical.from_ours({name: value.cpu() for name, value in model.state_dict().items()}, model.pool)
     return named if model.encoder.rotary is None else timm_rotary.tensors(named)
 
 
 def write(model: Classifier, folder: Path) -> None:
-    """model.safetensors and config.json."""
+    """Writes model.safetensors and config.json."""
     write_safetensors(tensors(model), folder / "model.safetensors")
     write_json(config(model), folder / "config.json")
 
@@ -211,7 +211,7 @@ probabilities = dict(zip(model.pretrained_cfg["label_names"], logits.softmax(dim
 
 
 def loading_by_transformers(model: Classifier) -> str:
-    """The lines by which transformers loads the same folder; it needs timm for that."""
+    """The code with which transformers loads the same folder, for which it needs timm."""
     return f"""\
 from transformers import pipeline
 

@@ -14,7 +14,7 @@ POOLS = {"class": "token", "mean": "avg"}
 
 
 def obstacles(model: Classifier) -> list[str]:
-    """What keeps timm's Eva from computing what a model with rotary positions does, a phrase each."""
+    """Reasons why timm's Eva can't compute a model with rotary positions, one phrase each."""
     shape = model.encoder.architecture
     found = []
     if shape["norm_eps"] not in ENTRY_POINTS:
@@ -31,7 +31,7 @@ def obstacles(model: Classifier) -> list[str]:
 
 
 def model_args(model: Classifier, *, fc_norm: bool) -> dict[str, Any]:
-    """The keywords of timm's Eva, all of them: no default of an entry point is left to change."""
+    """The keywords of timm's Eva, all of them, so that none depends on the defaults of an entry point."""
     shape = model.encoder.architecture
     rotary = shape["rotary"]
     hidden = mlp_widths(model)[1]
@@ -67,5 +67,5 @@ def model_args(model: Classifier, *, fc_norm: bool) -> dict[str, Any]:
 
 
 def tensors(canonical: Tensors) -> Tensors:
-    """The canonical tensors under Eva's names."""
+    """The canonical tensors with Eva's names."""
     return rename_back(canonical, KEY_TABLE)

@@ -29,7 +29,7 @@ OLD_NAMES = ("linear_1", "linear_2")  # of the MLP, before torchvision 0.14
 
 
 def obstacles(model: Classifier) -> list[str]:
-    """What of a model torchvision's VisionTransformer has no place for."""
+    """What torchvision's VisionTransformer can't represent of a model, one phrase each."""
     shape = model.encoder.architecture
     named = {"num_registers": "registers", "dist_token": "a distillation token", "init_values": "layer scale",
              "qk_norm": "qk-norm", "embed_norm": "a norm before the blocks"}  # fmt: skip
@@ -55,7 +55,7 @@ def obstacles(model: Classifier) -> list[str]:
 
 
 def tensors(model: Classifier) -> Tensors:
-    """The weights under torchvision's names."""
+    """The weights with torchvision's names."""
     state = {name: value.cpu() for name, value in model.state_dict().items()}
     named = with_patch_bias(canonical.from_ours(state, model.pool))
     for index in range(len(model.encoder.blocks)):  # nn.MultiheadAttention has a bias everywhere, or nowhere
@@ -66,7 +66,7 @@ def tensors(model: Classifier) -> Tensors:
 
 
 def write(model: Classifier, folder: Path) -> None:
-    """model.pth and labels.json."""
+    """Writes model.pth and labels.json."""
     with atomic_write(folder / "model.pth") as temporary:
         torch.save(tensors(model), temporary)
     write_json(list(model.labels), folder / "labels.json")

@@ -1,4 +1,4 @@
-"""transformers' own layouts: ViT, DeiT and DINOv2, loaded without timm and without a line of ours."""
+"""transformers' own layouts: ViT, DeiT and DINOv2, which load without timm and without this library."""
 
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def model_type(model: Classifier) -> str:
 
 
 def obstacles(model: Classifier) -> list[str]:
-    """What of a model transformers' ViT, DeiT and DINOv2 have no place for."""
+    """What transformers' ViT, DeiT and DINOv2 can't represent of a model, one phrase each."""
     shape, kind = model.encoder.architecture, model_type(model)
     found = beyond(shape, KNOWN)
     if not model.num_classes:
@@ -105,12 +105,12 @@ def _no_dinov2(model: Classifier) -> list[str]:
 
 
 def _swiglu_width(width: int, ratio: int) -> int:
-    """By DINOv2's rule: two thirds of the MLP's, rounded up to a multiple of 8."""
+    """The width by DINOv2's rule: two thirds of the MLP's, rounded up to a multiple of 8."""
     return (int(width * ratio * 2 / 3) + 7) // 8 * 8
 
 
 def _mlp_ratio(model: Classifier) -> int:
-    """The whole ratio that gives the width of the model's MLP, or the one that comes nearest."""
+    """The integer ratio that gives the width of the model's MLP, or the nearest one."""
     width, (_, hidden) = model.encoder.embed_dim, mlp_widths(model)
     if model.encoder.architecture.get("mlp") != "swiglu":
         return hidden // width
@@ -118,7 +118,7 @@ def _mlp_ratio(model: Classifier) -> int:
 
 
 def config(model: Classifier) -> dict[str, Any]:
-    """config.json."""
+    """The content of config.json."""
     shape, kind = model.encoder.architecture, model_type(model)
     labels = list(model.labels) or [f"LABEL_{index}" for index in range(model.num_classes)]
     both = model.pool == "class+dist"
@@ -151,7 +151,7 @@ def _one_or_pair(size: tuple[int, int]) -> int | list[int]:
 
 
 def preprocessor(model: Classifier) -> dict[str, Any]:
-    """preprocessor_config.json."""
+    """The content of preprocessor_config.json."""
     prepared = model.preprocessing
     height, width = prepared.image_size
     crop = prepared.resize_mode == "crop"
@@ -175,7 +175,7 @@ def preprocessor(model: Classifier) -> dict[str, Any]:
 
 
 def tensors(model: Classifier) -> Tensors:
-    """The weights under transformers' names, those that all its versions read from files."""
+    """The weights with the names that all versions of transformers read from files."""
     kind = model_type(model)
     state = {name: value.cpu() for name, value in model.state_dict().items()}
     named = split_qkv(with_patch_bias(canonical.from_ours(state, model.pool)))
@@ -213,7 +213,7 @@ def _as_dinov2(named: Tensors, model: Classifier) -> Tensors:
 
 
 def write(model: Classifier, folder: Path) -> None:
-    """model.safetensors, config.json and preprocessor_config.json."""
+    """Writes model.safetensors, config.json and preprocessor_config.json."""
     write_safetensors(tensors(model), folder / "model.safetensors")
     write_json(preprocessor(model), folder / "preprocessor_config.json")
     write_json(config(model), folder / "config.json")
