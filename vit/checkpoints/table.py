@@ -33,8 +33,8 @@ from: libraries differ, and each model answers exactly as its own does (`pos_int
 `vit/layers/positions.py`). A bare file does not say which grid its positions are of: usually a square one. With
 `--model.trained_size [height, width]` it need not be square; where a square one and the size that is asked for fit
 equally, the option is required. `--model.patch_size` and `vit.load(..., patch_size=)` resize the projection of
-patches by the pseudo-inverse of the resize (Beyer et al. 2023, FlexiViT); `in_chans=` adapts it to other channels. Verbs
-that read photographs load every model for three channels: one for grey images sees the mean of the three."""
+patches by the pseudo-inverse of the resize (Beyer et al. 2023, FlexiViT); `in_chans=` adapts it to other channels.
+Verbs that read photographs load every model for three channels: one for grey images sees the mean of the three."""
 
 _FOLDER = """\
 ## The model folder
