@@ -22,7 +22,7 @@ JUDGES = (
 )  # fmt: skip
 
 DATA = "data.root"  # a run may go on when its data was moved, but accuracies on other data are not comparable
-PATCH_SIZE = 16  # of new models
+PATCH_SIZE = 16  # of new models, as in wiring.models
 
 FEW = 3  # runs whose options can all be read
 
