@@ -161,10 +161,6 @@ class Photographs(SplitLoaders):
         """The photos of a split, relative to `base` and printable, by index."""
         return [printable(path) for path in relative_paths(self.paths(split), self.base)]
 
-    def sampled_classes(self) -> list[int] | None:
-        """The class of each training image for balanced sampling; None for ordinary sampling."""
-        return None
-
     def _loader(self, split: str, *, augment: bool = False) -> SampleLoader:
         dataset = self.dataset(split, augment=augment)
         dataset.cache = self.cache

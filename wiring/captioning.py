@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vit.foundation import UserError, check_range
 from vit.options import (
@@ -20,6 +20,8 @@ from wiring.models import build_model, pair
 from wiring.runs import RunOptions, check_run, open_run, refuse_classification, run_task
 
 if TYPE_CHECKING:
+    from datamodules.captioned_scenes import BirdSceneCaptions
+    from datamodules.captions_csv import CaptionsCsv
     from datamodules.vocabulary import Vocabulary
     from vit.models.captioner import Captioner
     from vit.models.classifier import Preprocessing
@@ -54,6 +56,7 @@ def train_captioner(
         network,
         seed=options.seed,
         names=module.names("train"),
+        data=module.fingerprint(),
         skip_bad_steps=trainer.skip_bad_steps,
         label_smoothing=optim.label_smoothing,
         **optim.movement(),
@@ -64,7 +67,7 @@ def train_captioner(
 
 def build_captioner(
     data: TrainingDataOptions, model: ModelOptions, decoder: DecoderOptions, seed: int, limit: int | None
-) -> tuple[Captioner, Any, list[str]]:
+) -> tuple[Captioner, BirdSceneCaptions | CaptionsCsv, list[str]]:
     """(The captioner, its data, lines to print): a captioner's checkpoint as it is, or the encoder of any other model
     with a new decoder.
 
@@ -119,7 +122,7 @@ def caption_data(
     seed: int,
     max_words: int = 8192,
     limit: int | None = None,
-) -> Any:
+) -> BirdSceneCaptions | CaptionsCsv:
     """The data module of `--data.root` for captions, preprocessed as a model needs it.
 
     Args:
@@ -148,7 +151,7 @@ def caption_data(
     keywords.pop("balanced", None)
     if scenes.pop("confound", 0):
         raise UserError("--data.confound is for classification: captions have no classes.")
-    module: Any
+    module: BirdSceneCaptions | CaptionsCsv
     if root.startswith("birdscenes:"):
         for unused in ("val_fraction", "strict", "crop_scale", "hflip", "cache", "cache_gb"):
             keywords.pop(unused, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vit.foundation import UserError, check_range
 from vit.options import DataOptions
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from datamodules.doctor.diagnosis import Diagnosis
     from datamodules.image_files import ImageFile, ImageFiles
+    from datamodules.splits import SplitLoaders
     from vit.checkpoints.card import Training
     from vit.models.classifier import Classifier, Preprocessing
 
@@ -27,7 +28,7 @@ def data_module(
     labelled: bool = True,
     limit: int | None = None,
     fold: tuple[int, int] | None = None,
-) -> Any:
+) -> SplitLoaders:
     """The data module of `--data.root`, preprocessed as the model needs it.
 
     If `labelled` is False, folder names are ignored.
@@ -50,7 +51,7 @@ def data_module(
 
 def whole_data_module(
     options: DataOptions, model: Classifier, *, seed: int, labels: tuple[str, ...] | None, labelled: bool
-) -> Any:
+) -> SplitLoaders:
     """As `data_module`, with all images. Raises UserError as it does."""
     from datamodules.birdscenes import BirdScenes
     from datamodules.image_folder import ImageFolder
@@ -98,13 +99,13 @@ def image_files(files: list[ImageFile], prepared: Preprocessing, *, photo_side: 
                       photo_side=photo_side, **keywords)  # fmt: skip
 
 
-def describe_data(options: DataOptions, module: Any, start: str | None) -> Training:
+def describe_data(options: DataOptions, module: SplitLoaders, start: str | None) -> Training:
     """What a model card says about a run's data and its starting checkpoint, without paths of this machine."""
     from vit.checkpoints.card import Training
 
     name = options.root if options.root.startswith("birdscenes:") else Path(options.root).absolute().name
     images = {split: module.length(split) for split in ("train", "val")}
-    classes = module.counts()["train"] if hasattr(module, "counts") else {}
+    classes = module.counts().get("train", {})
     start = start or ""
     return Training(name, images, classes, start=start if start.startswith(("timm:", "hf:")) else Path(start).name)
 

@@ -10,10 +10,12 @@ from vit.options import ModelOptions
 from vit.terminal import say
 
 if TYPE_CHECKING:
+    from datamodules.splits import SplitLoaders
     from vit.models.classifier import Classifier, Preprocessing
 
 
 CHANNELS = 3  # of photographs
+RANDOM = "note: no checkpoint is given (--model.pretrained), so training starts from random weights"
 
 
 def build_model(options: ModelOptions, seed: int) -> tuple[Classifier, list[str]]:
@@ -25,7 +27,7 @@ def build_model(options: ModelOptions, seed: int) -> tuple[Classifier, list[str]
     import torch
 
     torch.manual_seed(seed)
-    model, report = _loaded(options) if options.pretrained else (_new(options), [])
+    model, report = _loaded(options) if options.pretrained else (_new(options), [RANDOM])
     if options.crop_pct is not None:
         model.preprocessing = replace(model.preprocessing, resize_mode="crop", crop_pct=options.crop_pct)
     return model, report
@@ -95,9 +97,16 @@ def pair(size: int | list[int] | None, option: str = "image_size") -> tuple[int,
     """
     if size is None:
         return None
+    from datamodules.reading import MAX_PIXELS
+
     sides = [size, size] if isinstance(size, int) else size
     if len(sides) != 2 or min(sides) < 1:
         raise UserError(f"--{option} is {size}; allowed are one number of pixels, or [height, width].")
+    if sides[0] * sides[1] > MAX_PIXELS:
+        raise UserError(
+            f"--{option} is {size}, which is more than the {MAX_PIXELS:,} pixels that an image may have.\n"
+            "Give the side in pixels, such as 224; each doubling takes four times the memory."
+        )
     return sides[0], sides[1]
 
 
@@ -116,22 +125,15 @@ def require_head(model: Classifier, source: str) -> None:
     )
 
 
-def require_kind(model: Classifier, module: Any, source: str) -> None:
+def require_kind(model: Classifier, module: SplitLoaders, source: str) -> None:
     """Raises UserError for a model with one label per image and data with several, or the other way round."""
-    if (several := getattr(module, "multilabel", False)) != model.multilabel:
+    if module.multilabel != model.multilabel:
         kinds = ("one label", "several labels")
         raise UserError(
-            f"{source} gives {kinds[model.multilabel]} per image, but the data has {kinds[several]}.\n"
-    from datamodules.reading import MAX_PIXELS
-
+            f"{source} gives {kinds[model.multilabel]} per image, but the data has {kinds[module.multilabel]}.\n"
             "A manifest with the column `labels` has several, one with the column `label` has one."
         )
 
-    if sides[0] * sides[1] > MAX_PIXELS:
-        raise UserError(
-            f"--{option} is {size}, which is more than the {MAX_PIXELS:,} pixels that an image may have.\n"
-            "Give the side in pixels, such as 224; each doubling takes four times the memory."
-        )
 
 def prepared_for(model: Classifier, *, crop: bool) -> Preprocessing:
     """The preprocessing of new images: the whole photo is squashed, so that the map covers every pixel, unless `crop`:

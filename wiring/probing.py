@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vit.foundation import UserError, atomic_write, is_first_process, none_read
 from vit.options import Device, Precision
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from datamodules.features import CachedFeatures, Columns
+    from datamodules.splits import SplitLoaders
     from vit.models.classifier import Classifier
     from vit.training.classification import ClassificationTask
 
@@ -22,7 +23,7 @@ FILE = "features.safetensors"  # in the run folder, so that a resumed run need n
 
 
 def cached_features(
-    module: Any, model: Classifier, folder: Path, *, device: Device, precision: Precision, resume: bool
+    module: SplitLoaders, model: Classifier, folder: Path, *, device: Device, precision: Precision, resume: bool
 ) -> tuple[CachedFeatures, dict[str, str]]:
     """The features of all training and validation images, preprocessed as in evaluation.
 
@@ -46,11 +47,13 @@ def cached_features(
             kept[split], unread = _computed(module, split, model, device, precision)
             skipped |= unread
         _keep(kept, folder / FILE)
-    classes = module.sampled_classes() if hasattr(module, "sampled_classes") else None
+    classes = module.sampled_classes()
     return CachedFeatures(kept, batch_size=module.batch_size, classes=classes, seed=module.seed), skipped
 
 
-def start_from_probe(task: ClassificationTask, module: Any, *, device: Device, precision: Precision) -> None:
+def start_from_probe(
+    task: ClassificationTask, module: SplitLoaders | CachedFeatures, *, device: Device, precision: Precision
+) -> None:
     """Fits the task's head as a linear probe on features of the training images, preprocessed as in evaluation.
 
     Fine-tuning needs a starting point, not the best possible probe, so at most `MOST_IMAGES` images are used. If the
@@ -59,13 +62,15 @@ def start_from_probe(task: ClassificationTask, module: Any, *, device: Device, p
     Raises:
         UserError: when no training image can be read.
     """
+    from datamodules.features import CachedFeatures
     from vit import processes
     from vit.training.probe import fit_probe
 
     if processes.count() == 1 and not is_first_process():
         return
-    columns = getattr(module, "tables", {}).get("train")  # with a frozen encoder they already exist
-    if columns is None:
+    if isinstance(module, CachedFeatures):  # of a frozen encoder
+        columns = module.tables["train"]
+    else:
         part = copy(module)
         part.limit(MOST_IMAGES)
         columns, _ = _computed(part, "train", task.model, device, precision)
@@ -74,7 +79,7 @@ def start_from_probe(task: ClassificationTask, module: Any, *, device: Device, p
 
 
 def _computed(
-    module: Any, split: str, model: Classifier, device: Device, precision: Precision
+    module: SplitLoaders, split: str, model: Classifier, device: Device, precision: Precision
 ) -> tuple[Columns, dict[str, str]]:
     """The columns of a split, including the images that other processes read, and what could not be read."""
     import torch

@@ -14,6 +14,8 @@ from wiring.models import build_model
 from wiring.runs import RunOptions, check_run, open_run, run_task
 
 if TYPE_CHECKING:
+    from datamodules.features import CachedFeatures
+    from datamodules.splits import SplitLoaders
     from vit.models.classifier import Classifier
     from vit.training.classification import ClassificationTask
     from vit.training.fit import FitResult
@@ -45,8 +47,8 @@ def train_classifier(
     say(*told, *idle(data, model, optim, trainer))
     about = describe_data(data, module, model.pretrained)
     began = perf_counter()
-    module = probed(task, module, optim, trainer, options, new_head=new_head)
-    return run_task(task, module, options, optim, trainer, about, prepared=perf_counter() - began), task.judge
+    learned = probed(task, module, optim, trainer, options, new_head=new_head)
+    return run_task(task, learned, options, optim, trainer, about, prepared=perf_counter() - began), task.judge
 
 
 def prepared(
@@ -57,7 +59,7 @@ def prepared(
     options: RunOptions,
     *,
     fold: tuple[int, int] | None,
-) -> tuple[ClassificationTask, Any, list[str], bool]:
+) -> tuple[ClassificationTask, SplitLoaders, list[str], bool]:
     """(The task, its data, lines to print, whether the head is new), before anything is written.
 
     Raises:
@@ -78,30 +80,31 @@ def prepared(
 
 def probed(
     task: ClassificationTask,
-    module: Any,
+    module: SplitLoaders,
     optim: OptimOptions,
     trainer: TrainerOptions,
     options: RunOptions,
     *,
     new_head: bool,
-) -> Any:
+) -> SplitLoaders | CachedFeatures:
     """Fits the linear probe that the options ask for, if any; returns the data to train on: for a frozen encoder, its
     features."""
     from wiring.probing import cached_features, start_from_probe
 
     arithmetic: dict[str, Any] = {"device": options.device, "precision": trainer.precision}
+    learned: SplitLoaders | CachedFeatures = module
     if optim.trained == "head":
-        module, task.skipped = cached_features(module, task.model, options.run, resume=options.resume, **arithmetic)
+        learned, task.skipped = cached_features(module, task.model, options.run, resume=options.resume, **arithmetic)
     if optim.head_init == "probe" and not options.resume:
         if new_head:
-            start_from_probe(task, module, **arithmetic)
+            start_from_probe(task, learned, **arithmetic)
         else:
             say("note: the head already has these classes and is kept; --optim.head_init only applies to a new head")
-    return module
+    return learned
 
 
 def classification_task(
-    network: Classifier, module: Any, optim: OptimOptions, trainer: TrainerOptions, *, seed: int
+    network: Classifier, module: SplitLoaders, optim: OptimOptions, trainer: TrainerOptions, *, seed: int
 ) -> ClassificationTask:
     """The task that the options and the data ask for."""
     from vit.training.classification import ClassificationTask
@@ -110,7 +113,7 @@ def classification_task(
 
     names = module.names("train")
     weights = None
-    if optim.class_weights == "balanced" and hasattr(module, "counts"):  # generated scenes are balanced
+    if optim.class_weights == "balanced" and module.counts():
         counts = list(module.counts()["train"].values())
         weights = balanced_weights(counts, len(names), multilabel=network.multilabel)
     kind = MultiLabelTask if network.multilabel else ClassificationTask
@@ -140,7 +143,7 @@ def refuse_unfit_probe(optim: OptimOptions, trainer: TrainerOptions) -> None:
         )
 
 
-def fit_head(network: Classifier, module: Any, root: str) -> list[str]:
+def fit_head(network: Classifier, module: SplitLoaders, root: str) -> list[str]:
     """Gives the model a new head for the data's labels, unless it already has one; returns lines to print about it.
 
     Raises:
@@ -150,9 +153,8 @@ def fit_head(network: Classifier, module: Any, root: str) -> list[str]:
         raise UserError(
             f"{root} has only one image per class, or one group, so none is left for validation.\nGive two or more."
         )
-    multilabel = getattr(module, "multilabel", False)  # generated scenes have one label each
-    if (network.labels, network.multilabel) == (module.labels, multilabel):
+    if (network.labels, network.multilabel) == (module.labels, module.multilabel):
         return []
-    network.reset_head(module.labels, multilabel=multilabel)
-    several = ", any number of them per image" if multilabel else ""
+    network.reset_head(module.labels, multilabel=module.multilabel)
+    several = ", any number of them per image" if module.multilabel else ""
     return [f"new head for {len(module.labels)} classes{several}"]
