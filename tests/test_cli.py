@@ -166,6 +166,12 @@ def test_train_leaves_a_run_folder(trained: Path) -> None:
         assert "state_dict" in torch.load(trained / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
 
+def test_weights_that_are_random_at_first_are_told_of(vit: Vit, model: Path, classes: Path, tmp_path: Path) -> None:
+    line = f"train {TINY} --data.root {classes} --trainer.max_epochs 1 --run {tmp_path}"
+    assert "random weights" in vit(f"{line}/new").err
+    assert "random weights" not in vit(f"{line}/started --model.pretrained {model}").err
+
+
 def test_train_leaves_a_model_that_says_all_it_takes_to_use_it(trained: Path) -> None:
     config = json.loads((trained / "model" / "config.json").read_text())["vitscope"]
     assert config["labels"] == ["bright", "dark"]
