@@ -56,6 +56,7 @@ from wiring.data import check_reading, data_module, image_files, run_estimate
 from wiring.explaining import (
     check_method,
     check_serves,
+    check_settings,
     chosen_target,
     export_photographs,
     refuse_others,
@@ -422,6 +423,8 @@ def score(
     out: str,
     masks: str | None = None,
     methods: str = "default",
+    rollout: RolloutOptions = RolloutOptions(),  # noqa: B008 (frozen)
+    start_block: int = 0,
     refine: bool = False,
     metrics: Literal["all", "localization", "faithfulness"] = "all",
     fill: Literal["paper", "zero", "mean", "blur"] = "paper",
@@ -450,6 +453,9 @@ def score(
             also have label and group.
         methods: names as of `vit explain --method`, separated by commas; the baselines centre and random are always
             scored, too.
+        rollout: settings of the method rollout.
+        start_block: the first block to take into account, for those methods that go through the blocks; they are
+            counted from 0, so of 12 blocks, 10 keeps the last two.
         refine: average the maps of these methods over patches with similar keys.
         metrics: localization needs masks; faithfulness needs a classifier head and about 60 forward passes per map; all
             measures whichever of the two is possible.
@@ -485,6 +491,7 @@ def score(
     )  # fmt: skip
     for method in asked:
         check_serves(method, network, model, "--methods default,rollout")
+    check_settings(asked, network, start_block, rollout, option="--methods")
     if metrics == "localization" and masks is None:
         raise UserError("--metrics localization needs --masks: a folder of mask images, or a CSV.")
     if network.num_classes == 0 and (masks is None or metrics == "faithfulness"):
@@ -494,8 +501,8 @@ def score(
         )
     score_photographs(
         network, list_images(images, limit=limit), asked, source=model, out=out, masks=masks, refine=refine,
-        metrics=metrics, fill=fill, device=place, precision=precision, seed=seed, batch_size=batch_size,
-        num_workers=num_workers, strict=strict, overwrite=overwrite,
+        start_block=start_block, rollout=rollout, metrics=metrics, fill=fill, device=place, precision=precision,
+        seed=seed, batch_size=batch_size, num_workers=num_workers, strict=strict, overwrite=overwrite,
     )  # fmt: skip
 
 

@@ -197,17 +197,52 @@ def test_what_can_not_be_read_is_skipped_and_listed(
     assert skipped.keys() == {"0.png", "2.png", "3.png"}
     assert "empty" in skipped["0.png"]
     assert "web page" in skipped["2.png"]
-    assert skipped["3.png"] == "no mask is given for it"
-    capsys.readouterr()
+    assert skipped["3.png"] == "it has no mask"
+    assert f"3 images were left out; the reasons are listed in {data / 'o' / 'skipped.csv'}" in capsys.readouterr().err
     assert run(*words, "--strict", "--overwrite") == 1
     assert "0.png" in capsys.readouterr().err
+
+
+def test_photos_of_which_none_has_a_mask_leave_nothing_in_the_way(
+    model: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (data / "masks").glob("*/*.png"):
+        path.write_bytes(b"<html>")
+    for _ in range(2):
+        assert run(model, data / "photos", "--masks", data / "masks", "--out", data / "o", *COMMON) == 1
+        assert "None of the 8 images could be scored" in capsys.readouterr().err
+        assert [path.name for path in (data / "o").iterdir()] == ["skipped.csv"]
+
+
+def test_settings_reach_the_methods_that_take_them(model: Path, data: Path) -> None:
+    words = [model, data / "photos", "--masks", data / "masks", "--metrics", "localization"]
+    words += ["--methods", "rollout,attribution,default", *COMMON]
+    assert run(*words, "--out", data / "plain") == 0
+    assert run(*words, "--out", data / "late", "--start_block", "1", "--rollout.head_fusion", "max") == 0
+    assert run(*words, "--out", data / "one", "--start_block", "1") == 0
+    plain, late, one = (
+        {
+            method: [row["energy_inside"] for row in read(data / out)[1] if row["method"] == method]
+            for method in ("rollout", "attribution", "default")
+        }
+        for out in ("plain", "late", "one")
+    )
+    assert plain["default"] == late["default"]
+    assert plain["attribution"] != late["attribution"] == one["attribution"]
+    assert len({*map(tuple, (plain["rollout"], late["rollout"], one["rollout"]))}) == 3
+    document, _ = read(data / "late")
+    assert document["start_block"] == 1
+    assert document["rollout"] == {"head_fusion": "max", "discard_ratio": 0.0, "residual": 0.5}
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--start_block", "2"], "--start_block is 2; the model has blocks 0 to 1."),
+        (["--start_block", "1"], "--start_block has no effect with --methods default; it applies to rollout, "),
+        (["--methods", "default,legrad", "--rollout.residual", "1"], "with --methods default,legrad; they apply to"),
         (["--methods", "rollout,atribution"], "did you mean 'attribution'"),
-        (["--methods", " , "], "names none"),
+        (["--methods", " , "], "names no method"),
         (["--metrics", "localization"], "needs --masks"),
         (["--masks", "{data}/maskes"], "did you mean 'masks'"),
         (["--masks", "{data}/photos/none"], "There are no masks"),
@@ -231,7 +266,7 @@ def test_several_processes_are_refused(
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     assert cli.main(["score", str(model), str(data / "photos"), "--out", str(data / "several")]) == 1
-    assert "vit score runs in one process, and 2 were started" in capsys.readouterr().err
+    assert "vit score runs in one process, but 2 were started" in capsys.readouterr().err
     assert not (data / "several").exists()
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,19 +58,45 @@ def check_serves(method: str, model: Classifier, source: str, hint: str = "--met
 
 def check_method(method: Method, model: Classifier, source: str, start_block: int, rollout: RolloutOptions) -> None:
     """Raises UserError when the method can't explain the model, or the given settings have no effect on it."""
-    import inspect
-
-    from vit.saliency.methods import METHODS
-
     check_serves(method, model, source)
-    if rollout != RolloutOptions() and method != "rollout":
-        raise UserError(f"The --rollout.* options have no effect with --method {method}; they apply to rollout.")
-    last_block = len(model.encoder.blocks) - 1
-    if not 0 <= start_block <= last_block:
-        raise UserError(f"--start_block is {start_block}; the model has blocks 0 to {last_block}.")
-    takes = [name for name, found in METHODS.items() if "start_block" in inspect.signature(found.maps).parameters]
-    if start_block and method not in takes:
-        raise UserError(f"--start_block has no effect with --method {method}; it applies to {', '.join(takes)}.")
+    check_settings([method], model, start_block, rollout, option="--method")
+
+
+def check_settings(
+    methods: Sequence[str], model: Classifier, start_block: int, rollout: RolloutOptions, *, option: str
+) -> None:
+    """Raises UserError when the given settings have no effect on any of the methods, or there is no such block.
+
+    Args:
+        option: the option that names the methods.
+    """
+    from vit.saliency.methods import METHODS, options_of
+
+    given = f"{option} {','.join(methods)}"
+    if rollout != RolloutOptions() and "rollout" not in methods:
+        raise UserError(f"The --rollout.* options have no effect with {given}; they apply to rollout.")
+    check_block(start_block, len(model.encoder.blocks))
+    takes = [name for name in METHODS if "start_block" in options_of(name)]
+    if start_block and not set(takes).intersection(methods):
+        raise UserError(f"--start_block has no effect with {given}; it applies to {', '.join(takes)}.")
+
+
+def check_block(start_block: int, blocks: int) -> None:
+    """Raises UserError when `--start_block` is not one of the model's blocks."""
+    from vit.saliency.walk import check_start_block
+
+    try:
+        check_start_block(start_block, blocks)
+    except ValueError as error:
+        raise UserError(f"--{error}.") from None
+
+
+def settings_of(method: str, start_block: int, rollout: RolloutOptions) -> dict[str, Any]:
+    """Those of the settings that a method takes, as keywords of `vit.explain`."""
+    from vit.saliency.methods import options_of
+
+    starts = {"start_block": start_block} if "start_block" in options_of(method) else {}
+    return starts | (asdict(rollout) if method == "rollout" else {})
 
 
 def chosen_target(text: str, method: Method, model: Classifier) -> Target:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vit.foundation import UserError, claim_folder, nearest, none_read
 from vit.terminal import print_lines, print_tables, progress, say, tell_skipped
+from wiring.explaining import settings_of
 from wiring.models import prepared_for
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from datamodules.image_files import ImageFile
     from datamodules.masks import Annotation, MarkedImages
     from vit.models.classifier import Classifier
-    from vit.options import Precision
+    from vit.options import Precision, RolloutOptions
     from vit.saliency.faithfulness import Fill
 
 
@@ -28,6 +29,8 @@ def score_photographs(
     out: str,
     masks: str | None,
     refine: bool,
+    start_block: int,
+    rollout: RolloutOptions,
     metrics: str,
     fill: Fill,
     device: torch.device,
@@ -65,7 +68,9 @@ def score_photographs(
     scorer = Scorer(
         network, methods, device=device, precision=precision,
         faithfulness=fill if faithful else None,
-        truths_known=min(truths) >= 0, method_options={method: {"refine": refine} for method in methods},
+        truths_known=min(truths) >= 0, method_options={
+            method: {"refine": refine, **settings_of(method, start_block, rollout)} for method in methods
+        },
     )  # fmt: skip
     dataset = _marked_images(network, files, known if metrics != "faithfulness" else None, truths)
     loader = dataset.loader(batch_size, num_workers, strict=strict)
@@ -79,7 +84,8 @@ def score_photographs(
     scores = scorer.scores()
     summary = summarise(scores, groups=groups, seed=seed)
     settings = {"model": printable(source), "masks": masks and printable(masks), "refine": refine,
-                "fill": scorer.faithfulness, "accuracy_of": scorer.accuracy_of, "skipped": len(skipped)}  # fmt: skip
+                "start_block": start_block, "rollout": asdict(rollout), "fill": scorer.faithfulness,
+                "accuracy_of": scorer.accuracy_of, "skipped": len(skipped)}  # fmt: skip
     names = [printable(file.relative) for file in files]
     pictures = folder / "best_worst.png"
     pictures.unlink(missing_ok=True)  # from an older run; with only baselines none are drawn

@@ -80,10 +80,56 @@ def test_it_says_in_words_what_is_read(scores: Scores) -> None:
     every, of_crow, of_robin = class_lines(summary)
     assert every.startswith("all (6 images): ")
     assert of_crow.startswith(
-        "crow (5 images): READS THE BACKGROUND rather than the object. The background makes 78% of"
+        "crow (5 images): READS THE BACKGROUND rather than the object. The background makes up 78% of"
     )
     assert "rollout has 20% (14%..26%) of its energy on the object, which covers 25% of the image" in of_crow
-    assert of_robin.startswith("robin (1 images): too few images to tell.")
+    assert of_robin == (
+        "robin (1 images): too few images to tell; rollout has 80% of its energy on the object, which covers 25% "
+        "of the image."
+    )
+
+
+def test_no_baseline_is_told_of_for_a_method(scores: Scores) -> None:
+    scores = replace(
+        scores, methods=("centre", "random"), values=dict.fromkeys(("centre", "random"), scores.values["centre"]),
+        overlaps=dict.fromkeys(("centre", "random"), scores.overlaps["centre"]),
+    )  # fmt: skip
+    assert class_lines(summarise(scores)) == [
+        "all (6 images): LEANS ON THE BACKGROUND. The background makes up 62% of the prediction (32%..79%); "
+        "the object covers 25% of the image.",
+        "crow (5 images): READS THE BACKGROUND rather than the object. The background makes up 78% of the prediction "
+        "(76%..80%); the object covers 25% of the image.",
+        "robin (1 images): too few images to tell; the object covers 25% of the image.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("object_worth", "background_worth", "said"),
+    [
+        (
+            -0.1,
+            0.4,
+            "makes up 133% of the prediction (133%..133%): more than all of it, because the object speaks against it;",
+        ),
+        (0.5, -0.1, "makes up -25% of the prediction (-25%..-25%): less than nothing, because it speaks against it;"),
+        (0.1, -0.2, "rather than"),
+    ],
+)
+def test_a_share_beyond_0_to_1_is_explained(
+    scores: Scores, object_worth: float, background_worth: float, said: str
+) -> None:
+    scores = replace(scores, object_worth=np.full(6, object_worth), background_worth=np.full(6, background_worth))
+    line = class_lines(summarise(scores))[1]
+    if object_worth + background_worth > 0:
+        assert said in line
+    else:
+        assert "prediction" not in line, "together they are worth nothing, so there is no share"
+
+
+def test_bounds_that_are_not_known_are_said_to_be_so(scores: Scores) -> None:
+    line = class_lines(summarise(scores, groups=["a video"] * 8))[1]
+    assert "makes up 78% of the prediction (interval not known)" in line
+    assert "20% (interval not known) of its energy" in line
 
 
 def test_a_class_called_all_is_one_of_the_classes(scores: Scores, tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit.foundation import atomic_write
-from vit.saliency.background import Verdict, verdict
+from vit.saliency.background import FEWEST, Verdict, verdict
 from vit.saliency.faithfulness import STEPS
 from vit.saliency.intervals import LEVEL, RESAMPLES, Estimate, Interval, bootstrap
 from vit.saliency.render import contact_sheet, overlay, save_overlay
-from vit.saliency.score import FAITHFULNESS, LOCALIZATION, LOWER_IS_BETTER, Scores
+from vit.saliency.score import BASELINES, FAITHFULNESS, LOCALIZATION, LOWER_IS_BETTER, Scores
 
 TITLES = {
     "pointing_game": "pointing\ngame",
@@ -164,20 +164,37 @@ def bounds(interval: Interval) -> str:
 
 def class_lines(summary: Summary) -> list[str]:
     """What the model reads, in words: for all images, then for each predicted class."""
-    lines = []
-    for found in summary.classes.values():
-        share, area = found.background_share.plain, found.area.plain
-        method, energy = next(iter(found.energy_inside.items()))
-        lines.append(
-            f"{found.label} ({found.images} images): {found.verdict.words}. The background makes up {share.mean:.0%} "
-            f"of the prediction ({_percents(share)}); {method} has {energy.plain.mean:.0%} ({_percents(energy.plain)}) "
-            f"of its energy on the object, which covers {area.mean:.0%} of the image."
-        )
-    return lines
+    return [
+        f"{found.label} ({found.images} images): {found.verdict.words}{_share(found)}; {_on_the_object(found)}."
+        for found in summary.classes.values()
+    ]
+
+
+def _share(found: ClassSummary) -> str:
+    """The share of the background as a sentence; empty for too few images, or where there is no share, because object
+    and background together are worth nothing."""
+    share = found.background_share.plain
+    if found.images < FEWEST or not math.isfinite(share.mean):
+        return ""
+    text = f". The background makes up {share.mean:.0%} of the prediction ({_percents(share)})"
+    if round(share.mean, 2) > 1:
+        return f"{text}: more than all of it, because the object speaks against it"
+    return f"{text}: less than nothing, because it speaks against it" if round(share.mean, 2) < 0 else text
+
+
+def _on_the_object(found: ClassSummary) -> str:
+    """How much of its energy the first method that is not a baseline has on the object, and the object's size."""
+    covers = f"covers {found.area.plain.mean:.0%} of the image"
+    for method, energy in found.energy_inside.items():
+        if method not in BASELINES:
+            inside = energy.plain
+            bounded = f" ({_percents(inside)})" if found.images >= FEWEST else ""
+            return f"{method} has {inside.mean:.0%}{bounded} of its energy on the object, which {covers}"
+    return f"the object {covers}"
 
 
 def _percents(interval: Interval) -> str:
-    return "?" if math.isnan(interval.low) else f"{interval.low:.0%}..{interval.high:.0%}"
+    return "interval not known" if math.isnan(interval.low) else f"{interval.low:.0%}..{interval.high:.0%}"
 
 
 def write_scores(
