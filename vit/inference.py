@@ -1,4 +1,4 @@
-"""Where and in which arithmetic a model runs, and a model over many batches."""
+"""The device and precision that a model runs in, and predictions for many batches."""
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +18,7 @@ from vit.models.classifier import Classifier
 
 
 def choose_device(device: str) -> torch.device:
-    """The device of an option; "auto" takes a GPU when there is one.
+    """The device of an option; "auto" uses a GPU if there is one.
 
     Raises:
         UserError: when the machine has no such device.
@@ -32,7 +32,7 @@ def choose_device(device: str) -> torch.device:
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
-    """ "fp32" or "bf16" for "auto": bf16 where the processor is quicker in it (benchmarks/results)."""
+    """Replaces "auto" by "bf16" where the hardware is faster with it (benchmarks/results), otherwise by "fp32"."""
     if precision != "auto":
         return precision
     if device.type == "cuda":
@@ -41,10 +41,10 @@ def choose_precision(precision: str, device: torch.device) -> str:
 
 
 def _bf16_is_quick() -> bool:
-    """Whether this processor trains faster in bf16 than in fp32.
+    """Whether this CPU trains faster in bf16 than in fp32.
 
-    AMX's tiles do. AVX512_BF16 alone does on AMD, 1.5 times; on an Intel Xeon, whose fp32 is faster, it was measured
-    at half the speed.
+    With AMX it does. With only AVX512_BF16, training was 1.5 times as fast on AMD, but only half as fast on an Intel
+    Xeon, which is faster in fp32.
     """
     if torch.cpu._is_amx_tile_supported():
         return True
@@ -53,7 +53,7 @@ def _bf16_is_quick() -> bool:
 
 @cache
 def _vendor() -> str:
-    """The processor's maker as Linux has it, such as AuthenticAMD; an empty text where it can't be told."""
+    """The CPU's vendor as Linux names it, such as AuthenticAMD; empty if it is unknown."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -62,7 +62,7 @@ def _vendor() -> str:
 
 
 def arithmetic(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """The context in which a forward pass runs in "auto", "fp32" or "bf16"."""
+    """A context in which forward passes run in "auto", "fp32" or "bf16"."""
     if choose_precision(precision, device) == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
@@ -77,9 +77,10 @@ def predict_batches(
     precision: str = "fp32",
     tta: str = "none",
 ) -> Iterator[tuple[dict[str, Any], Tensor]]:
-    """(batch, probabilities (B, num_classes) float32 on the CPU) for each batch, also for an empty one.
+    """Yields (batch, probabilities (B, num_classes) float32 on the CPU) for each batch, even for an empty one.
 
-    The probabilities are the mean over the `views` of an image.
+    Args:
+        tta: the `views` of an image whose probabilities are averaged.
     """
     model = model.to(device).eval()
     for batch in batches:
@@ -95,8 +96,8 @@ def views(images: Tensor, tta: str) -> Iterator[Tensor]:
     """The views of test-time augmentation, (B, C, h, w) each.
 
     Args:
-        tta: "none": the images themselves; "flip": they and their mirror images; "crops": four corners and the
-            centre, 7/8 of each side and resized, with their mirror images (Krizhevsky et al. 2012).
+        tta: "none": the images themselves; "flip": the images and their mirror images; "crops": four corners and the
+            centre, with 7/8 of each side and resized, and their mirror images (Krizhevsky et al. 2012).
     """
     if tta != "crops":
         yield images
@@ -108,7 +109,7 @@ def views(images: Tensor, tta: str) -> Iterator[Tensor]:
     below, right = size[0] - height, size[1] - width
     for top, left in ((0, 0), (0, right), (below, 0), (below, right), (below // 2, right // 2)):
         crop = images[..., top : top + height, left : left + width]
-        # Of no images there is nothing to resize, which interpolate refuses.
+        # interpolate refuses an empty batch.
         view = F.interpolate(crop, size, mode="bicubic", align_corners=False) if len(images) else images
         yield view
         yield view.flip(-1)
@@ -124,7 +125,7 @@ def write_predictions(
 ) -> dict[str, str]:
     """Writes a CSV of image, label, probability, label_2, probability_2 ... as the batches arrive; none of no image.
 
-    Several processes, each with batches of its own, write one file, when all of them are done.
+    Several processes, each with its own batches, write one file when all of them are done.
 
     Args:
         found: as `predict_batches` yields it.
@@ -133,7 +134,7 @@ def write_predictions(
         topk: labels per image, limited to the number of classes.
 
     Returns:
-        The images that could not be read: path to reason.
+        The images that could not be read (path to reason).
     """
     topk = min(max(topk, 1), len(labels))
     skipped: dict[str, str] = {}
@@ -156,11 +157,11 @@ def write_predictions(
 
 
 def _write_rows(path: Path, topk: int, found: Iterable[tuple[int, list[str]]]) -> None:
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
     found = iter(found)
     first = next(found, None)
     if first is None:
         return
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         later = [f"{column}_{n}" for n in range(2, topk + 1) for column in ("label", "probability")]
         rows.writerow(["image", "label", "probability", *later])
