@@ -118,6 +118,10 @@ class CaptionsCsv(Photographs):
         """The photos of a split, absolute, by index."""
         return list(of_split(self.captions, split))
 
+    def learned(self, split: str) -> list[tuple[str, ...]]:
+        """The captions of each image of a split, by index."""
+        return [tuple(texts) for texts in of_split(self.captions, split).values()]
+
     def dataset(self, split: str, *, augment: bool = False) -> CaptionedImages:
         """The photos of `train`, `val` or `test`, with the transform of evaluation unless `augment`."""
         transform = self.train_transform if augment else self.eval_transform

@@ -140,6 +140,12 @@ class ImageFolder(Photographs):
         }
         return {split: {label: found[label] for label in self.labels} for split, found in count.items()}
 
+    def learned(self, split: str) -> list[tuple[str, ...]]:
+        """The labels of each image of a split, by index, and its weight if there are weights."""
+        return [
+            (*record.labels, f"{record.weight:g}") if self.weighted else record.labels for record in self.records[split]
+        ]
+
     def _targets(self, split: str) -> list[int] | list[np.ndarray]:
         number = {label: index for index, label in enumerate(self.labels)}
         if not self.multilabel:

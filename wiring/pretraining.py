@@ -50,6 +50,7 @@ def pretrain_encoder(
         every=pretrain.pictures_every,
         seed=options.seed,
         names=module.names("train"),
+        data=module.fingerprint(),
         skip_bad_steps=trainer.skip_bad_steps,
         **optim.movement(),
     )

@@ -23,30 +23,43 @@ FILE = "features.safetensors"  # in the run folder, so that a resumed run need n
 
 
 def cached_features(
-    module: SplitLoaders, model: Classifier, folder: Path, *, device: Device, precision: Precision, resume: bool
+    module: SplitLoaders,
+    model: Classifier,
+    folder: Path,
+    *,
+    data: str,
+    device: Device,
+    precision: Precision,
+    resume: bool,
 ) -> tuple[CachedFeatures, dict[str, str]]:
     """The features of all training and validation images, preprocessed as in evaluation.
 
     Args:
         folder: the run folder, where they are kept.
+        data: fingerprint of the images and labels.
         resume: use those that are kept there, if any.
 
     Returns:
         The data module, and the images that could not be read (path to reason).
 
     Raises:
-        UserError: when no image of a split can be read.
+        UserError: when no image of a split can be read, or those that are kept there are of other data.
     """
     from datamodules.features import CachedFeatures
 
     kept = _kept(folder / FILE) if resume else {}
+    if kept and _data_of(folder / FILE) != data:
+        raise UserError(
+            f"The run started with other images or labels: {folder / FILE} has their features.\n"
+            "Resume it with the data that it started with, or start a new run."
+        )
     skipped: dict[str, str] = {}
     if not kept:
         say("The encoder is frozen: it sees each image once, without augmentation.")
         for split in ("train", "val"):
             kept[split], unread = _computed(module, split, model, device, precision)
             skipped |= unread
-        _keep(kept, folder / FILE)
+        _keep(kept, folder / FILE, data)
     classes = module.sampled_classes()
     return CachedFeatures(kept, batch_size=module.batch_size, classes=classes, seed=module.seed), skipped
 
@@ -104,12 +117,21 @@ def _computed(
     return gather_columns(read), skipped
 
 
-def _keep(tables: dict[str, Columns], path: Path) -> None:
+def _keep(tables: dict[str, Columns], path: Path, data: str) -> None:
     from safetensors.torch import save_file
 
     named = {f"{split}.{name}": column for split, columns in tables.items() for name, column in columns.items()}
     with atomic_write(path) as temporary:
-        save_file(named, temporary)
+        save_file(named, temporary, metadata={"data": data})
+
+
+def _data_of(path: Path) -> str:
+    """The fingerprint of the data that features were computed from."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        found: str = (file.metadata() or {}).get("data", "")
+    return found
 
 
 def _kept(path: Path) -> dict[str, Columns]:

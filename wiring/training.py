@@ -94,7 +94,9 @@ def probed(
     arithmetic: dict[str, Any] = {"device": options.device, "precision": trainer.precision}
     learned: SplitLoaders | CachedFeatures = module
     if optim.trained == "head":
-        learned, task.skipped = cached_features(module, task.model, options.run, resume=options.resume, **arithmetic)
+        learned, task.skipped = cached_features(
+            module, task.model, options.run, data=task.data, resume=options.resume, **arithmetic
+        )
     if optim.head_init == "probe" and not options.resume:
         if new_head:
             start_from_probe(task, learned, **arithmetic)
@@ -121,6 +123,7 @@ def classification_task(
         network,
         seed=seed,
         names=names,
+        data=module.fingerprint(),
         skip_bad_steps=trainer.skip_bad_steps,
         class_weights=weights,
         on_features=optim.trained == "head",

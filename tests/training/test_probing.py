@@ -1,6 +1,7 @@
 """Linear probes: features are computed once, as evaluation sees the images; the head reads those of several blocks."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,15 @@ def test_a_probe_that_is_resumed_is_the_same_and_reads_no_image_again(folder, pr
     assert cli.main([*options(folder, "again"), "--resume"]) == 0
     for name in ("metrics.csv", "model/model.safetensors", "skipped.csv"):
         assert (folder / "again" / name).read_bytes() == (probe / name).read_bytes(), name
+
+
+def test_features_of_other_images_are_not_gone_on_with(folder, probe, capsys, monkeypatch):
+    shutil.copytree(probe, folder / "other")
+    shutil.copytree(folder / "photos", folder / "fewer")
+    next((folder / "fewer").rglob("*.png")).unlink()
+    monkeypatch.setattr(probing, "_computed", None)
+    assert cli.main([*options(folder, "other"), "--data.root", str(folder / "fewer"), "--resume"]) == 1
+    assert "other images or labels" in capsys.readouterr().err
 
 
 def test_there_is_nothing_to_mix(folder, capsys):

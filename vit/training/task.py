@@ -1,10 +1,8 @@
 """What the tasks share: seeding of each micro-batch, the optimizer, and the handling of steps that are not finite."""
 
-import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -51,11 +49,6 @@ class Judge:
         return f"{value:.1%}" if self.higher_is_better else f"{value:.4f}"
 
 
-def digest(names: Iterable[str]) -> str:
-    """The sha256 of names, in their order."""
-    return hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
-
-
 class TrainingTask(L.LightningModule):
     """Trains a model with the loss that `loss` returns. A batch has "image" (B, C, h, w), "index" and "skipped".
 
@@ -73,6 +66,7 @@ class TrainingTask(L.LightningModule):
         seed: the random numbers of a micro-batch are a function of (seed, rank, its number) only.
         skip_bad_steps: maximum number of steps in a row to skip because the loss or the gradient is not finite.
         names: names of the training images, by their `index` in a batch.
+        data: a digest of all data, see `SplitLoaders.fingerprint`: a run is only resumed with the same.
 
     Raises:
         UserError: for an unknown optimizer.
@@ -98,6 +92,7 @@ class TrainingTask(L.LightningModule):
         seed: int = 0,
         skip_bad_steps: int = 0,
         names: Sequence[str] = (),
+        data: str = "",
     ):
         super().__init__()
         check_optimizer(name)
@@ -112,6 +107,7 @@ class TrainingTask(L.LightningModule):
         self.seed = seed
         self.skip_bad_steps = skip_bad_steps
         self.names = names
+        self.data = data
         self.skipped: dict[str, str] = {}
         self.bad_steps = self.bad_in_a_row = 0
         self.expected_steps: Callable[[int], float] | None = None  # step -> total, for a run that ends by the clock
@@ -236,25 +232,22 @@ class TrainingTask(L.LightningModule):
             f"{listed}Try a lower --optim.lr or --trainer.precision fp32, and look at the images."
         )
 
-    @cached_property
-    def _images(self) -> list[Any]:
-        """The number of training images, and a digest of their names, without folders, because these may be moved."""
-        return [len(self.names), digest(name.rpartition("/")[2] for name in self.names)]
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.skipped = processes.merged(self.skipped)
         checkpoint["running"] = {
             "metrics": processes.gathered(running.states(self.running_metrics())),  # each process adds up its own
             "skipped": dict(self.skipped),
             "bad_steps": [self.bad_steps, self.bad_in_a_row],
-            "images": self._images,
+            "data": [len(self.names), self.data],
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint["running"]
-        if saved.get("images") not in (None, self._images, [len(self.names), digest(self.names)]):  # whole paths once
+        before, now = saved.get("data", [0, ""]), [len(self.names), self.data]
+        if before[1] and before != now:
+            counts = f" ({before[0]} training images then, {now[0]} now)" if before[0] != now[0] else ""
             raise UserError(
-                f"The run started with {saved['images'][0]} training images; these {self._images[0]} are different.\n"
+                f"The run started with other images or labels{counts}.\n"
                 "Resume it with the data that it started with, or start a new run from its model folder."
             )
         running.restore(self.running_metrics(), saved["metrics"][processes.rank()])
