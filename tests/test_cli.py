@@ -969,7 +969,7 @@ def test_info_tells_the_architecture_the_keys_and_what_was_assumed(
     assert "assumed" not in ran.out
     assert "positions from 2 x 2 to 4 x 4" in ran.out
     assert "bright, dark" in ran.out
-    assert "a new head of 5 x 128 random weights" in ran.out
+    assert "a new head has 5 x 128 random weights" in ran.out
 
 
 def test_export_writes_what_a_library_reads(vit: Vit, trained: Path, tmp_path: Path) -> None:
@@ -987,7 +987,7 @@ def test_a_refused_export_leaves_nothing(vit: Vit, tmp_path: Path) -> None:
     write_folder(Classifier(encoder, 2, labels=("a", "b")), tmp_path / "model")
     ran = vit(f"export {tmp_path}/model --to torchvision --out {tmp_path}/out")
     assert ran.code == 1
-    assert "torchvision has no place for all of this model" in ran.err
+    assert "torchvision can't represent all of this model" in ran.err
     assert not (tmp_path / "out").exists()
 
 
@@ -1045,7 +1045,7 @@ REFUSED: dict[str, tuple[str, int]] = {
     "{train} --data.root {classes} --model.variant pcio": ("did you mean 'pico'?", 1),
     "{train} --data.root {classes} --model.pretrained {here}/notes.pth": ("can't be read as a checkpoint", 1),
     "{train} --data.root {classes} --model.pretrained {here}/notes.safetensors": ("The file is empty", 1),
-    "{train} --data.root {classes} --model.pretrained {here}/none.pth": ("No checkpoint at", 1),
+    "{train} --data.root {classes} --model.pretrained {here}/none.pth": ("There is no checkpoint at", 1),
     "{train} --data.root {here}/empty --model.pretrained {model}": ("no class folders with images", 1),
     "{train} --data.root {classes} --resume": ("nothing to resume", 1),
     "{train} --data.root {classes} --device cuda": ("no cuda device", 1),
@@ -1108,9 +1108,9 @@ REFUSED: dict[str, tuple[str, int]] = {
     "explain {model} {photo} --method rolout --out {out}": ("takes default|rollout|last_attention", 2),
     "explain {model} {here}/empty --out {out}": ("holds no images", 1),
     "explain {model} {photo} --device cuda --out {out}": ("no cuda device", 1),
-    "explain {here} {photo} --out {out}": ("is no model folder", 1),
+    "explain {here} {photo} --out {out}": ("is not a model folder", 1),
     "info {here}/notes.pth": ("can't be read as a checkpoint", 1),
-    "info {here}/none.safetensors": ("No checkpoint at", 1),
+    "info {here}/none.safetensors": ("There is no checkpoint at", 1),
     "info {model} --image_size 30": ("24 or 32", 1),
     "info {model} --image_size -8": ("--image_size is -8; allowed are", 1),
     "inof {model}": ("did you mean 'info'?", 2),

@@ -214,7 +214,7 @@ def test_what_can_not_be_is_refused(build, images, options, message):
 
 
 def test_a_size_that_the_patches_do_not_divide_is_refused(build):
-    with pytest.raises(ValueError, match=r"16 x 28 pixels .* heights that can: 15 or 20"):
+    with pytest.raises(ValueError, match=r"16 x 28 pixels .* possible heights: 15 or 20"):
         explain(build(), torch.randn(1, 3, 16, 28))
 
 

@@ -1,4 +1,4 @@
-"""What transformers writes beside its weights: config.json, and preprocessor_config.json of the image processor."""
+"""What transformers writes besides its weights: config.json, and preprocessor_config.json of the image processor."""
 
 import re
 from collections.abc import Mapping
@@ -162,7 +162,7 @@ def _sizes(tower: Mapping[str, Any], kind: Kind) -> _Sizes:
 
 
 def _refuse_other_sizes(sizes: _Sizes, tensors: Tensors) -> None:
-    """Raises Misfit when the config is of another model than the weights."""
+    """Raises Misfit when the config belongs to another model than the weights."""
     kernel = _ending(tensors, r"embeddings\.patch_embedding(s\.projection)?\.weight")
     if kernel is not None and kernel.ndim == 4:
         said = (sizes.width, sizes.channels, *sizes.patch_size)
@@ -210,7 +210,7 @@ def _epsilon(tower: Mapping[str, Any], kind: Kind) -> float:
 
 
 def _pair(tower: Mapping[str, Any], kind: Kind, name: str) -> tuple[int, int]:
-    """A size in pixels, (height, width), of one number or two."""
+    """A size in pixels, (height, width), from one number or two."""
     value = tower.get(name, getattr(kind, name))
     numbers = tuple(value) if isinstance(value, list | tuple) else (value, value)
     if len(numbers) != 2 or not all(type(number) is int and 1 <= number <= LARGEST for number in numbers):
