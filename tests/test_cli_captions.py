@@ -189,6 +189,7 @@ PREDICT = ["predict", "MODEL", "IMAGE", "--out", "RUN/x.csv"]
         ([*CAPTION, "--data.root", "ROOT", "--data.balanced", "true"], "--data.balanced needs classes"),
         ([*CAPTION, "--data.root", "ROOT", "--decoder.num_heads", "7"], "num_heads"),
         ([*CAPTION, "--data.root", "ROOT", "--model.pretrained", "MODEL", "--model.image_size", "32"], "keeps its own"),
+        ([*CAPTION, "--data.root", "LONG", "--model.pretrained", "MODEL"], "has a caption of 40 words; this model can"),
         (["train", "--data.root", "ROOT", "--decoder.depth", "2", "--run", "RUN"], "options need --task caption"),
         ([*EXPLAIN, "--method", "rollout"], "captions are explained by attribution"),
         ([*EXPLAIN, "--target", "3"], "--target has no effect with a captioner"),
@@ -202,8 +203,11 @@ PREDICT = ["predict", "MODEL", "IMAGE", "--out", "RUN/x.csv"]
 def test_mistakes_are_told_in_few_lines(
     words: list[str], message: str, trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    places: dict[str, Any] = {"ROOT": photos / "captions.csv", "MODEL": trained / "model", "IMAGE": photos / "1.png",
-                              "RUN": tmp_path / "run"}  # fmt: skip
+    long = tmp_path / "long.csv"
+    rows = [f"{photos}/{number}.png,{'a ' * 40},{split}" for number, split in ((1, "train"), (2, "val"))]
+    long.write_text("\n".join(["image,caption,split", *rows]))
+    places: dict[str, Any] = {"ROOT": photos / "captions.csv", "LONG": long, "MODEL": trained / "model",
+                              "IMAGE": photos / "1.png", "RUN": tmp_path / "run"}  # fmt: skip
     command = [str(places.get(word, word)).replace("RUN/", f"{places['RUN']}/") for word in words]
     assert cli.main(command) == 1
     told = capsys.readouterr().err.strip()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vit.foundation import UserError, check_range, claim_folder, make_folder, none_read
 from vit.options import DataOptions, DecodingOptions, Device, Precision
 from vit.terminal import progress, say, tell_skipped
-from wiring.captioning import caption_data
+from wiring.captioning import caption_data, refuse_longer
 from wiring.data import check_reading, image_files
 
 if TYPE_CHECKING:
@@ -163,12 +163,3 @@ def generation(decoding: DecodingOptions, network: Captioner) -> GenerationOptio
         return GenerationOptions(**asdict(replace(decoding, max_tokens=decoding.max_tokens or longest)))
     except ValueError as error:
         raise UserError(f"The --decoding.* options contradict each other: {error}.") from None
-
-
-def refuse_longer(longest: int, network: Captioner, root: str) -> None:
-    """Raises UserError for captions that are longer than the model can write."""
-    if longest - 1 > network.decoder.max_tokens:
-        raise UserError(
-            f"{root} has a caption of {longest - 2} words; this model can write {network.decoder.max_tokens - 1}.\n"
-            "Shorten it, or train a model on such captions."
-        )

@@ -91,6 +91,7 @@ def build_captioner(
             )
         known = load_captioner(model.pretrained)
         module = caption_data(data, known.preprocessing, Vocabulary.from_json(known.tokenizer), seed=seed, limit=limit)
+        refuse_longer(module.longest, known, data.root)
         return known, module, [f"{model.pretrained}: a captioner of {len(module.vocabulary)} words"]
     network, report = build_model(model, seed)
     if data.root.startswith("birdscenes:"):  # what a caption names must not be cropped away
@@ -112,6 +113,15 @@ def build_captioner(
         preprocessing=network.preprocessing,
     )  # fmt: skip
     return captioner, module, [*report, f"new decoder of {decoder.depth} blocks for {len(words)} words"]
+
+
+def refuse_longer(longest: int, network: Captioner, root: str) -> None:
+    """Raises UserError for captions that are longer than the model can write."""
+    if longest - 1 > network.decoder.max_tokens:
+        raise UserError(
+            f"{root} has a caption of {longest - 2} words; this model can write {network.decoder.max_tokens - 1}.\n"
+            "Shorten it, or train a captioner from an encoder: its decoder is made for the captions of its data."
+        )
 
 
 def caption_data(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from vit.foundation import UserError, atomic_write, claim_folder, nearest
 from vit.terminal import say
 
 if TYPE_CHECKING:
+    from vit.models.text import TextEncoder, TokenEmbed
     from vit.saliency.render import Picture
     from vit.saliency.words import Text
 
@@ -53,6 +54,7 @@ def explain_texts(
     tokenizer = load_tokenizer(model, network)
     network.to(place)
     read = [read_text(tokenizer, text) for text in texts]
+    _refuse_longer(max(text.ids.shape[1] for text in read), network)
     asked = [_asked(text, word) for text in read]
     weights = []
     for text in read:
@@ -70,6 +72,16 @@ def explain_texts(
     for page, picture in enumerate(contact_sheet(sheet, tile=(height, width))):
         save_overlay(folder / (f"contact_sheet_{page + 1}.png" if page else SHEET), picture)
     say(f"{len(sheet)} words in {folder}; first look at {folder / SHEET}   all numbers: {folder / CSV}")
+
+
+def _refuse_longer(longest: int, network: TextEncoder) -> None:
+    """Raises UserError for a text with more tokens than the model takes."""
+    most = cast("TokenEmbed", network.encoder.embed).max_tokens
+    if longest > most:
+        raise UserError(
+            f"A text has {longest} tokens; this model takes at most {most}.\n"
+            "Give a shorter one, or its parts one by one."
+        )
 
 
 def _draw(text: Text, asking: int, row: Any, method: str) -> Picture:

@@ -154,7 +154,10 @@ def test_the_verb_draws_one_word(bert, tmp_path):
         ([SENTENCE, "--method", "rollout", "--start_block", "9"], "the model has blocks 0 to 2"),
         ([" "], "There are no words in the text"),
         ([SENTENCE, "--start_block", "1"], "--start_block has no effect with --method last_attention"),
-        (["a " * 20], "a text has 22 tokens; this model takes at most 12"),
+        (
+            ["a " * 20],
+            "A text has 22 tokens; this model takes at most 12.\nGive a shorter one, or its parts one by one",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(bert, tmp_path, capsys, words, message):
