@@ -150,7 +150,7 @@ def test_whole_checkpoints_of_dino(timm_vit, file, kept):
     assert_close(model.double().encoder(x), reference.double().forward_features(x))
     told = "projection head of DINO"
     assert report.dropped == [f"head.mlp.0.weight ({told})", f"head.last_layer.weight_g ({told})"]
-    taken = ["of student, teacher in the file, teacher was taken, which is averaged"] if kept == "teacher" else []
+    taken = ["of student, teacher in the file, teacher was used, which is averaged"] if kept == "teacher" else []
     assert report.notes == taken
     assert "pos_interpolation=bicubic_offset" in report.assumed
 

@@ -82,7 +82,7 @@ def test_a_refused_checkpoint_is_told_key_by_key(file, state):
 def test_unknown_weights_are_told_as_far_as_they_go(file):
     found = inspect(file({"0.weight": torch.ones(2, 3), "0.bias": torch.ones(2)}))
     assert dict(found.rows)["tensors"] == "2 in it"
-    assert "no Vision Transformer" in str(found.refusal)
+    assert "not a Vision Transformer" in str(found.refusal)
 
 
 def test_what_can_t_be_read_is_refused(tmp_path):

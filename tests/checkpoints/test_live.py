@@ -40,7 +40,6 @@ UNFIT = {
     "post-norm blocks": ({"block_fn": ResPostBlock, "init_values": None}, "blocks of ResPostBlock"),
     "parallel blocks": ({"block_fn": ParallelScalingBlock}, "blocks of ParallelScalingBlock"),
     "no positions": ({"pos_embed": "none"}, "no positions"),
-    "no positions": ({"pos_embed": "none"}, "no positions"),
     "gate behind": ({"mlp_layer": timm.layers.GluMlp, "act_layer": nn.SiLU}, "a gated MLP"),
 }
 

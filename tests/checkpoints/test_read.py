@@ -101,7 +101,7 @@ def test_averaged_weights_come_first(path, tensors, names, taken):
     stored = read_file(path)
     assert_same(stored.tensors, tensors)
     averaged = taken not in ("model", "student")
-    expected = f"of {', '.join(sorted(names))} in the file, {taken} was taken{', which is averaged' * averaged}"
+    expected = f"of {', '.join(sorted(names))} in the file, {taken} was used{', which is averaged' * averaged}"
     assert stored.notes == ((expected,) if len(names) > 1 else ())
 
 
@@ -157,7 +157,7 @@ def test_the_shards_of_transformers(tmp_path):
 
 def test_a_missing_shard_is_named(shards):
     (shards.parent / "model-2-of-2.safetensors").unlink()
-    assert "needs 2 files, of which 1 are not there: model-2-of-2.safetensors" in refusal(shards)
+    assert "needs 2 files, of which 1 are missing: model-2-of-2.safetensors" in refusal(shards)
 
 
 def test_shards_of_another_version_are_refused(shards, tensors):

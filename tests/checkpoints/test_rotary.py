@@ -157,7 +157,7 @@ def test_a_model_folder_is_timms_and_transformers_too(reference, randomise, tmp_
     again, report = load_with_report(tmp_path)
     torch.testing.assert_close(again.eval()(x), model(x), rtol=0, atol=0)
     assert report.assumed == []
-    with pytest.raises(UserError, match=r"alone it does not say how they turn\.\nGive its folder"):
+    with pytest.raises(UserError, match=r"the file alone does not describe them\.\nGive its folder"):
         load(tmp_path / "model.safetensors")  # its names are those of published weights, in another order
     theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     torch.testing.assert_close(theirs(x), model(x), rtol=1e-4, atol=1e-5)

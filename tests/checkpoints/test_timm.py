@@ -283,12 +283,6 @@ def test_a_model_without_positions_is_not_called_a_rotary_one(timm_vit, file, op
     assert "has no pos_embed: either it has no positions at all, as timm's models with pos_embed='none'" in told
 
 
-@pytest.mark.parametrize("options", [{}, {"init_values": 0.1}, {"class_token": False, "global_pool": "avg"}])
-def test_a_model_without_positions_is_not_called_a_rotary_one(timm_vit, file, options):
-    told = refusal(file(timm_vit(pos_embed="none", **options)), num_heads=2)
-    assert "has no pos_embed: either it has no positions at all, as timm's models with pos_embed='none'" in told
-
-
 @torch.no_grad()
 def test_positions_that_fit_two_grids_are_told_apart_by_the_image_size_or_an_assumption_that_is_told(timm_vit, file):
     reference = timm_vit(reg_tokens=4).double()  # 1 + 4 prefix tokens and 2 x 2 patches: 9 positions, as of 3 x 3

@@ -55,17 +55,6 @@ def test_patches_of_the_default_size_are_those_of_16_pixels_that_were_written_ou
     assert differing(runs[2:]) == ["model.patch_size"]  # of a checkpoint it is the checkpoint's
 
 
-def test_patches_of_the_default_size_are_those_of_16_pixels_that_were_written_out(tmp_path: Path) -> None:
-    runs = []
-    for name, patch_size, pretrained in (("a", 16, None), ("b", None, None), ("c", 16, "x"), ("d", None, "x")):
-        config = make(tmp_path / name, top1=[0.5]) / "config.yaml"
-        model = {"model": {"patch_size": patch_size, "pretrained": pretrained}}
-        config.write_text(config.read_text(encoding="utf-8") + yaml.safe_dump(model), encoding="utf-8")
-        runs.append(read_run(config.parent))
-    assert differing(runs[:2]) == []
-    assert differing(runs[2:]) == ["model.patch_size"]  # of a checkpoint it is the checkpoint's
-
-
 def test_runs_on_other_data_say_so(tmp_path: Path) -> None:
     runs = [read_run(make(tmp_path / name, top1=[0.5], data=name)) for name in ("gulls", "terns")]
     assert [row[-1] for row in run_table(runs)[2]] == ["data.root=gulls", "data.root=terns"]

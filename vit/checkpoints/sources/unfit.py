@@ -1,4 +1,4 @@
-"""Models that are near a Vision Transformer, and why they don't fit. Some have the keys of one, and would load."""
+"""Models that are similar to a Vision Transformer, and why they don't fit. Some have the same keys, and would load."""
 
 import re
 
