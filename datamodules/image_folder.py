@@ -260,7 +260,8 @@ def _check_classes(found: Collection, labels: tuple[str, ...], *, trained: bool)
     """Raises UserError when a split has classes that are not in `labels`, or there are too few labels."""
     if not labels and "train" in found.splits:
         raise UserError(
-            "No training image has a label.\nGive some of them labels; --task pretrain learns from a folder without any."
+            "No training image has a label.\n"
+            "Give some of them labels; --task pretrain learns from a folder without any."
         )
     if not labels:
         there = ", ".join(f"{split}/" for split in found.splits)
