@@ -232,7 +232,7 @@ def test_options_that_make_no_sense_are_refused(options, message):
 
 def test_prompts_that_do_not_fit_are_refused(decoder, context, prompt):
     assert run(decoder, context, prompt, max_tokens=9).ids.shape[1] <= 9
-    with pytest.raises(ValueError, match="need 10 places; this decoder has 9; try max_tokens 9"):
+    with pytest.raises(ValueError, match="need 10 positions; this decoder has 9; try max_tokens 9"):
         run(decoder, context, prompt, max_tokens=10)
     with pytest.raises(ValueError, match="a prompt ends with padding"):
         run(decoder, context, prompt.expand(-1, 2), prompt_mask=torch.tensor([True, False]).expand(B, 2))

@@ -292,5 +292,5 @@ def test_what_makes_no_sense_is_refused():
         MaskedAutoencoder(encoder(), decoder_dim=6, decoder_heads=2)
     hidden = torch.zeros(2, P, dtype=torch.bool)
     hidden[0, 0] = True
-    with pytest.raises(ValueError, match="between 15 and 16 patches are visible"):
+    with pytest.raises(ValueError, match="15 to 16 patches are visible"):
         MaskedAutoencoder(encoder(embed_dim=16))(torch.randn(2, 3, 20, 20), hidden)

@@ -62,7 +62,7 @@ def test_a_column_gives_each_image_its_class(table):
         ("topk:0", "allowed are topk:1 to topk:4"),
         ("topk:5", "allowed are topk:1 to topk:4"),
         ("topk:many", "allowed are topk:1 to topk:4"),
-        ("nowhere.csv:true", "there is no such file"),
+        ("nowhere.csv:true", "that file does not exist"),
         ("TABLE:tru", "no column 'tru' \\(did you mean 'true'\\?\\).\nIt has image, true, other"),
         ("TABLE:image", "row 2: 'a/x.jpg' is not a label"),
     ],
