@@ -456,7 +456,7 @@ def test_with_no_checkpoint_that_can_be_read_there_is_nothing_to_go_on_from(tmp_
     (tmp_path / "checkpoints").mkdir()
     for name in ("last.ckpt", "best.ckpt"):
         (tmp_path / "checkpoints" / name).write_bytes(b"PK")
-    with pytest.raises(UserError, match=r"damaged are last\.ckpt, best\.ckpt"):
+    with pytest.raises(UserError, match=r"these are damaged: last\.ckpt, best\.ckpt"):
         fit_module.last_checkpoint(tmp_path)
 
 

@@ -228,4 +228,4 @@ def test_data_of_another_kind_is_refused(run, tmp_path, capsys):
     (tmp_path / "one.csv").write_text(f"path,label,split\n{run}/1.png,red,val\n{run}/2.png,green,train\n")
     options = ["--data.root", str(tmp_path / "one.csv"), "--out", str(tmp_path / "out")]
     assert cli.main(["evaluate", str(run / "run" / "model"), *options]) != 0
-    assert "gives several labels an image, and the data has one label" in capsys.readouterr().err
+    assert "gives several labels per image, but the data has one label" in capsys.readouterr().err

@@ -41,7 +41,7 @@ def test_each_kind_of_work_has_its_time(tmp_path: Path, monkeypatch: pytest.Monk
     whole = time.perf_counter() - began
     assert result.profile
     _, columns, rows = result.profile
-    assert list(columns) == ["", "seconds", "share", "ms a batch"]
+    assert list(columns) == ["", "seconds", "share", "ms per batch"]
     spent = {row[0]: float(row[1]) for row in rows}
     # 10 batches of 4 images of 10 ms each
     assert 0.35 < spent["data wait"] < 1.0

@@ -72,7 +72,7 @@ REFUSED = {
     "data2vec-vision": "its attention adds learned relative positions",
     "siglip2": "it takes images of any aspect ratio (NaFlex)",
     "siglip2_vision_model": "it takes images of any aspect ratio (NaFlex)",
-    "bert": "it reads text, and is for `vit explain FOLDER \"a sentence\" --task text`",
+    "bert": 'it reads text, and is for `vit explain FOLDER "a sentence" --task text`',
 }
 
 
