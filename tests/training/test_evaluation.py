@@ -97,7 +97,7 @@ def test_certainty_shares_the_bin_below_it_and_zero_the_one_above() -> None:
 
 @pytest.mark.parametrize("confidence", [[0.5, 1.2], [0.5, float("nan")], [0.5], []])
 def test_calibration_needs_probabilities(confidence: list[float]) -> None:
-    with pytest.raises(ValueError, match="[Cc]onfidence"):
+    with pytest.raises(ValueError, match=r"[Cc]onfidence"):
         calibration(torch.tensor(confidence), torch.tensor([True, False])[: 2 * len(confidence)])
 
 
