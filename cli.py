@@ -17,10 +17,7 @@ from vit.foundation import (
     UserError,
     check_range,
     claim_folder,
-    is_first_process,
     keep_freed_memory,
-    make_folder,
-    none_read,
 )
 from vit.options import (
     Activation,
@@ -41,18 +38,16 @@ from vit.options import (
     TrainingDataOptions,
 )
 from vit.terminal import (
-    print_classes,
     print_facts,
     print_lines,
-    print_problems,
     print_tables,
-    progress,
     say,
-    tell_skipped,
 )
-from wiring.caption_verbs import claim_file, evaluate_captioner, predict_captions
+from wiring.caption_verbs import evaluate_captioner, predict_captions
 from wiring.captioning import train_captioner
-from wiring.data import check_reading, data_module, image_files, run_estimate
+from wiring.checking import check_data
+from wiring.classifier_verbs import evaluate_classifier, predict_labels
+from wiring.data import check_reading, data_module
 from wiring.explaining import (
     check_method,
     check_serves,
@@ -64,7 +59,7 @@ from wiring.explaining import (
 from wiring.explaining_captions import CAPTION_OPTIONS, explain_captioner
 from wiring.explaining_text import TEXT_OPTIONS, explain_texts
 from wiring.folds import cross_validate
-from wiring.models import build_model, load_for_photographs, pair, prepared_for, require_head, require_kind
+from wiring.models import load_for_photographs, pair
 from wiring.pretraining import pretrain_encoder
 from wiring.runs import RunOptions
 from wiring.scoring import score_photographs
@@ -170,11 +165,7 @@ def evaluate(
         device: auto uses a GPU if there is one.
         overwrite: write into a folder that already holds files.
     """
-    from vit import processes
     from vit.checkpoints.captioner import is_captioner
-    from vit.inference import choose_device
-    from vit.training.evaluation import evaluate as run_evaluation
-    from vit.training.evaluation import write_evaluation
 
     if is_captioner(model):
         if tta != "none":
@@ -182,28 +173,8 @@ def evaluate(
         evaluate_captioner(model, data, decoding, out=out, split=split, limit=limit, seed=seed, precision=precision,
                            device=device, overwrite=overwrite)  # fmt: skip
         return
-    processes.join()
-    place = choose_device(device)
-    network = load_for_photographs(model)
-    require_head(network, model)
-    module = data_module(data, network, seed=seed, labels=network.labels, limit=limit)
-    require_kind(network, module, model)
-    names = module.names(split)
-    folder = claim_folder(out, overwrite=overwrite)
-    batches = progress(
-        module.dataloader(split), "evaluating", len(names) // processes.count(), lambda batch: len(batch["target"])
-    )
-    found = run_evaluation(network, batches, names, device=place, precision=precision, tta=tta)
-    if not is_first_process():
-        return
-    metrics, written = write_evaluation(found, folder)
-    tell_skipped(found.skipped, folder)
-    for name, value in metrics.items():
-        if isinstance(value, float):
-            print(f"{name:18} {value:.4f}")
-    print(f"{'images':18} {metrics['images']}  ({metrics['skipped']} skipped)")
-    print_classes(metrics["per_class"])
-    say(f"written to {folder}: {', '.join(written)}")
+    evaluate_classifier(model, data, out=out, split=split, limit=limit, tta=tta, seed=seed, precision=precision,
+                        device=device, overwrite=overwrite)  # fmt: skip
 
 
 def predict(
@@ -246,42 +217,16 @@ def predict(
         strict: stop at the first unreadable image; otherwise it is skipped and listed in skipped.csv.
         overwrite: overwrite an existing file.
     """
-    from datamodules.image_files import list_images
-    from datamodules.reading import printable
-    from vit import processes
     from vit.checkpoints.captioner import is_captioner
-    from vit.inference import choose_device, predict_batches, write_predictions
 
+    check_range("seed", seed, 0)
     if is_captioner(model):
         predict_captions(model, images, decoding, out=out, limit=limit, batch_size=batch_size,
                          num_workers=num_workers, precision=precision, device=device, strict=strict,
                          overwrite=overwrite, seed=seed)  # fmt: skip
         return
-    check_reading(batch_size, num_workers)
-    check_range("topk", topk, 1)
-    check_range("seed", seed, 0)
-    processes.join()
-    place = choose_device(device)
-    network = load_for_photographs(model)
-    require_head(network, model)
-    path = claim_file(out, overwrite=overwrite)
-    files = list_images(images, limit=limit)
-    dataset = image_files(files, prepared_for(network, crop=True) if crop else network.preprocessing)
-    batches = progress(
-        dataset.loader(batch_size, num_workers, strict=strict),
-        "predicting",
-        len(files) // processes.count(),
-        lambda b: len(b["index"]),
-    )
-    found = predict_batches(network, batches, device=place, precision=precision)
-    names = [printable(file.relative) for file in files]
-    make_folder(path.parent)
-    skipped = write_predictions(found, names, network.labels, path, topk=topk)
-    if len(skipped) == len(files):
-        raise none_read(f"{len(files)} images", skipped)
-    if skipped:  # otherwise an existing skipped.csv is about other images
-        tell_skipped(skipped, path.parent)
-    say(f"{len(files) - len(skipped)} images: {path}")
+    predict_labels(model, images, out=out, topk=topk, limit=limit, batch_size=batch_size, num_workers=num_workers,
+                   crop=crop, precision=precision, device=device, strict=strict, overwrite=overwrite)  # fmt: skip
 
 
 def explain(
@@ -672,43 +617,8 @@ def check(
         device: the device to train on; auto uses a GPU if there is one.
         overwrite: overwrite existing files.
     """
-    from datamodules.doctor.diagnosis import diagnose
-    from datamodules.doctor.listing import check_fix_list, list_data, write_fix_list
-    from datamodules.doctor.report import write_problems, write_report
-    from datamodules.doctor.scan import Scan, scan
-    from datamodules.named import is_named
-    from vit.inference import choose_device
-
-    if is_named(data):
-        raise UserError(
-            f"vit check reads folders and manifests, and {data} is neither.\nGive a folder of photos or a manifest."
-        )
-    check_reading(batch_size, num_workers)
-    check_range("max_epochs", max_epochs, 1)
-    place = choose_device(device)
-    root = Path(data).absolute()
-    if fix_list is not None:
-        check_fix_list(Path(fix_list), root, overwrite=overwrite)
-    listing = list_data(root, val_fraction=val_fraction, seed=seed)
-    network, _ = build_model(model, seed)
-    folder = claim_folder(out, overwrite=overwrite)
-    scanned = Scan.empty(len(listing))
-    for _ in progress(scan(listing.paths, scanned, num_workers), "checking", len(listing), lambda count: count):
-        pass
-    found = diagnose(listing, scanned)
-    lines = [*found.summary(), *run_estimate(found, network, batch_size, max_epochs, num_workers, place)]
-    write_problems(found, folder / "problems.csv")
-    write_report(found, folder / "report.html", lines)
-    print_lines(lines)
-    print_problems(found.table())
-    if fix_list is not None:
-        write_fix_list(Path(fix_list), listing, found.keep)
-        say(f"{len(found.keep)} of {len(listing)} images are in {fix_list}")
-    say(f"with pictures: {folder / 'report.html'}   full list: {folder / 'problems.csv'}")
-    if found.errors:
-        raise UserError(
-            f"{found.errors} errors: each stops training, loses images, or makes the measured accuracy misleading."
-        )
+    check_data(data, model, out=out, fix_list=fix_list, val_fraction=val_fraction, seed=seed, batch_size=batch_size,
+               max_epochs=max_epochs, num_workers=num_workers, device=device, overwrite=overwrite)  # fmt: skip
 
 
 def demo(*, out: str = "demo", seed: int = 0, device: Device = "auto", overwrite: bool = False) -> None:

@@ -109,6 +109,20 @@ def claim_folder(folder: str | os.PathLike[str], *, overwrite: bool = False, res
     return folder
 
 
+def claim_file(out: str, *, overwrite: bool) -> Path:
+    """The path of an output file.
+
+    Raises:
+        UserError: when it exists and may not be overwritten.
+    """
+    path = Path(out)
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is not a regular file, so it can't be overwritten.\nGive the name of a CSV.")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} already exists.\nGive another name, or --overwrite.")
+    return path
+
+
 def holds_files(folder: Path) -> bool:
     """Whether a folder holds anything besides the list of what could not be read, which a try that failed leaves."""
     return folder.is_dir() and any(path.name != SKIPPED for path in folder.iterdir())

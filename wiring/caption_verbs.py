@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit.foundation import UserError, check_range, claim_folder, make_folder, none_read
+from vit.foundation import UserError, claim_file, claim_folder, make_folder, none_read
 from vit.options import DataOptions, DecodingOptions, Device, Precision
 from vit.terminal import progress, say, tell_skipped
 from wiring.captioning import caption_data, refuse_longer
@@ -95,7 +94,6 @@ def predict_captions(
 
     processes.refuse_several("vit predict of a captioner")
     check_reading(batch_size, num_workers)
-    check_range("seed", seed, 0)
     place = choose_device(device)
     network = load_captioner(model)
     vocabulary, options = vocabulary_of(network, model), generation(decoding, network)
@@ -112,20 +110,6 @@ def predict_captions(
     if skipped:  # otherwise an existing skipped.csv is about other images
         tell_skipped(skipped, path.parent)
     say(f"{len(files) - len(skipped)} images: {path}")
-
-
-def claim_file(out: str, *, overwrite: bool) -> Path:
-    """The path of an output file.
-
-    Raises:
-        UserError: when it exists and may not be overwritten.
-    """
-    path = Path(out)
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path} is not a regular file, so it can't be overwritten.\nGive the name of a CSV.")
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} already exists.\nGive another name, or --overwrite.")
-    return path
 
 
 def vocabulary_of(network: Captioner, source: str) -> Vocabulary:
