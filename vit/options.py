@@ -313,7 +313,7 @@ class TrainerOptions:
         accumulate: batches whose gradients are summed up for one step.
         activation_checkpointing: recompute activations for the gradient instead of keeping them: slower, but leaves
             room for larger batches.
-        compile: compile the model with torch.compile, which takes about a minute at the start.
+        compile: compile the model with torch.compile, which takes a minute or more at the start.
         checkpoint_minutes: minutes between checkpoints; a run that is killed and resumed repeats at most this much
             work.
         devices: processes per machine, one per GPU; each of them takes its own batches of data.batch_size.
