@@ -1041,7 +1041,7 @@ REFUSED: dict[str, tuple[str, int]] = {
     "{train} --data.root {photo}": ("is a file", 1),
     "{train} --data.root birdscenes:dmo": ("did you mean 'demo'", 1),
     "{train} --data.root {classes} --model.image_size 17": ("16 or 24", 1),
-    "{train} --data.root {classes} --model.image_size [16,16,16]": ("one number of pixels, or [height, width]", 1),
+    "{train} --data.root {classes} --model.image_size [16,16,16]": ("a number of pixels, 1 or more, or two of them", 1),
     "{train} --data.root {classes} --model.variant pcio": ("did you mean 'pico'?", 1),
     "{train} --data.root {classes} --model.pretrained {here}/notes.pth": ("can't be read as a checkpoint", 1),
     "{train} --data.root {classes} --model.pretrained {here}/notes.safetensors": ("The file is empty", 1),

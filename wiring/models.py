@@ -98,16 +98,16 @@ def pair(size: int | list[int] | None, option: str = "image_size") -> tuple[int,
     if size is None:
         return None
     from datamodules.reading import MAX_PIXELS
+    from vit.checkpoints import told
 
-    sides = [size, size] if isinstance(size, int) else size
-    if len(sides) != 2 or min(sides) < 1:
-        raise UserError(f"--{option} is {size}; allowed are one number of pixels, or [height, width].")
+    sides = told.pair(f"--{option}", size)
+    assert sides is not None
     if sides[0] * sides[1] > MAX_PIXELS:
         raise UserError(
             f"--{option} is {size}, which is more than the {MAX_PIXELS:,} pixels that an image may have.\n"
             "Give the side in pixels, such as 224; each doubling takes four times the memory."
         )
-    return sides[0], sides[1]
+    return sides
 
 
 def require_head(model: Classifier, source: str) -> None:
