@@ -67,6 +67,5 @@ def check_data(
         say(f"{len(found.keep)} of {len(listing)} images are in {fix_list}")
     say(f"with pictures: {folder / 'report.html'}   full list: {folder / 'problems.csv'}")
     if found.errors:
-        raise UserError(
-            f"{found.errors} errors: each stops training, loses images, or makes the measured accuracy misleading."
-        )
+        many = "1 error" if found.errors == 1 else f"{found.errors} errors"
+        raise UserError(f"{many}: each stops training, loses images, or makes the measured accuracy misleading.")

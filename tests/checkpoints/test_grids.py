@@ -7,8 +7,8 @@ from safetensors.torch import save_file
 from vit.checkpoints.load import load, load_with_report
 from vit.foundation import UserError
 
-NONE = "none of any other token"
-ALL = "of every other token"
+NONE = "no other token"
+ALL = "all other tokens"
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_the_size_that_is_given_is_the_grids_if_it_fits(timm_vit, file, grid, op
     model, report = load_with_report(file(reference), num_heads=2, image_size=size)
     assert_same(model, reference, size)
     assert report.resized == []
-    assert grids(report) == [f"positions of {grid[0]} x {grid[1]} patches, and {ALL}"]
+    assert grids(report) == [f"positions of {grid[0]} x {grid[1]} patches and {ALL}"]
     by_its_own_size = load(file(reference), num_heads=2, trained_size=size)
     assert_same(by_its_own_size, reference, size)
     assert by_its_own_size.preprocessing.image_size == size
@@ -70,7 +70,7 @@ def test_a_class_token_without_a_position_is_assumed_aloud(timm_vit, file, optio
     for more in ({}, {"image_size": (21, 21)}):
         model, report = load_with_report(file(reference), num_heads=2, **more)
         assert_same(model, reference, (21, 21))
-        assert grids(report) == [f"positions of 3 x 3 patches, and {NONE}"]
+        assert grids(report) == [f"positions of 3 x 3 patches and {NONE}"]
     model, report = load_with_report(file(reference), num_heads=2, trained_size=(21, 21), image_size=(28, 14))
     assert model.encoder.grid == (4, 2)
     assert report.resized == ["positions from 3 x 3 to 4 x 2 by bicubic_antialias"]

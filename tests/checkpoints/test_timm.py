@@ -291,7 +291,7 @@ def test_positions_that_fit_two_grids_are_told_apart_by_the_image_size_or_an_ass
     assert_close(load(path, num_heads=2, image_size=(14, 14)).double().eval()(x), reference.double()(x))
     model, report = load_with_report(path, num_heads=2)
     assert model.encoder.grid == (3, 3)
-    assert any("positions of 3 x 3 patches, and none of any other token" in line for line in report.lines())
+    assert any("positions of 3 x 3 patches and no other token" in line for line in report.lines())
 
 
 # What a bare file of timm's published models leaves to be assumed otherwise than it is: names, and what.

@@ -280,8 +280,8 @@ def _grid(
     own = length - found[0] * found[1]
     if certain and own >= places[0]:
         return found, ""
-    others = {places[0]: "none of the registers", 0: "none of any other token", places[-1]: "of every other token"}
-    return found, f"positions of {found[0]} x {found[1]} patches, and {others[own]}"
+    others = {places[0]: "no register", 0: "no other token", places[-1]: "all other tokens"}
+    return found, f"positions of {found[0]} x {found[1]} patches and {others[own]}"
 
 
 def _refuse_two_grids(
