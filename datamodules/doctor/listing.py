@@ -13,7 +13,7 @@ from datamodules.doctor.problems import Problem
 from datamodules.image_folder import find_splits
 from datamodules.manifest import Row, is_manifest, read_manifest, write_manifest
 from datamodules.reading import printable
-from vit.foundation import UserError
+from vit.foundation import UserError, claim_file
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,7 @@ def check_fix_list(path: Path, data: Path, *, overwrite: bool) -> None:
         raise UserError(f"--fix_list is {printable(path)}; it must end in .csv.")
     if path.exists() and data.exists() and path.samefile(data):
         raise UserError(f"--fix_list is {printable(path)}, which is the data itself.\nGive another name.")
-    if path.exists() and not (path.is_file() and overwrite):
-        raise UserError(f"{printable(path)} already exists.\nGive another name, or --overwrite.")
+    claim_file(str(path), overwrite=overwrite)
 
 
 def write_fix_list(path: Path, listing: Listing, keep: Sequence[int]) -> None:

@@ -230,7 +230,7 @@ def test_where_a_fix_list_may_be(good, tmp_path):
     check_fix_list(tmp_path / "there.csv", good, overwrite=True)
     for name, data, overwrite, reason in (
         ("there.csv", good, False, "already exists"),
-        ("folder.csv", good, True, "already exists"),
+        ("folder.csv", good, True, "not a regular file"),
         ("there.csv", tmp_path / "there.csv", True, "the data itself"),
         ("data/train/crow/00.png", good, True, "must end in .csv"),
     ):
