@@ -13,8 +13,10 @@ from PIL import Image
 from vit.foundation import UserError
 from vit.models.classifier import Classifier
 from vit.models.encoder import image_encoder
-from vit.training.evaluation import Evaluation, calibration, evaluate, write_evaluation
+from vit.training.calibration import calibration
+from vit.training.evaluation import evaluate, write_evaluation
 from vit.training.multilabel_evaluation import MultiLabelEvaluation
+from vit.training.single_label_evaluation import Evaluation
 
 LABELS = ("crow", "heron", "robin")
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from vit.training.evaluation import Calibration
+from vit.training.calibration import Calibration
 from vit.training.pictures import draw_confusion, draw_curves, draw_reliability
 
 METRICS = """epoch,lr-AdamW,step,train_loss,val_loss,val_top1,speed

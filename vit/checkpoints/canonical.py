@@ -121,7 +121,7 @@ def pooling(tensors: dict[str, Tensor], asked: str | None = None) -> str:
     if asked is None:
         raise UserError(
             "The checkpoint's head reads two vectors: the class token's, and the distillation token's or the mean.\n"
-            "Say which: vit train takes --model.pool class+dist or class+mean, vit.load pool=."
+            "Say which: vit.load takes pool='class+dist' or 'class+mean', vit train --model.pool class+mean."
         )
     return asked if "+" in asked else "class+mean"
 

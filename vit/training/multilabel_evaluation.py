@@ -5,8 +5,9 @@ from typing import Any
 
 from torchmetrics.functional.classification import multilabel_f1_score, multilabel_precision, multilabel_recall
 
-from vit.training.evaluation import Calibration, Evaluation, calibration
+from vit.training.calibration import Calibration, calibration
 from vit.training.multilabel import average_precisions, macro_f1, said
+from vit.training.single_label_evaluation import Evaluation
 
 
 class MultiLabelEvaluation(Evaluation):

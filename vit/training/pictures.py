@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from vit.foundation import atomic_write
 
 if TYPE_CHECKING:
-    from vit.training.evaluation import Calibration
+    from vit.training.calibration import Calibration
 
 DPI = 120
 MAX_CELLS, MAX_TICKS = 20, 60  # maximum number of classes with numbers in cells, and with labels for rows
