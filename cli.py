@@ -531,7 +531,10 @@ def export(
     network = load(model, image_size=pair(image_size), trained_size=pair(trained_size, "trained_size"), **unsaid)
     check_target(network, to)  # before there is a folder
     folder = claim_folder(out, overwrite=overwrite)
-    say(f"written to {folder}: {', '.join(write_export(network, to, folder))}")
+    written = write_export(network, to, folder)
+    if network.neighbours is not None:
+        say(f"note: {to} has no place for the nearest training photographs: its predictions are the head's alone")
+    say(f"written to {folder}: {', '.join(written)}")
 
 
 def tune(

@@ -242,6 +242,9 @@ class OptimOptions:
             blocks and the head); or lora (the head, and low-rank updates of the matrices in all blocks).
         lora_rank: rank of LoRA's matrices.
         lora_alpha: LoRA's update is scaled by lora_alpha / lora_rank.
+        neighbours: share of the training photographs nearest to an image in its probabilities, such as 0.5; 0 for none.
+            After the run, the model folder gets the features of up to 10,000 training images. It helps where a class
+            has many kinds, such as a family of birds.
     """
 
     name: str = "adamw"
@@ -265,6 +268,7 @@ class OptimOptions:
     trained: str = "all"
     lora_rank: int = 8
     lora_alpha: float = 16.0
+    neighbours: float = 0.0
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"all|head|lora|blocks:[1-9]\d*", self.trained):
@@ -272,6 +276,7 @@ class OptimOptions:
         check_range("optim.lr_base_size", self.lr_base_size, 1)
         check_range("optim.lora_rank", self.lora_rank, 1)
         check_range("optim.ema", self.ema, 0, 0.999999)
+        check_range("optim.neighbours", self.neighbours, 0, 0.99)
         for name in (
             "lr",
             "weight_decay",

@@ -58,7 +58,11 @@ def _loaded(options: ModelOptions) -> tuple[Classifier, list[str]]:
         trained_size=pair(options.trained_size, "model.trained_size"), in_chans=CHANNELS, pool=options.pool,
         pool_blocks=options.pool_blocks, drop_path=options.drop_path, **_unsaid(options),
     )  # fmt: skip
-    return model, [*report.lines(), *_overruled(options)]
+    notes = _overruled(options)
+    if model.neighbours is not None:
+        model.neighbours = None
+        notes.append("note: the checkpoint's neighbours are left out, since training changes all features")
+    return model, [*report.lines(), *notes]
 
 
 def _overruled(options: ModelOptions) -> list[str]:

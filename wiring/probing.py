@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vit.models.classifier import Classifier
     from vit.training.classification import ClassificationTask
 
-MOST_IMAGES = 10_000  # for the probe that starts fine-tuning, spread evenly over the classes
+MOST_IMAGES = 10_000  # for the probe that starts fine-tuning and for neighbours, spread evenly over the classes
 FILE = "features.safetensors"  # in the run folder, so that a resumed run need not compute them again
 
 
@@ -57,7 +57,7 @@ def cached_features(
     if not kept:
         say("The encoder is frozen: it sees each image once, without augmentation.")
         for split in ("train", "val"):
-            kept[split], unread = _computed(module, split, model, device, precision)
+            kept[split], unread = features_of(module, split, model, device, precision)
             skipped |= unread
         _keep(kept, folder / FILE, data)
     classes = module.sampled_classes()
@@ -75,23 +75,34 @@ def start_from_probe(
     Raises:
         UserError: when no training image can be read.
     """
-    from datamodules.features import CachedFeatures
     from vit import processes
     from vit.training.probe import fit_probe
 
     if processes.count() == 1 and not is_first_process():
         return
-    if isinstance(module, CachedFeatures):  # of a frozen encoder
-        columns = module.tables["train"]
-    else:
-        part = copy(module)
-        part.limit(MOST_IMAGES)
-        columns, _ = _computed(part, "train", task.model, device, precision)
+    columns = training_features(module, task.model, device=device, precision=precision)
     fit_probe(task, columns["image"], columns["target"], columns.get("weight"))
     task.train()
 
 
-def _computed(
+def training_features(
+    module: SplitLoaders | CachedFeatures, model: Classifier, *, device: Device, precision: Precision
+) -> Columns:
+    """The features of at most `MOST_IMAGES` training images, preprocessed as in evaluation, with their targets.
+
+    Raises:
+        UserError: when no training image can be read.
+    """
+    from datamodules.features import CachedFeatures
+
+    if isinstance(module, CachedFeatures):  # of a frozen encoder
+        return module.tables["train"]
+    part = copy(module)
+    part.limit(MOST_IMAGES)
+    return features_of(part, "train", model, device, precision)[0]
+
+
+def features_of(
     module: SplitLoaders, split: str, model: Classifier, device: Device, precision: Precision
 ) -> tuple[Columns, dict[str, str]]:
     """The columns of a split, including the images that other processes read, and what could not be read."""

@@ -142,7 +142,7 @@ def refuse_classification(data: TrainingDataOptions, optim: OptimOptions, *, tak
     usual = OptimOptions()
     if data.balanced:
         raise UserError("--data.balanced needs classes, and there are none in this task.\nLeave it out.")
-    for name in (*usual.classification(), "class_weights", "head_init"):
+    for name in (*usual.classification(), "class_weights", "head_init", "neighbours"):
         value = getattr(optim, name)
         if value != getattr(usual, name) and name != takes:
             raise UserError(f"--optim.{name} is {value!r}, which this task does not use.\nLeave it out.")

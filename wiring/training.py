@@ -11,6 +11,7 @@ from vit.terminal import say
 from wiring.data import data_module, describe_data
 from wiring.idle import idle
 from wiring.models import build_model
+from wiring.neighbours import with_neighbours
 from wiring.runs import RunOptions, check_run, open_run, run_task
 
 if TYPE_CHECKING:
@@ -48,7 +49,13 @@ def train_classifier(
     about = describe_data(data, module, model.pretrained)
     began = perf_counter()
     learned = probed(task, module, optim, trainer, options, new_head=new_head)
-    return run_task(task, learned, options, optim, trainer, about, prepared=perf_counter() - began), task.judge
+    result = run_task(task, learned, options, optim, trainer, about, prepared=perf_counter() - began)
+    if optim.neighbours:
+        result = with_neighbours(
+            result, options.run / "model", module, learned, task, about, share=optim.neighbours, device=options.device,
+            precision=trainer.precision,
+        )  # fmt: skip
+    return result, task.judge
 
 
 def prepared(

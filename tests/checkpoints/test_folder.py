@@ -14,6 +14,7 @@ from vit.checkpoints.load import load, load_with_report
 from vit.foundation import UserError
 from vit.models.classifier import Classifier, Preprocessing
 from vit.models.encoder import image_encoder
+from vit.models.neighbours import Neighbours
 
 LABELS = ("鳥", "crow", "épervier", "bee eater")
 MODELS = [
@@ -321,3 +322,85 @@ def test_the_card_says_what_a_learned_query_asks(tmp_path, randomise):
     """Not the registers, nor the class token: see Classifier._pool."""
     write_folder(randomise(oblong("attention", num_registers=3)), tmp_path)
     assert "a learned query asks of the patches' tokens" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def remembering(tmp_path, randomise):
+    """A model with neighbours, and its folder."""
+    model = randomise(oblong())
+    model.neighbours = Neighbours(torch.randn(7, 22), torch.eye(4)[[0, 1, 2, 3, 0, 1, 2]], share=0.3, count=4)
+    write_folder(model, tmp_path / "model")
+    return model, tmp_path / "model"
+
+
+def test_neighbours_are_kept(remembering):
+    model, folder = remembering
+    again, report = load_with_report(folder)
+    images = torch.randn(3, 3, 10, 21)
+    assert torch.equal(again.eval()(images), model(images))
+    assert again.neighbours.settings() == {"share": 0.3, "count": 4, "temperature": 0.07}
+    assert report.dropped == []
+    assert "The 4 of 7 training photographs" in (folder / "README.md").read_text()
+
+
+def test_timm_reads_the_network_without_the_neighbours(remembering):
+    model, folder = remembering
+    theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    model.neighbours = None
+    images = torch.randn(3, 3, 10, 21)
+    torch.testing.assert_close(theirs(images), model(images), rtol=1e-4, atol=1e-4)
+
+
+def test_a_live_model_is_loaded_with_neighbours_of_its_own(remembering):
+    model, _ = remembering
+    again = load(model).eval()
+    images = torch.randn(3, 3, 10, 21)
+    assert torch.equal(again(images), model(images))
+    again.neighbours.features.zero_()
+    assert model.neighbours.features.any()
+
+
+def test_neighbours_go_with_the_head(remembering):
+    _, folder = remembering
+    model, report = load_with_report(folder, pool="mean")
+    assert model.neighbours is None
+    assert "the nearest training photographs" in report.dropped
+
+
+def test_missing_or_damaged_neighbours(remembering):
+    _, folder = remembering
+    path = folder / "neighbours.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert "is damaged" in refusal(folder)
+    path.unlink()
+    assert "is missing" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    "told", [{"share": 2}, {"share": "much"}, {"count": 0}, {"count": None}, {"temperature": -1}, {"sha256": 3}, None]
+)
+def test_invalid_settings_of_neighbours(remembering, told):
+    _, folder = remembering
+    config = json.loads((folder / "config.json").read_text())
+    ours = config["vitscope"]
+    ours["neighbours"] = ours["neighbours"] | told if told else "all"
+    ours["config_sha256"] = digest_of({**config, "vitscope": {k: v for k, v in ours.items() if k != "config_sha256"}})
+    (folder / "config.json").write_text(json.dumps(config))
+    refusal(folder)
+
+
+def test_neighbours_of_another_model(remembering, tmp_path):
+    model, folder = remembering
+    model.neighbours = Neighbours(torch.randn(7, 5), torch.eye(4)[[0, 1, 2, 3, 0, 1, 2]])
+    write_folder(model, folder)
+    assert "5 features and 4 classes" in refusal(folder)
+
+
+def test_a_later_model_without_neighbours_leaves_none_behind(remembering):
+    model, folder = remembering
+    model.neighbours = None
+    write_folder(model, folder)
+    assert not (folder / "neighbours.safetensors").exists()
+    assert load(folder).neighbours is None

@@ -54,6 +54,7 @@ def model_card(
         f"{shape['depth']} blocks of width {shape['embed_dim']} with {shape['num_heads']} heads, patches of {patch} "
         f"pixels, {parameters:,} parameters; the head reads {_READS[model.pool]}"
         + (f" of each of the last {model.pool_blocks} blocks." if model.pool_blocks > 1 else "."),
+        _neighbours(model),
         _data(training),
         _metrics(training),
         _input(model.preprocessing),
@@ -125,6 +126,17 @@ _LICENCE = """\
 ## Licence
 
 *Not stated: fill this in. What the checkpoint that it began with and the photographs allow counts, too.*"""
+
+
+def _neighbours(model: Classifier) -> str:
+    if model.neighbours is None:
+        return ""
+    found = model.neighbours
+    return (
+        f"## Neighbours\n\nThe {found.count} of {len(found.features):,} training photographs that are nearest to an "
+        f"image by what the head reads have a share of {found.share:.0%} in its probabilities. Only vitscope keeps "
+        "them; timm, transformers and torchvision load the network alone, whose predictions differ."
+    )
 
 
 def _data(training: Training | None) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from vit.checkpoints.read import Stored, read_file, read_tensors, refuse_link
 from vit.checkpoints.sources.lightning import merge_adapters
 from vit.checkpoints.sources.source import Facts, Tensors
 from vit.foundation import UserError
+from vit.models.neighbours import Neighbours
 
 TIMM_WRAPPER = "timm_wrapper"  # transformers' model type of timm's models, with timm's config
 
@@ -27,12 +29,14 @@ class Content:
         tensors: its tensors, with the names of the library that it comes from.
         facts: facts from its config, hub record or live module.
         file: the weight file, if there is one.
+        neighbours: see `Classifier`.
     """
 
     name: str
     tensors: Tensors
     facts: Facts = Facts()  # noqa: RUF009 (frozen)
     file: Path | None = None
+    neighbours: Neighbours | None = None
 
 
 def read(source: str | Path | nn.Module) -> Content:
@@ -42,7 +46,8 @@ def read(source: str | Path | nn.Module) -> Content:
         UserError: when there is nothing to read, or it can't be read.
     """
     if isinstance(source, nn.Module):
-        return Content(type(source).__name__, *read_module(source))
+        neighbours = deepcopy(getattr(source, "neighbours", None))  # of one of ours
+        return Content(type(source).__name__, *read_module(source), neighbours=neighbours)
     name = str(source)
     if name.startswith("timm:"):
         path, config = hub.fetch_timm(name.removeprefix("timm:"))
@@ -94,7 +99,8 @@ def _read_folder(path: Path, name: str) -> Content:
     config = read_json(path / folder.CONFIG)
     if folder.is_ours(config) or not config.keys() & {"model_type", "pretrained_cfg", "architecture"}:
         facts = folder.facts(path, config)
-        return Content(name, _undamaged(path, config), facts, path / folder.WEIGHTS)
+        tensors, neighbours = _undamaged(path, config), folder.read_neighbours(path, config)
+        return Content(name, tensors, facts, path / folder.WEIGHTS, neighbours)
     file = hub.weights_in(path)
     if file is None:
         raise UserError(f"{path} has none of {', '.join(hub.WEIGHTS)}.\nCopy the weights into it.")

@@ -1,8 +1,9 @@
 """The model folder: what `vit train` writes, and all that is needed to use the model, here and elsewhere.
 
 model.safetensors   the weights, with timm's names
+neighbours.safetensors   the features and classes of the training photographs that vote, if the model has them
 config.json         for timm and transformers: architecture, labels, preprocessing, if timm can represent them;
-                    for us, under "vitscope": the same in all detail, and the sha256 of the weights
+                    for us, under "vitscope": the same in all detail, and the sha256 of the weights and the neighbours
 README.md           the model card
 """
 
@@ -14,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from vit.checkpoints.card import Training, model_card
+from vit.checkpoints.read import read_tensors, refuse_link
 from vit.checkpoints.sources.source import Facts
 from vit.checkpoints.targets import timm
 from vit.checkpoints.targets.target import sha256, write_json, write_safetensors
 from vit.foundation import UserError, atomic_write
 from vit.models.classifier import Classifier
+from vit.models.neighbours import Neighbours
 
 WEIGHTS = "model.safetensors"
+NEIGHBOURS = "neighbours.safetensors"
 CONFIG = "config.json"
 CARD = "README.md"
 OURS = "vitscope"  # the key of our part of the config
@@ -37,19 +41,52 @@ def write_folder(model: Classifier, folder: Path, training: Training | None = No
         training: what the model card says about the data and the run.
     """
     digest = write_safetensors(timm.tensors(model), folder / WEIGHTS)
+    neighbours = _write_neighbours(model.neighbours, folder / NEIGHBOURS)
     obstacles = timm.obstacles(model)
     ways = {"vitscope": _LOADING}
     if not obstacles:
         ways |= {"timm": timm.loading(model), "transformers, which needs timm": timm.loading_by_transformers(model)}
+    digests = {WEIGHTS: digest} | ({NEIGHBOURS: neighbours["sha256"]} if neighbours else {})
     with atomic_write(folder / CARD) as temporary:
-        card = model_card(model, {WEIGHTS: digest}, ways, training=training, obstacles=obstacles)
+        card = model_card(model, digests, ways, training=training, obstacles=obstacles)
         temporary.write_text(card, encoding="utf-8")
-    write_json(_config(model, digest, {} if obstacles else timm.config(model)), folder / CONFIG)
+    ours = {**describe(model), "weights_sha256": digest} | ({"neighbours": neighbours} if neighbours else {})
+    write_json(_config(ours, {} if obstacles else timm.config(model)), folder / CONFIG)
+    if not neighbours:
+        (folder / NEIGHBOURS).unlink(missing_ok=True)  # an earlier model's, which the config no longer names
 
 
-def _config(model: Classifier, digest: str, theirs: dict[str, Any]) -> dict[str, Any]:
-    """timm's part, if timm can represent the model, and ours, with the sha256 of the weights and of both parts."""
-    ours = {**describe(model), "weights_sha256": digest}
+def _write_neighbours(neighbours: Neighbours | None, path: Path) -> dict[str, Any]:
+    """Writes the tensors; returns what the config says about them, nothing if there are none."""
+    if neighbours is None:
+        return {}
+    return {**neighbours.settings(), "sha256": write_safetensors(dict(neighbours.named_buffers()), path)}
+
+
+def read_neighbours(folder: Path, config: Mapping[str, Any]) -> Neighbours | None:
+    """The neighbours of the model in a folder, None if it has none.
+
+    Raises:
+        UserError: when they are missing, damaged or invalid.
+    """
+    told = config[OURS].get("neighbours")
+    if told is None:
+        return None
+    path = folder / NEIGHBOURS
+    if not path.is_file():
+        raise UserError(f"{folder} is not a whole model folder: {NEIGHBOURS} is missing.\nCopy the model folder again.")
+    refuse_link(path)
+    try:
+        settings = {name: told[name] for name in ("share", "count", "temperature")}
+        refuse_damaged(path, told["sha256"], sha256(path))
+        tensors = read_tensors(path)
+        return Neighbours(tensors["features"], tensors["targets"], **settings)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} does not fit what {CONFIG} says about it: {error!r:.200}") from None
+
+
+def _config(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """timm's part, if timm can represent the model, and ours, with the sha256 of both."""
     return {**theirs, OURS: {**ours, "config_sha256": digest_of({**theirs, OURS: ours})}}
 
 
@@ -166,6 +203,6 @@ def with_tuples(options: dict[str, Any]) -> dict[str, Any]:
 
 
 __all__ = [
-    "CARD", "CONFIG", "OURS", "WEIGHTS", "describe", "described", "digest_of", "facts", "is_ours", "refuse_damaged",
-    "sha256", "with_tuples", "write_folder",
+    "CARD", "CONFIG", "NEIGHBOURS", "OURS", "WEIGHTS", "describe", "described", "digest_of", "facts", "is_ours",
+    "read_neighbours", "refuse_damaged", "sha256", "with_tuples", "write_folder",
 ]  # fmt: skip

@@ -19,6 +19,7 @@ from vit.layers.patches import adapt_channels, resize_patches
 from vit.layers.positions import resize_positions
 from vit.models.classifier import Classifier, Preprocessing
 from vit.models.encoder import image_encoder
+from vit.models.neighbours import Neighbours
 
 TOLD_BY_NAMES = ("attention", "class+dist")  # poolings with tensors of their own; others are guessed of a bare file
 
@@ -147,6 +148,7 @@ def load_with_report(
     # The weights of a live module stay its own.
     given = set() if content.file else {value.untyped_storage().data_ptr() for value in content.tensors.values()}
     _merge_strictly(model, state, report, given)
+    _give_neighbours(model, content.neighbours, report)
     return model, report
 
 
@@ -357,6 +359,26 @@ def _merge_strictly(model: Classifier, state: dict[str, Tensor], report: LoadRep
     model.load_state_dict({name: _own(value, given) for name, value in state.items()}, assign=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
+
+
+def _give_neighbours(model: Classifier, neighbours: Neighbours | None, report: LoadReport) -> None:
+    """The checkpoint's neighbours for the model, unless its head was left out, which they vote beside.
+
+    Raises:
+        UserError: when they don't fit the head.
+    """
+    if neighbours is None:
+        return
+    if not model.num_classes:
+        report.dropped.append("the nearest training photographs")
+        return
+    shape = (neighbours.features.shape[1], neighbours.targets.shape[1])
+    if shape != (model.num_features, model.num_classes):
+        raise UserError(
+            f"{report.source} does not fit: its training photographs have {shape[0]} features and {shape[1]} classes,\n"
+            f"its head {model.num_features} and {model.num_classes}. Copy the model folder again."
+        )
+    model.neighbours = neighbours
 
 
 def _own(value: Tensor, given: set[int]) -> Tensor:

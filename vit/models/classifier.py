@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vit.layers.pooling import AttentionPool
 from vit.models.encoder import Encoder, init_weights
+from vit.models.neighbours import Neighbours
 
 POOLS = ("class", "mean", "class+mean", "class+dist", "attention")
 
@@ -117,11 +118,13 @@ class Classifier(nn.Module):
             nn.LayerNorm(pooled, eps=encoder.architecture.get("norm_eps", 1e-6)) if fc_norm else nn.Identity()
         )
         self.head = self._new_head(num_classes)
+        self.neighbours: Neighbours | None = None
 
     def reset_head(self, labels: Sequence[str], *, multilabel: bool = False) -> None:
-        """Gives the model a new head with random weights for these classes."""
+        """Gives the model a new head with random weights for these classes, and no neighbours."""
         self.labels, self.num_classes, self.multilabel = tuple(labels), len(labels), multilabel
         self.head = self._new_head(len(labels)).to(next(self.encoder.parameters()))  # its device and precision
+        self.neighbours = None
 
     def _new_head(self, num_classes: int) -> nn.Module:
         head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
@@ -173,7 +176,17 @@ class Classifier(nn.Module):
         Args:
             whole: let the last block compute all tokens, including those that the pooling does not read.
         """
-        return self.head(self.features(images, whole=whole))
+        return self.logits(self.features(images, whole=whole))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(B, num_features), what the head reads -> (B, num_classes) logits; with neighbours, those of the mixture."""
+        logits = self.head(features)
+        if self.neighbours is None:
+            return logits
+        with torch.autocast(features.device.type, enabled=False):
+            mixed = self.neighbours(features.float(), self.probabilities(logits.float()))
+            least = torch.finfo(mixed.dtype).tiny
+            return mixed.logit(eps=1e-7) if self.multilabel else mixed.clamp(min=least).log()
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """(B, num_classes) logits -> probabilities, which sum to 1 unless the model is multi-label."""

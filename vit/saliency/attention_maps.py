@@ -132,7 +132,7 @@ def legrad_maps(model: Classifier, images: Tensor, target: Tensor | None, *, sta
     check_start_block(start_block, depth)
     with record(model, gradients=True) as trace:
         outputs = model.encoder.last_tokens(images, depth - start_block)
-        scores = [model.head(model.pooled(tokens)) for tokens in outputs]
+        scores = [model.logits(model.pooled(tokens)) for tokens in outputs]
         chosen = chosen_classes(scores[-1], target)[:, None]
         gradients = [trace.gradient(score.gather(1, chosen), start_block + place) for place, score in enumerate(scores)]
     with torch.inference_mode():

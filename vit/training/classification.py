@@ -91,7 +91,7 @@ class ClassificationTask(TrainingTask):
 
     def logits(self, model: Classifier, images: Tensor) -> Tensor:
         """(B, num_classes) float32."""
-        logits: Tensor = model.head(images) if self.on_features else model(images)
+        logits: Tensor = model.logits(images) if self.on_features else model(images)
         return logits.float()
 
     def shares(self, targets: Tensor) -> Tensor:

@@ -1,0 +1,73 @@
+"""A classifier's memory: the training photographs whose features are nearest to an image's."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Neighbours(nn.Module):
+    """Training photographs, of which the nearest to an image have a share in its probabilities.
+
+    A linear head gives each class one direction. A class of several kinds, such as a family of birds, may be many small
+    groups of features instead: an image is then told by the few photographs that it resembles. These vote as in a
+    weighted k-NN classifier (Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance
+    Discrimination"; Caron et al. 2021, DINO), and their vote is mixed with the head's as in kNN-LM (Khandelwal et al.
+    2020, equation 3):
+
+        p = (1 - share) · p_head + share · Σ_i w_i · y_i,   w = softmax(cos(f, f_i) / temperature),
+
+    where i runs over the `count` nearest photographs; f_i are their features, and y_i their targets.
+
+    Its tensors are buffers that are no part of a state dict: without them, the classifier is what it was trained to be.
+
+    Args:
+        features: (N, F), what the head reads of each photograph, at any length of the vectors.
+        targets: (N, num_classes), 1 for the classes of each photograph, 0 for the others.
+        share: of the neighbours' vote, 0 to 1, without 1.
+        count: number of nearest photographs that vote; all, if there are not as many.
+        temperature: of the weights; the lower, the more the nearest ones count.
+
+    Raises:
+        ValueError: when the shapes don't fit, there is no photograph, or a number is outside its range.
+    """
+
+    features: Tensor
+    targets: Tensor
+
+    def __init__(
+        self, features: Tensor, targets: Tensor, *, share: float = 0.5, count: int = 10, temperature: float = 0.07
+    ):
+        super().__init__()
+        if features.ndim != 2 or targets.ndim != 2 or len(features) != len(targets) or not len(features):
+            raise ValueError(
+                f"features and targets must be (N, F) and (N, C), got {(*features.shape,)} and {(*targets.shape,)}"
+            )
+        if not 0 <= share < 1:
+            raise ValueError(f"share is {share}; allowed are numbers from 0, below 1")
+        if count < 1 or temperature <= 0:
+            raise ValueError(f"count is {count} and temperature {temperature}; both must be above 0")
+        self.share, self.count, self.temperature = share, count, temperature
+        self.register_buffer("features", _of_length_1(features.float()), persistent=False)
+        self.register_buffer("targets", targets.bool(), persistent=False)
+
+    def nearest(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, F) -> the cosine similarities (B, count) of the nearest photographs, nearest first, and their indices."""
+        similarity = F.normalize(features, dim=1) @ self.features.to(features).T
+        best = similarity.topk(min(self.count, similarity.shape[1]), dim=1)
+        return best.values, best.indices
+
+    def forward(self, features: Tensor, probabilities: Tensor) -> Tensor:
+        """(B, F) features and the head's (B, num_classes) probabilities -> (B, num_classes) probabilities."""
+        similarity, index = self.nearest(features)
+        weight = (similarity / self.temperature).softmax(dim=1)
+        vote = (weight[:, :, None] * self.targets[index].to(weight)).sum(dim=1)
+        return (1 - self.share) * probabilities + self.share * vote
+
+    def settings(self) -> dict[str, float]:
+        """The keywords besides the tensors."""
+        return {"share": self.share, "count": self.count, "temperature": self.temperature}
+
+
+def _of_length_1(vectors: Tensor) -> Tensor:
+    """(N, F) normalised; those that are already stay the same to the bit, so that a saved model is the same model."""
+    done = (vectors.norm(dim=1, keepdim=True) - 1).abs() < 1e-5
+    return vectors.where(done, F.normalize(vectors, dim=1))
