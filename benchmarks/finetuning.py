@@ -132,10 +132,10 @@ def run_ours(chosen: argparse.Namespace) -> dict[str, Any]:
         )  # fmt: skip
         if code:
             sys.exit(code)
+        _keep_last_epoch(run, chosen.data)
         out = Path(folder, "val")
-        # of the last epoch, not of the best
-        code = cli.main(["evaluate", str(run / "checkpoints" / "last.ckpt"), "--data.root", str(chosen.data),
-                         "--split", "val", "--out", str(out)])  # fmt: skip
+        code = cli.main(["evaluate", str(run / "model"), "--data.root", str(chosen.data), "--split", "val",
+                         "--out", str(out)])  # fmt: skip
         if code:
             sys.exit(code)
         with (out / "predictions.csv").open(encoding="utf-8") as file:
@@ -144,6 +144,22 @@ def run_ours(chosen: argparse.Namespace) -> dict[str, Any]:
             curve = [float(row["val_top1"]) for row in csv.DictReader(file) if row.get("val_top1")]
     names = [Path(row["image"]).name for row in rows]
     return {"names": names, "right": {"its own": [row["correct"] == "1" for row in rows]}, "curve": curve}
+
+
+def _keep_last_epoch(run: Path, data: Path) -> None:
+    """Puts the last epoch's weights in place of the best epoch's into a run's model folder; if that has neighbours, they
+    are found anew, as they are at the end of a run."""
+    import vit
+    from vit.checkpoints.folder import write_folder
+    from vit.options import TrainingDataOptions
+    from wiring.data import data_module
+    from wiring.neighbours import remember
+
+    best, last = vit.load(run / "model"), vit.load(run / "checkpoints" / "last.ckpt")
+    if best.neighbours is not None:
+        photographs = data_module(TrainingDataOptions(root=str(data), num_workers=1), last, seed=0, labels=last.labels)
+        remember(last, photographs, share=best.neighbours.share, precision="auto")
+    write_folder(last.cpu(), run / "model")
 
 
 def compare(paths: list[Path], resamples: int = 10_000) -> list[Table]:

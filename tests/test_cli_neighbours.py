@@ -73,7 +73,7 @@ def batch(home: Path, model: Classifier, split: str) -> dict:
 def test_they_are_the_features_of_the_training_photographs_as_evaluation_sees_them(home: Path) -> None:
     model = vit.load(home / "run" / "model").eval()
     assert model.neighbours is not None
-    assert model.neighbours.settings() == {"share": 0.4, "count": 10, "temperature": 0.07}
+    assert model.neighbours.settings() == {"share": 0.4, "count": 10, "temperature": 0.03}
     read = batch(home, model, "train")
     with torch.no_grad():
         features = torch.nn.functional.normalize(model.features(read["image"]), dim=1)

@@ -338,7 +338,7 @@ def test_neighbours_are_kept(remembering):
     again, report = load_with_report(folder)
     images = torch.randn(3, 3, 10, 21)
     assert torch.equal(again.eval()(images), model(images))
-    assert again.neighbours.settings() == {"share": 0.3, "count": 4, "temperature": 0.07}
+    assert again.neighbours.settings() == {"share": 0.3, "count": 4, "temperature": 0.03}
     assert report.dropped == []
     assert "The 4 of 7 training photographs" in (folder / "README.md").read_text()
 

@@ -40,7 +40,7 @@ def test_the_vote_is_that_of_a_weighted_nearest_neighbours_classifier(count):
     features, images = random.normal(size=(40, 6)), random.normal(size=(25, 6))
     classes = np.arange(40) % 4
     theirs = KNeighborsClassifier(
-        min(count, 40), metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07)
+        min(count, 40), metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.03)
     ).fit(features, classes)
     ours = Neighbours(torch.from_numpy(features), torch.eye(4)[classes], share=0.5, count=count)
     head = torch.from_numpy(random.dirichlet(np.ones(4), 25)).float()

@@ -34,7 +34,7 @@ class Neighbours(nn.Module):
     targets: Tensor
 
     def __init__(
-        self, features: Tensor, targets: Tensor, *, share: float = 0.5, count: int = 10, temperature: float = 0.07
+        self, features: Tensor, targets: Tensor, *, share: float = 0.5, count: int = 10, temperature: float = 0.03
     ):
         super().__init__()
         if features.ndim != 2 or targets.ndim != 2 or len(features) != len(targets) or not len(features):
