@@ -11,6 +11,7 @@ import cli
 from vit.checkpoints.folder import write_folder
 from vit.checkpoints.inspection import inspect
 from vit.foundation import UserError
+from vit.models.neighbours import Neighbours
 
 
 @pytest.fixture
@@ -53,6 +54,14 @@ def test_a_model_folder_says_all_itself(tmp_path, build):
     assert told["mean, std"] == "(0.5, 0.4, 0.3), (0.2, 0.3, 0.25)"
     assert told["as timm"] == "can't represent a head that reads class+mean"
     assert not any(subject.startswith("assumed") for subject in told)
+
+
+def test_neighbours_are_told(tmp_path, build):
+    model = build()
+    model.neighbours = Neighbours(torch.randn(12, model.num_features), torch.eye(4)[[0, 1, 2, 3] * 3], share=0.3)
+    write_folder(model, tmp_path)
+    told = dict(inspect(str(tmp_path)).rows)
+    assert told["neighbours"] == "10 of 12 training photographs vote, with a share of 30%"
 
 
 def test_what_loading_would_do(file, state):

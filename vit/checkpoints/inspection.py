@@ -106,9 +106,20 @@ def _use(model: Classifier, report: LoadReport) -> list[Row]:
     return [
         ("classes", f"{model.num_classes}" if model.num_classes else "0: it has no head"),
         ("labels", ", ".join(model.labels[:LABELS_SHOWN]) + more or "none"),
+        *_neighbours(model),
         ("preprocessing", f"{_text(prepared.image_size)}, {crop}, {prepared.interpolation}{assumed}"),
         ("mean, std", f"{_text(prepared.mean)}, {_text(prepared.std)}"),
     ]
+
+
+def _neighbours(model: Classifier) -> list[Row]:
+    found = model.neighbours
+    if found is None:
+        return []
+    text = (
+        f"the {found.count} nearest of {len(found.features):,} training photographs have a share of {found.share:.0%}"
+    )
+    return [("neighbours", text)]
 
 
 def _keys(report: LoadReport) -> list[Row]:

@@ -46,15 +46,18 @@ _FOLDER = """\
 - transformers' `AutoModelForImageClassification.from_pretrained(FOLDER)` and its `pipeline("image-classification")`,
   which need timm for it,
 
-with its labels and its preprocessing, and gives the same probabilities. Evaluation decodes the whole photo and resizes
-it by Pillow, as timm does: nothing else would be equal. `config.json` holds the sha256 of the weights and of itself; a
-folder in which a bit was flipped is refused. A model that timm has no place for is ours alone; its card says why."""
+with its labels and its preprocessing, and gives the same probabilities. A model with neighbours
+([learning.md](learning.md)) also has `neighbours.safetensors`, which timm and transformers do not read; they give the
+probabilities of the network alone. Evaluation decodes the whole photo and resizes it by Pillow, as timm does: nothing
+else would be equal. `config.json` holds the sha256 of the weights, of the neighbours and of itself; a folder in which a
+bit was flipped is refused. A model that timm has no place for is ours alone; its card says why."""
 
 _EXPORT = """\
 ## Export
 
 `vit export MODEL --to LIBRARY --out FOLDER` writes a model as the library itself does, and a model card with the lines
-that load it. What a library has no place for is refused by name, and nothing is written.
+that load it. What a library has no place for is refused by name, and nothing is written; neighbours alone are left out
+with a note, because the network is whole without them.
 
 """
 
