@@ -147,8 +147,8 @@ def run_ours(chosen: argparse.Namespace) -> dict[str, Any]:
 
 
 def _keep_last_epoch(run: Path, data: Path) -> None:
-    """Puts the last epoch's weights in place of the best epoch's into a run's model folder; if that has neighbours, they
-    are found anew, as they are at the end of a run."""
+    """Puts the last epoch's weights into a run's model folder, in place of the best epoch's; if that has neighbours,
+    they are found anew, as they are at the end of a run."""
     import vit
     from vit.checkpoints.folder import write_folder
     from vit.options import TrainingDataOptions

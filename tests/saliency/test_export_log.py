@@ -11,6 +11,7 @@ import torch
 from vit.foundation import UserError
 from vit.models.classifier import Classifier
 from vit.models.encoder import image_encoder
+from vit.models.neighbours import Neighbours
 from vit.saliency.export_log import LOG, ExportLog, fingerprint
 
 OPTIONS = {"--method": "rollout", "--full": False}
@@ -102,6 +103,18 @@ def test_a_fingerprint_changes_with_each_weight_and_label() -> None:
 
     assert of() == of()
     assert len({of(), of(1e-6), of(labels=("b", "a")), of(dtype=torch.bfloat16)}) == 4
+
+
+def test_a_fingerprint_changes_with_the_neighbours() -> None:
+    found = set()
+    for place, share in ((None, 0.5), (0, 0.5), (1, 0.5), (0, 0.4)):
+        model = made()
+        if place is not None:
+            targets = torch.zeros(2, model.num_classes)
+            targets[:, place] = 1
+            model.neighbours = Neighbours(torch.ones(2, model.num_features), targets, share=share)
+        found.add(fingerprint(model))
+    assert len(found) == 4
 
 
 def test_a_fingerprint_changes_with_what_the_weights_do_not_tell() -> None:

@@ -116,10 +116,8 @@ def _neighbours(model: Classifier) -> list[Row]:
     found = model.neighbours
     if found is None:
         return []
-    text = (
-        f"the {found.count} nearest of {len(found.features):,} training photographs have a share of {found.share:.0%}"
-    )
-    return [("neighbours", text)]
+    photographs = f"{found.count} of {len(found.features):,} training photographs"
+    return [("neighbours", f"{photographs} vote, with a share of {found.share:.0%}")]
 
 
 def _keys(report: LoadReport) -> list[Row]:

@@ -26,7 +26,16 @@ class Cost(NamedTuple):
 
 
 def cost(model: Classifier, image_size: tuple[int, int]) -> Cost:
-    """The cost of one image of (height, width) pixels. Nothing is computed: the tensors only have shapes."""
+    """The cost of one image of (height, width) pixels, without neighbours, whose share in it is small. Nothing is
+    computed: the tensors only have shapes."""
+    neighbours, model.neighbours = model.neighbours, None
+    try:
+        return _cost(model, image_size)
+    finally:
+        model.neighbours = neighbours
+
+
+def _cost(model: Classifier, image_size: tuple[int, int]) -> Cost:
     channels = model.encoder.architecture["in_chans"]
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     with torch.device("meta"):  # on which attention is plain matrix products

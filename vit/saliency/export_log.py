@@ -167,12 +167,16 @@ def _compare(folder: Path, found: Any, header: dict[str, Any]) -> None:
 
 
 def fingerprint(model: Classifier) -> str:
-    """sha256 of a model's weights, as they were loaded, of its labels, and of what neither tells: the number of heads,
-    the activation, the norms' eps, what the head reads and how its answers become probabilities."""
-    shape = [model.encoder.architecture, model.pool, model.pool_blocks, model.multilabel]
+    """sha256 of a model's weights, as they were loaded, of its neighbours and labels, and of what these don't tell: the
+    number of heads, the activation, the norms' eps, what the head reads and how its answers become probabilities."""
+    shape: list[Any] = [model.encoder.architecture, model.pool, model.pool_blocks, model.multilabel]
+    tensors = model.state_dict()
+    if model.neighbours is not None:
+        shape.append(model.neighbours.settings())
+        tensors |= model.neighbours.named_buffers("neighbours")
     told = json.dumps([list(model.labels), shape], sort_keys=True, default=str)
     digest = hashlib.sha256(told.encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
