@@ -18,12 +18,17 @@ TARGETS = torch.tensor([[1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 1]])
 HEAD = torch.tensor([[0.2, 0.3, 0.5]])
 
 
+def mixture(neighbours, features, head):
+    """The probabilities, of those of a head."""
+    return neighbours(features, head.log()).softmax(dim=1)
+
+
 def test_the_vote_by_hand():
     # At 30 degrees, the nearest are those at 0 (cosine √3 / 2) and at 90 (cosine 1 / 2).
     image = torch.tensor([[math.sqrt(3), 1.0]])
     near, far = (math.exp(cosine / 0.1) for cosine in (math.sqrt(3) / 2, 1 / 2))
     vote = torch.tensor([[near, far, 0.0]]) / (near + far)
-    found = Neighbours(FEATURES, TARGETS, share=0.25, count=2, temperature=0.1)(image, HEAD)
+    found = mixture(Neighbours(FEATURES, TARGETS, share=0.25, count=2, temperature=0.1), image, HEAD)
     torch.testing.assert_close(found, 0.75 * HEAD + 0.25 * vote)
 
 
@@ -45,13 +50,14 @@ def test_the_vote_is_that_of_a_weighted_nearest_neighbours_classifier(count):
     ours = Neighbours(torch.from_numpy(features), torch.eye(4)[classes], share=0.5, count=count)
     head = torch.from_numpy(random.dirichlet(np.ones(4), 25)).float()
     vote = torch.from_numpy(theirs.predict_proba(images)).float()
-    found = ours(torch.from_numpy(images).float(), head)
+    found = mixture(ours, torch.from_numpy(images).float(), head)
     torch.testing.assert_close(found, 0.5 * head + 0.5 * vote, rtol=1e-4, atol=1e-5)
 
 
 def test_several_classes_of_a_photograph_each_have_its_vote():
     targets = torch.tensor([[1, 1, 0], [0, 1, 0], [1, 0, 0], [0, 0, 1]])
-    found = Neighbours(FEATURES, targets, share=0.5, count=1)(torch.tensor([[1.0, 0.1]]), HEAD)
+    neighbours = Neighbours(FEATURES, targets, share=0.5, count=1)
+    found = neighbours(torch.tensor([[1.0, 0.1]]), HEAD.logit(), multilabel=True).sigmoid()
     torch.testing.assert_close(found, torch.tensor([[0.6, 0.65, 0.25]]))
 
 
@@ -113,8 +119,7 @@ def test_half_precision_mixes_in_full(model, images):
         found, features = model(images), model.features(images)
         head = model.head(features)
     assert (found.dtype, head.dtype) == (torch.float32, torch.bfloat16)
-    expected = model.neighbours(features.float(), head.float().softmax(dim=1))
-    torch.testing.assert_close(found.softmax(dim=1), expected)
+    torch.testing.assert_close(found, model.neighbours(features.float(), head.float()))
     assert model.bfloat16()(images.bfloat16()).isfinite().all()
 
 
@@ -141,3 +146,25 @@ def test_gradients_go_through_the_vote(model, images):
     model(images)[:, 0].sum().backward()
     assert images.grad.isfinite().all()
     assert images.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+@pytest.mark.parametrize("margin", [10.0, 30.0])
+def test_where_all_agree_the_gradient_is_the_heads(model, images, margin, multilabel):
+    """At a margin of 30, the probability is 1 to the last bit, and its own gradient 0 or noise."""
+    model.multilabel = multilabel
+    model.head.bias.data[0] += margin
+    images.requires_grad_(True)
+    (expected,) = torch.autograd.grad(model(images)[:, 0].sum(), images)
+    with torch.no_grad():
+        model.neighbours = Neighbours(model.features(images), torch.eye(3)[[0, 0, 0, 0]], share=0.5)
+    (found,) = torch.autograd.grad(model(images)[:, 0].sum(), images)
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2 * expected.abs().max().item())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_without_a_share_the_logits_are_the_heads(model, images, multilabel):
+    model.multilabel = multilabel
+    expected = model(images)
+    torch.testing.assert_close(given(model, images, share=0.0)(images), expected)

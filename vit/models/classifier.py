@@ -184,9 +184,8 @@ class Classifier(nn.Module):
         if self.neighbours is None:
             return logits
         with torch.autocast(features.device.type, enabled=False):
-            mixed = self.neighbours(features.float(), self.probabilities(logits.float()))
-            least = torch.finfo(mixed.dtype).tiny
-            return mixed.logit(eps=1e-7) if self.multilabel else mixed.clamp(min=least).log()
+            mixed: Tensor = self.neighbours(features.float(), logits.float(), multilabel=self.multilabel)
+            return mixed
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """(B, num_classes) logits -> probabilities, which sum to 1 unless the model is multi-label."""

@@ -1,5 +1,8 @@
 """A classifier's memory: the training photographs whose features are nearest to an image's."""
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -55,12 +58,29 @@ class Neighbours(nn.Module):
         best = similarity.topk(min(self.count, similarity.shape[1]), dim=1)
         return best.values, best.indices
 
-    def forward(self, features: Tensor, probabilities: Tensor) -> Tensor:
-        """(B, F) features and the head's (B, num_classes) probabilities -> (B, num_classes) probabilities."""
+    def forward(self, features: Tensor, logits: Tensor, *, multilabel: bool = False) -> Tensor:
+        """(B, F) features and the head's (B, num_classes) logits -> (B, num_classes) logits of the mixture.
+
+        They are as high as the head's, not just log p: where head and neighbours are sure of a class, p is 1 up to
+        rounding, and maps made of its gradient would be noise. The gradient of these logits is then the head's.
+
+        Args:
+            multilabel: whether each logit has a probability of its own, its sigmoid.
+        """
         similarity, index = self.nearest(features)
-        weight = (similarity / self.temperature).softmax(dim=1)
-        vote = (weight[:, :, None] * self.targets[index].to(weight)).sum(dim=1)
-        return (1 - self.share) * probabilities + self.share * vote
+        weight = (similarity / self.temperature).softmax(dim=1)[:, :, None]
+        targets = self.targets[index]  # (B, count, num_classes)
+        if multilabel:
+            logs = F.logsigmoid(logits), F.logsigmoid(-logits)
+            return self._log_mixture(logs[0], weight, targets) - self._log_mixture(logs[1], weight, ~targets)
+        height = logits.logsumexp(dim=1, keepdim=True)
+        return height + self._log_mixture(logits - height, weight, targets)
+
+    def _log_mixture(self, log_head: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        """(B, num_classes) log p_head, (B, count, 1) and (B, count, num_classes) -> (B, num_classes) log p."""
+        vote = self.share * (weight * targets.to(weight)).sum(dim=1)
+        least = torch.finfo(vote.dtype).tiny  # log 0 has no gradient
+        return torch.logaddexp(math.log(1 - self.share) + log_head, vote.clamp(min=least).log())
 
     def settings(self) -> dict[str, float]:
         """The keywords besides the tensors."""
