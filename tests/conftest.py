@@ -1,4 +1,5 @@
-"""What many tests need: a fixed seed, tiny models of timm whose every parameter is random, and the same as ours."""
+"""What many tests need: a fixed seed, tiny models of timm whose every parameter is random, and the same as ours; and
+what the verbs are tried with, which no test may change: it is made once for all (tests/verbs.py has the rest)."""
 
 import pytest
 import torch
@@ -77,4 +78,64 @@ def attention_maps():
             hook.remove()
         return maps, logits
 
+    return run
+
+
+@pytest.fixture
+def vit(capsys):
+    """Runs `vit` with words, given as one line or one by one."""
+    import cli
+    from tests.verbs import Ran
+
+    def run(line, *words):
+        capsys.readouterr()
+        code = cli.main([*line.split(), *map(str, words)])
+        out, err = capsys.readouterr()
+        return Ran(code, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """The model folder of `sees_bright`."""
+    from tests.verbs import sees_bright
+    from vit.checkpoints.folder import write_folder
+
+    folder = tmp_path_factory.mktemp("seeing") / "model"
+    write_folder(sees_bright(), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def headless(tmp_path_factory):
+    """The same without a head."""
+    from tests.verbs import sees_bright
+    from vit.checkpoints.folder import write_folder
+
+    folder = tmp_path_factory.mktemp("headless") / "model"
+    write_folder(sees_bright(0), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def classes(tmp_path_factory):
+    """Six bright and six dark photos, a folder each."""
+    from tests.verbs import all_bright, photo
+
+    root = tmp_path_factory.mktemp("classes")
+    for number in range(6):
+        all_bright(root / "bright" / f"{number}.png")
+        photo(root / "dark" / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def trained(classes, tmp_path_factory):
+    """The run folder of two epochs."""
+    import cli
+    from tests.verbs import TINY
+
+    run = tmp_path_factory.mktemp("runs") / "first"
+    assert cli.main(["train", *TINY.split(), *f"--data.root {classes} --trainer.max_epochs 2 --run {run}".split()]) == 0
     return run
