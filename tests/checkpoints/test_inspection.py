@@ -56,12 +56,14 @@ def test_a_model_folder_says_all_itself(tmp_path, build):
     assert not any(subject.startswith("assumed") for subject in told)
 
 
-def test_neighbours_are_told(tmp_path, build):
+@pytest.mark.parametrize(("count", "vote"), [(12, 10), (4, 4)])
+def test_neighbours_are_told(tmp_path, build, count, vote):
     model = build()
-    model.neighbours = Neighbours(torch.randn(12, model.num_features), torch.eye(4)[[0, 1, 2, 3] * 3], share=0.3)
+    model.neighbours = Neighbours(torch.randn(count, model.num_features), torch.eye(4).repeat(count // 4, 1), share=0.3)
     write_folder(model, tmp_path)
     told = dict(inspect(str(tmp_path)).rows)
-    assert told["neighbours"] == "10 of 12 training photographs vote, with a share of 30%"
+    assert told["neighbours"] == f"{vote} of {count} training photographs vote, with a share of 30%"
+    assert f"The {vote} of {count} training photographs" in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
 def test_what_loading_would_do(file, state):

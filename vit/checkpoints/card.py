@@ -133,7 +133,7 @@ def _neighbours(model: Classifier) -> str:
         return ""
     found = model.neighbours
     return (
-        f"## Neighbours\n\nThe {found.count} of {len(found.features):,} training photographs that are nearest to an "
+        f"## Neighbours\n\nThe {found.voters} of {len(found.features):,} training photographs that are nearest to an "
         f"image by what the head reads have a share of {found.share:.0%} in its probabilities. Only vitscope keeps "
         "them; timm, transformers and torchvision load the network alone, whose predictions differ."
     )

@@ -116,7 +116,7 @@ def _neighbours(model: Classifier) -> list[Row]:
     found = model.neighbours
     if found is None:
         return []
-    photographs = f"{found.count} of {len(found.features):,} training photographs"
+    photographs = f"{found.voters} of {len(found.features):,} training photographs"
     return [("neighbours", f"{photographs} vote, with a share of {found.share:.0%}")]
 
 

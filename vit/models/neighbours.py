@@ -52,10 +52,15 @@ class Neighbours(nn.Module):
         self.register_buffer("features", _of_length_1(features.float()), persistent=False)
         self.register_buffer("targets", targets.bool(), persistent=False)
 
+    @property
+    def voters(self) -> int:
+        """How many photographs vote: `count`, or all, if there are not as many."""
+        return min(self.count, len(self.features))
+
     def nearest(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """(B, F) -> the cosine similarities (B, count) of the nearest photographs, nearest first, and their indices."""
         similarity = F.normalize(features, dim=1) @ self.features.to(features).T
-        best = similarity.topk(min(self.count, similarity.shape[1]), dim=1)
+        best = similarity.topk(self.voters, dim=1)
         return best.values, best.indices
 
     def forward(self, features: Tensor, logits: Tensor, *, multilabel: bool = False) -> Tensor:
