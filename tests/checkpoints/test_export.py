@@ -12,6 +12,7 @@ from vit.checkpoints.load import load_with_report
 from vit.checkpoints.targets import TARGETS
 from vit.foundation import UserError
 from vit.models.classifier import Preprocessing
+from vit.models.neighbours import Neighbours
 
 CROP = Preprocessing((30, 30), (0.5, 0.4, 0.3), (0.2, 0.3, 0.25), "bilinear", "crop", 0.875)
 OBLONG = Preprocessing((24, 36), (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
@@ -174,6 +175,44 @@ def test_a_model_without_a_head(tmp_path, build, target):
     images = torch.randn(2, 3, 30, 30)
     theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     torch.testing.assert_close(theirs(images), model(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def remembering(build):
+    """Of a model's keywords, it with neighbours, which have nearly all of the say."""
+
+    def make(**options):
+        model = build(**options)
+        with torch.no_grad():
+            features = model.features(torch.randn(4, 3, 30, 30))
+        model.neighbours = Neighbours(features, torch.eye(4)[[2, 2, 2, 2]], share=0.99)
+        return model
+
+    return make
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("target", [target.name for target in TARGETS])
+def test_a_model_is_written_without_its_neighbours(tmp_path, remembering, ask, photo, run_card, target):
+    model = remembering()
+    export(model, target, tmp_path)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "have a share of 99%" not in card
+    assert "without them" in card
+    assert model.neighbours is not None
+    model.neighbours = None
+    assert run_card(tmp_path, target, photo) == pytest.approx(ask(model, photo), abs=1e-5)
+
+
+def test_neighbours_do_not_hide_an_epsilon_that_matters(tmp_path, remembering):
+    """The head's probabilities move by more than 1e-5, the mixture's by less."""
+    model = remembering(norm_eps=1e-12)
+    with torch.no_grad():  # as above
+        model.encoder.embed.patch_embed.proj.weight.mul_(3e-3)
+        for name in ("cls_token", "pos_embed"):
+            getattr(model.encoder.embed, name).mul_(3e-3)
+    with pytest.raises(UserError, match="norm_eps 1e-12"):
+        export(model, "timm", tmp_path)
 
 
 def test_an_unknown_target_is_named(tmp_path, build):

@@ -35,6 +35,7 @@ def model_card(
     *,
     training: Training | None = None,
     obstacles: Sequence[str] = (),
+    exported: bool = False,
 ) -> str:
     """README.md of a folder with a model.
 
@@ -42,6 +43,7 @@ def model_card(
         files: sha256 of each file of weights.
         ways: lines of Python that load the folder, by library; FOLDER in them stands for its path.
         obstacles: what keeps other libraries from loading it.
+        exported: whether the folder is another library's, and so without the model's neighbours.
     """
     shape = model.encoder.architecture
     parameters = sum(weight.numel() for weight in model.parameters())
@@ -54,7 +56,7 @@ def model_card(
         f"{shape['depth']} blocks of width {shape['embed_dim']} with {shape['num_heads']} heads, patches of {patch} "
         f"pixels, {parameters:,} parameters; the head reads {_READS[model.pool]}"
         + (f" of each of the last {model.pool_blocks} blocks." if model.pool_blocks > 1 else "."),
-        _neighbours(model),
+        _neighbours(model, exported),
         _data(training),
         _metrics(training),
         _input(model.preprocessing),
@@ -128,9 +130,14 @@ _LICENCE = """\
 *Not stated: fill this in. What the checkpoint that it began with and the photographs allow counts, too.*"""
 
 
-def _neighbours(model: Classifier) -> str:
+def _neighbours(model: Classifier, exported: bool) -> str:
     if model.neighbours is None:
         return ""
+    if exported:
+        return (
+            "## Neighbours\n\nThe model that this was exported from also asks the training photographs that are nearest "
+            "to an image. This is its network without them, whose predictions differ."
+        )
     found = model.neighbours
     return (
         f"## Neighbours\n\nThe {found.voters} of {len(found.features):,} training photographs that are nearest to an "

@@ -12,7 +12,7 @@ WEIGHTS = (".safetensors", ".pth")
 
 
 def export(model: Classifier, target: str, folder: Path) -> list[str]:
-    """Writes a model in the format of another library, with a README.md.
+    """Writes a model in the format of another library, without its neighbours, with a README.md.
 
     Args:
         model: the model.
@@ -28,7 +28,7 @@ def export(model: Classifier, target: str, folder: Path) -> list[str]:
     found = check_target(model, target)
     found.write(model, folder)
     digests = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.suffix in WEIGHTS}
-    card = model_card(model, digests, {target: found.loading(model)})
+    card = model_card(model, digests, {target: found.loading(model)}, exported=True)
     with atomic_write(folder / "README.md") as temporary:
         temporary.write_text(card, encoding="utf-8")
     return sorted(path.name for path in folder.iterdir())

@@ -97,8 +97,8 @@ def _is_as_good_as_zero(model: Classifier) -> bool:
 
 
 def _answers(model: Classifier, images: Tensor) -> Tensor:
-    """Probabilities, or the features of a model without a head as directions."""
-    output = model(images).float()
+    """The head's probabilities, without neighbours, or the features of a model without a head as directions."""
+    output = model.head(model.features(images)).float()
     return model.probabilities(output) if model.num_classes else torch.nn.functional.normalize(output)
 
 
