@@ -1,5 +1,6 @@
 """The model folder gives back the same model, here, in timm and in transformers, or says what is wrong with it."""
 
+import copy
 import json
 import os
 
@@ -358,6 +359,27 @@ def test_a_live_model_is_loaded_with_neighbours_of_its_own(remembering):
     assert torch.equal(again(images), model(images))
     again.neighbours.features.zero_()
     assert model.neighbours.features.any()
+
+
+@pytest.mark.parametrize("wrapper", [torch.nn.DataParallel, torch.compile])
+def test_a_wrapped_model_keeps_its_neighbours(remembering, wrapper):
+    model, _ = remembering
+    again = load(wrapper(model)).eval()
+    images = torch.randn(3, 3, 10, 21)
+    assert torch.equal(again(images), model(images))
+
+
+def test_neighbours_are_loaded_in_full_precision_as_the_weights_are(remembering):
+    model, _ = remembering
+    neighbours = load(copy.deepcopy(model).bfloat16()).neighbours
+    assert neighbours.features.dtype == torch.float32
+    torch.testing.assert_close(neighbours.features.norm(dim=1), torch.ones(7))
+
+
+def test_what_other_libraries_call_neighbours_is_no_matter_of_ours():
+    theirs = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=3, depth=1)
+    theirs.neighbours = [2, 3]
+    assert load(theirs).neighbours is None
 
 
 def test_neighbours_go_with_the_head(remembering):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vit.checkpoints.content import read_json
 from vit.checkpoints.read import read_tensors, refuse_link
+from vit.checkpoints.strict import match, refuse_nonfinite
 from vit.checkpoints.transformers_config import ACTIVATIONS
 from vit.foundation import UserError
 from vit.models.text import TextEncoder, text_encoder
@@ -145,7 +146,9 @@ def load_text_encoder(place: str | Path) -> tuple[TextEncoder, list[str]]:
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{folder} can't be read as a BERT: {type(error).__name__}: {error}") from None
     state, left_out = to_ours(tensors)
-    _load_strictly(model, state, folder)
+    match(model, state).require(folder)
+    refuse_nonfinite(state, folder)
+    model.load_state_dict(state)
     return model.eval(), left_out
 
 
@@ -192,20 +195,6 @@ def load_tokenizer(place: str | Path, model: TextEncoder) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
-
-
-def _load_strictly(model: TextEncoder, state: dict[str, Tensor], folder: Path) -> None:
-    expected = model.state_dict()
-    odd = sorted(expected.keys() ^ state.keys())
-    odd += sorted(name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape)
-    if odd:
-        raise UserError(
-            f"{folder} does not fit: {len(odd)} of {len(expected.keys() | state.keys())} tensors are missing, unknown "
-            f"or of another shape.\nThe first are {', '.join(odd[:4])}."
-        )
-    if bad := [name for name, value in state.items() if not value.isfinite().all()]:
-        raise UserError(f"{folder} has NaN or infinite weights in {len(bad)} tensors, the first is {bad[0]}.")
-    model.load_state_dict(state)
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from vit.checkpoints.card import Training, captioner_card
 from vit.checkpoints.content import read_json
 from vit.checkpoints.folder import CARD, CONFIG, OURS, WEIGHTS, digest_of, refuse_damaged, sha256, with_tuples
 from vit.checkpoints.read import read_tensors, refuse_link
+from vit.checkpoints.strict import match, refuse_nonfinite
 from vit.checkpoints.targets.target import write_json, write_safetensors
 from vit.foundation import UserError, atomic_write
 from vit.models.captioner import Captioner
@@ -126,11 +127,7 @@ def _build(ours: Mapping[str, Any], tokenizer: str, name: str) -> Captioner:
 
 
 def _fill(model: Captioner, state: dict[str, torch.Tensor], folder: Path) -> None:
-    expected = {name: value.shape for name, value in model.state_dict().items()}
-    if wrong := sorted(name for name in expected.keys() | state.keys() if name not in expected or
-                       name not in state or expected[name] != state[name].shape):  # fmt: skip
-        raise UserError(f"{folder} does not fit its own config: {len(wrong)} tensors differ, such as {wrong[0]}.")
-    if bad := [name for name, value in state.items() if not value.isfinite().all()]:
-        raise UserError(f"{folder} has NaN or infinite weights in {len(bad)} tensors, such as {bad[0]}.")
+    match(model, state).require(folder)
+    refuse_nonfinite(state, folder)
     model.load_state_dict({name: value.float().clone() for name, value in state.items()}, assign=True)
     model.requires_grad_(True)

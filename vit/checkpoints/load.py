@@ -13,6 +13,7 @@ from vit.checkpoints.content import Content, read
 from vit.checkpoints.sources import SOURCES, TIMM, Converted, Source, Tensors, locate
 from vit.checkpoints.sources.timm_rotary import reorder
 from vit.checkpoints.sources.unfit import refuse_gated_pool, refuse_twins, refuse_unfit
+from vit.checkpoints.strict import match, refuse_nonfinite
 from vit.checkpoints.told import Size, pair, reconciled
 from vit.foundation import UserError
 from vit.layers.patches import adapt_channels, resize_patches
@@ -115,7 +116,7 @@ def load_with_report(
     report.dropped += converted.left_out
     if pool is None:
         _refuse_head(content, converted)
-    _refuse_nonfinite(content)
+    refuse_nonfinite(content.tensors, content.name)
     told = {name: value for name, value in architecture.items() if value is not None}
     told |= {"image_size": trained_size} if trained_size else {}
     if not content.facts.encoder and "post_norm" not in told:
@@ -307,20 +308,6 @@ def _refuse_head(content: Content, converted: Converted) -> None:
         )
 
 
-def _refuse_nonfinite(content: Content) -> None:
-    bad = [name for name, value in content.tensors.items() if not _is_finite(value)]
-    if bad:
-        raise UserError(
-            f"{content.name} has NaN or infinite weights in {len(bad)} of {len(content.tensors)} tensors.\n"
-            f"The first is {bad[0]}. Take an earlier checkpoint of the run that wrote it."
-        )
-
-
-def _is_finite(value: Tensor) -> bool:
-    """Whether all values are finite, by their sum, which is ten times as fast; if it overflows, by each element."""
-    return bool(value.float().sum().isfinite()) or bool(value.isfinite().all())
-
-
 def _fit_positions(
     state: dict[str, Tensor],
     grid: tuple[int, int],
@@ -336,26 +323,10 @@ def _fit_positions(
 
 
 def _merge_strictly(model: Classifier, state: dict[str, Tensor], report: LoadReport, given: set[int]) -> None:
-    expected = model.state_dict()
-    missing = sorted(expected.keys() - state.keys())
-    unexpected = sorted(state.keys() - expected.keys())
-    shared = expected.keys() & state.keys()
-    wrong = sorted(name for name in shared if expected[name].shape != state[name].shape)
-    report.missing, report.unexpected, report.misshapen = missing, unexpected, wrong
-    report.matched = len(shared) - len(wrong)
-    if missing or unexpected or wrong:
-        raise UserError(
-            f"{report.source} does not fit: {report.matched} tensors match.\n"
-            + "\n".join(
-                f"{len(names)} {what}: {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}"
-                for what, names in (
-                    ("missing", missing),
-                    ("unexpected", unexpected),
-                    ("of another shape", wrong),
-                )
-                if names
-            )
-        )
+    found = match(model, state)
+    report.matched, report.missing = found.matched, found.missing
+    report.unexpected, report.misshapen = found.unexpected, found.misshapen
+    found.require(report.source)
     model.load_state_dict({name: _own(value, given) for name, value in state.items()}, assign=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
