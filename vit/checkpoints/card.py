@@ -135,8 +135,8 @@ def _neighbours(model: Classifier, exported: bool) -> str:
         return ""
     if exported:
         return (
-            "## Neighbours\n\nThe model that this was exported from also asks the training photographs that are nearest "
-            "to an image. This is its network without them, whose predictions differ."
+            "## Neighbours\n\nThe model that this was exported from also asks the training photographs that are "
+            "nearest to an image. This is its network without them, whose predictions differ."
         )
     found = model.neighbours
     return (

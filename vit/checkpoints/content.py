@@ -2,7 +2,6 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from vit.checkpoints import folder, hub, timm_config, transformers_config
-from vit.checkpoints.live import read_module
+from vit.checkpoints.live import neighbours_of, read_module
 from vit.checkpoints.read import Stored, read_file, read_tensors, refuse_link
 from vit.checkpoints.sources.lightning import merge_adapters
 from vit.checkpoints.sources.source import Facts, Tensors
@@ -46,8 +45,7 @@ def read(source: str | Path | nn.Module) -> Content:
         UserError: when there is nothing to read, or it can't be read.
     """
     if isinstance(source, nn.Module):
-        neighbours = deepcopy(getattr(source, "neighbours", None))  # of one of ours
-        return Content(type(source).__name__, *read_module(source), neighbours=neighbours)
+        return Content(type(source).__name__, *read_module(source), neighbours=neighbours_of(source))
     name = str(source)
     if name.startswith("timm:"):
         path, config = hub.fetch_timm(name.removeprefix("timm:"))

@@ -11,6 +11,7 @@ from vit.checkpoints.sources.source import MULTILABEL, Facts, Tensors
 from vit.foundation import UserError
 from vit.models.classifier import Classifier
 from vit.models.encoder import Encoder
+from vit.models.neighbours import Neighbours
 
 
 def read_module(module: nn.Module) -> tuple[Tensors, Facts]:
@@ -45,6 +46,16 @@ def read_module(module: nn.Module) -> tuple[Tensors, Facts]:
     if is_a(module, "torchvision.models.vision_transformer", "VisionTransformer"):
         return tensors, torchvision_facts(module)
     return tensors, Facts()
+
+
+def neighbours_of(module: nn.Module) -> Neighbours | None:
+    """The neighbours of a model of our own, also if it is compiled or parallel: in float32, on the CPU, in memory of
+    their own. None for a model without any, or of another library."""
+    module = _unwrapped(module)
+    if not isinstance(module, Classifier) or module.neighbours is None:
+        return None
+    found = module.neighbours
+    return Neighbours(found.features.float().cpu(), found.targets.cpu().clone(), **found.settings())
 
 
 def _with_training(facts: Facts, module: nn.Module) -> Facts:

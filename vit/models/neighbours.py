@@ -1,6 +1,7 @@
 """A classifier's memory: the training photographs whose features are nearest to an image's."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -87,7 +88,7 @@ class Neighbours(nn.Module):
         least = torch.finfo(vote.dtype).tiny  # log 0 has no gradient
         return torch.logaddexp(math.log(1 - self.share) + log_head, vote.clamp(min=least).log())
 
-    def settings(self) -> dict[str, float]:
+    def settings(self) -> dict[str, Any]:
         """The keywords besides the tensors."""
         return {"share": self.share, "count": self.count, "temperature": self.temperature}
 
