@@ -20,6 +20,7 @@ from vit.models.neighbours import Neighbours
 from vit.saliency.methods import METHODS
 from vit.training import checkpoints
 from vit.training import fit as fit_module
+from wiring import probing
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +126,16 @@ def test_a_linear_probe_has_those_that_it_was_fitted_to(home: Path) -> None:
     with torch.no_grad():
         features = torch.nn.functional.normalize(model.features(batch(home, model, "train")["image"]), dim=1)
     torch.testing.assert_close(model.neighbours.features, features)
+
+
+@pytest.mark.parametrize("trained", ["all", "head"])
+def test_they_are_a_part_of_many_photographs(home: Path, trained: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "MOST_IMAGES", 4)
+    assert train(home, f"part_{trained}", "--optim.trained", trained) == 0
+    neighbours = vit.load(home / f"part_{trained}" / "model").neighbours
+    assert neighbours is not None
+    assert 3 <= len(neighbours.features) <= 4  # of nine, of which one can't be read
+    assert neighbours.targets.any(dim=0).all()
 
 
 def test_several_labels_an_image(home: Path) -> None:

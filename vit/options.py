@@ -323,7 +323,8 @@ class TrainerOptions:
             work.
         devices: processes per machine, one per GPU; each of them takes its own batches of data.batch_size.
         num_nodes: number of machines; with more than one, start the processes with torchrun or srun.
-        strategy: how the processes work together; auto uses ddp if there are several.
+        strategy: how the processes work together: ddp gives each the whole model; fsdp spreads its weights, gradients
+            and the optimizer's state over them. auto uses ddp if there are several.
         skip_bad_steps: skip up to this many steps in a row whose loss or gradient is not finite; one more ends the run.
     """
 
@@ -337,7 +338,7 @@ class TrainerOptions:
     checkpoint_minutes: float = 5.0
     devices: int = 1
     num_nodes: int = 1
-    strategy: Literal["auto", "ddp"] = "auto"
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     skip_bad_steps: int = 0
 
     def __post_init__(self) -> None:

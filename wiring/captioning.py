@@ -17,7 +17,7 @@ from vit.options import (
 from vit.terminal import say
 from wiring.data import describe_data
 from wiring.models import build_model, pair
-from wiring.runs import RunOptions, check_run, open_run, refuse_classification, run_task
+from wiring.runs import RunOptions, check_run, open_run, refuse_classification, refuse_unfit_fsdp, run_task
 
 if TYPE_CHECKING:
     from datamodules.captioned_scenes import BirdSceneCaptions
@@ -47,6 +47,7 @@ def train_captioner(
 
     refuse_classification(data, optim, takes="label_smoothing")
     check_run(options, trainer, model.pretrained)
+    refuse_unfit_fsdp(trainer, optim, classifies=False)
     network, module, report = build_captioner(data, model, decoder, options.seed, options.limit)
     if not module.length("val"):
         raise UserError(f"{data.root} has only one image, so none is left for validation.\nGive two or more.")

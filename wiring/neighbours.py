@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vit.foundation import is_first_process
 from vit.options import Device, Precision
 from vit.terminal import progress, say
-from wiring.probing import training_features
+from wiring import probing
 
 if TYPE_CHECKING:
     from datamodules.features import CachedFeatures
@@ -84,7 +84,7 @@ def remember(
 
     Args:
         model: a Classifier with a head for the classes of the data.
-        data: up to `wiring.probing.MOST_IMAGES` of its training images are read, preprocessed as in evaluation.
+        data: up to `wiring.probing.MOST_IMAGES` of its training images are used, preprocessed as in evaluation.
         share: see `Neighbours`.
 
     Raises:
@@ -92,8 +92,11 @@ def remember(
     """
     from torch.nn import functional as F
 
+    from datamodules.sampling import evenly
     from vit.models.neighbours import Neighbours
 
-    columns = training_features(data, model, device=device, precision=precision)
-    targets = columns["target"] if model.multilabel else F.one_hot(columns["target"], model.num_classes)
-    model.neighbours = Neighbours(columns["image"], targets, share=share)
+    columns = probing.training_features(data, model, device=device, precision=precision)
+    few = evenly(len(columns["index"]), probing.MOST_IMAGES)  # the features of a frozen encoder are those of all images
+    target = columns["target"][few]
+    targets = target if model.multilabel else F.one_hot(target, model.num_classes)
+    model.neighbours = Neighbours(columns["image"][few], targets, share=share)

@@ -9,7 +9,7 @@ from vit.options import ModelOptions, OptimOptions, PretrainOptions, TrainerOpti
 from vit.terminal import say
 from wiring.data import data_module, describe_data
 from wiring.models import build_model
-from wiring.runs import RunOptions, check_run, open_run, refuse_classification, run_task
+from wiring.runs import RunOptions, check_run, open_run, refuse_classification, refuse_unfit_fsdp, run_task
 
 if TYPE_CHECKING:
     from vit.models.encoder import Encoder
@@ -36,6 +36,7 @@ def pretrain_encoder(
 
     refuse_classification(data, optim)
     check_run(options, trainer, model.pretrained)
+    refuse_unfit_fsdp(trainer, optim, classifies=False)
     network, report = build_model(model, options.seed)
     guesser = masked_model(pretrain, network.encoder)
     module = data_module(data, network, seed=options.seed, labelled=False, limit=options.limit)

@@ -88,7 +88,8 @@ def start_from_probe(
 def training_features(
     module: SplitLoaders | CachedFeatures, model: Classifier, *, device: Device, precision: Precision
 ) -> Columns:
-    """The features of at most `MOST_IMAGES` training images, preprocessed as in evaluation, with their targets.
+    """The features of at most `MOST_IMAGES` training images, or of all where they are known, as evaluation sees them,
+    with their targets.
 
     Raises:
         UserError: when no training image can be read.

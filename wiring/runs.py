@@ -64,6 +64,20 @@ def check_run(options: RunOptions, trainer: TrainerOptions, start: str | None) -
         refuse_changes(options.run / "config.yaml", options.config)
 
 
+def refuse_unfit_fsdp(trainer: TrainerOptions, optim: OptimOptions, *, classifies: bool) -> None:
+    """Raises UserError for --trainer.strategy fsdp with what needs all weights in each process."""
+    if trainer.strategy != "fsdp":
+        return
+    unfit = {
+        "--optim.ema": optim.ema > 0,
+        "--optim.trained head": optim.trained == "head",
+        "--trainer.compile": trainer.compile,
+        "a task other than classify": not classifies,
+    }
+    if found := next((name for name, given in unfit.items() if given), None):
+        raise UserError(f"--trainer.strategy fsdp does not work with {found}.\nTry --trainer.strategy ddp.")
+
+
 def _is_overwritten(start: Path, run: Path) -> bool:
     return start.resolve() in {(home / name).resolve() for home in _homes(run) for name in CHECKPOINTS}
 

@@ -12,7 +12,7 @@ from wiring.data import data_module, describe_data
 from wiring.idle import idle
 from wiring.models import build_model
 from wiring.neighbours import with_neighbours
-from wiring.runs import RunOptions, check_run, open_run, run_task
+from wiring.runs import RunOptions, check_run, open_run, refuse_unfit_fsdp, run_task
 
 if TYPE_CHECKING:
     from datamodules.features import CachedFeatures
@@ -73,6 +73,7 @@ def prepared(
         UserError: for invalid options, or a model or data that can't be used.
     """
     check_run(options, trainer, model.pretrained)
+    refuse_unfit_fsdp(trainer, optim, classifies=True)
     if data.balanced and optim.class_weights == "balanced":
         raise UserError(
             "--data.balanced and --optim.class_weights balanced both compensate for rare classes.\nGive one of them."

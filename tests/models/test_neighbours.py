@@ -70,7 +70,10 @@ def test_several_classes_of_a_photograph_each_have_its_vote():
         (FEATURES, TARGETS, {"share": 1.0}, "share is 1.0"),
         (FEATURES, TARGETS, {"share": -0.1}, "share is -0.1"),
         (FEATURES, TARGETS, {"count": 0}, "count is 0"),
+        (FEATURES, TARGETS, {"count": 2.5}, "count is 2.5"),
         (FEATURES, TARGETS, {"temperature": 0.0}, "temperature 0.0"),
+        (FEATURES, TARGETS, {"temperature": math.nan}, "temperature nan"),
+        (FEATURES / FEATURES, TARGETS, {}, "not finite"),
     ],
 )
 def test_what_can_not_be(features, targets, options, told):

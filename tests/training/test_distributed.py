@@ -10,11 +10,14 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 
 from tests.launcher import launch
 from tests.training.noise import Noise, noise_task
 from vit import processes
-from vit.training import checkpoints
+from vit.checkpoints.load import load
+from vit.training import checkpoints, sharding
 from vit.training import fit as fit_module
 from vit.training.classification import ClassificationTask
 from vit.training.fit import fit
@@ -61,12 +64,25 @@ def run(
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process."""
+    home = tmp_path_factory.mktemp("one")
+    assert launch(run, home / "run", 1, log=home / "log", count=1) == [0], (home / "log.0").read_text()
+    return home / "run"
+
+
+@pytest.fixture(scope="module", params=["ddp", "fsdp"])
+def strategy(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def folders(one: Path, strategy: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The run of one process, and that of two."""
-    home = tmp_path_factory.mktemp("runs")
-    assert launch(run, home / "one", 1, log=home / "log1", count=1) == [0], (home / "log1.0").read_text()
-    assert launch(run, home / "two", 2, log=home / "log2") == [0, 0], (home / "log2.0").read_text()
-    return home / "one", home / "two"
+    home = tmp_path_factory.mktemp(strategy)
+    options = {"strategy": strategy}
+    assert launch(run, home / "two", 2, options, log=home / "log2") == [0, 0], (home / "log2.0").read_text()
+    return one, home / "two"
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -121,25 +137,51 @@ def assert_same_run(found: Path, expected: Path) -> None:
         assert torch.equal(weights(found)[name], value), name
 
 
-def signalled(what: signal.Signals, *, process: int, batch: int, folder: Path) -> list[int]:
+def signalled(what: signal.Signals, *, process: int, batch: int, folder: Path, strategy: str) -> list[int]:
     """The exit codes of a run of two that is saved at every step, one of whose processes gets a signal."""
-    options = {"checkpoint_minutes": 0.0}
+    options = {"checkpoint_minutes": 0.0, "strategy": strategy}
     log = folder.parent / "stopped"
     return launch(run, folder, 2, options, {process: (batch, what)}, log=log, timeout=60)
 
 
 @pytest.mark.parametrize(("what", "process"), [("SIGKILL", 1), ("SIGTERM", 1)])
 def test_a_run_of_two_that_was_stopped_goes_on_to_the_bit(
-    folders: tuple[Path, Path], tmp_path: Path, what: str, process: int
+    folders: tuple[Path, Path], strategy: str, tmp_path: Path, what: str, process: int
 ) -> None:
-    codes = signalled(signal.Signals[what], process=process, batch=8, folder=tmp_path / "run")
+    codes = signalled(signal.Signals[what], process=process, batch=8, folder=tmp_path / "run", strategy=strategy)
     # A signal to one of them stops both, when they have made the step; a killed one takes the other with it.
     assert codes == [143, 143] if what == "SIGTERM" else codes[1] == -signal.SIGKILL
     saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["global_step"] == (9 if what == "SIGTERM" else 8)
-    codes = launch(run, tmp_path / "run", 2, {"resume": True}, log=tmp_path / "resumed")
+    codes = launch(run, tmp_path / "run", 2, {"resume": True, "strategy": strategy}, log=tmp_path / "resumed")
     assert codes == [0, 0], (tmp_path / "resumed.0").read_text()
     assert_same_run(tmp_path / "run", folders[1])
+
+
+def test_the_model_folder_has_all_weights(folders: tuple[Path, Path]) -> None:
+    images = torch.randn(3, 3, 8, 8)
+    one, two = (load(folder / "model").eval()(images) for folder in folders)
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-4)
+
+
+def test_each_process_holds_a_part(tmp_path: Path) -> None:
+    assert launch(count_own, tmp_path, log=tmp_path / "log") == [0, 0], (tmp_path / "log.0").read_text()
+    own = [int((tmp_path / f"own.{rank}").read_text()) for rank in range(2)]
+    every = sum(weight.numel() for weight in noise_task().parameters())
+    assert sum(own) == every
+    assert max(own) < 0.7 * every
+
+
+def count_own(folder: Path) -> None:
+    """Writes down how many weights this process holds; those of the processes differ before they are spread."""
+    processes.join()
+    task = noise_task()
+    with torch.no_grad():
+        task.model.head.bias.fill_(processes.rank())
+    sharding.spread(task.model, init_device_mesh("cpu", (2,)))
+    parts = [weight.to_local() for weight in task.parameters() if isinstance(weight, DTensor)]
+    (folder / f"own.{processes.rank()}").write_text(str(sum(part.numel() for part in parts)))
+    assert not sharding.whole(task.model.head.bias).any()  # as in the first
 
 
 def test_a_process_without_images_has_a_loss_without_a_gradient() -> None:

@@ -31,7 +31,8 @@ class Neighbours(nn.Module):
         temperature: of the weights; the lower, the more the nearest ones count.
 
     Raises:
-        ValueError: when the shapes don't fit, there is no photograph, or a number is outside its range.
+        ValueError: when the shapes don't fit, there is no photograph, a number is outside its range, or a feature is
+            not finite.
     """
 
     features: Tensor
@@ -47,8 +48,10 @@ class Neighbours(nn.Module):
             )
         if not 0 <= share < 1:
             raise ValueError(f"share is {share}; allowed are numbers from 0, below 1")
-        if count < 1 or temperature <= 0:
-            raise ValueError(f"count is {count} and temperature {temperature}; both must be above 0")
+        if not isinstance(count, int) or count < 1 or not temperature > 0:
+            raise ValueError(f"count is {count} and temperature {temperature}; both must be above 0, count an integer")
+        if not features.isfinite().all():  # a single NaN would be nearest to every image
+            raise ValueError("some features are not finite")
         self.share, self.count, self.temperature = share, count, temperature
         self.register_buffer("features", _of_length_1(features.float()), persistent=False)
         self.register_buffer("targets", targets.bool(), persistent=False)

@@ -58,8 +58,8 @@ class CaptioningTask(TrainingTask):
             self.val_exact.update(float(any(text == reference[1:] for reference in references)))
             self.val_words.update(max(words_right(text, reference[1:]) for reference in references))
 
-    def write_model(self, folder: Path, about: Training | None) -> None:
-        write_captioner(self.evaluated, folder, about)
+    def write_model(self, model: Any, folder: Path, about: Training | None) -> None:
+        write_captioner(model, folder, about)
 
     def epoch_metrics(self) -> dict[str, Metric]:
         return {**super().epoch_metrics(), "val_exact": self.val_exact, "val_words": self.val_words}

@@ -92,8 +92,9 @@ class CheckpointWriter(L.Callback):
         score, self.last_value = task.judge.score(metrics), float(metrics[task.judge.metric])
         if is_best := self.best_epoch < 0 or score > self.best:
             self.best, self.best_value, self.best_epoch = score, self.last_value, trainer.current_epoch
+            model = task.whole_model()
             if trainer.is_global_zero:
-                task.write_model(self.run / "model", self._told(trainer, task))
+                task.write_model(model, self.run / "model", self._told(trainer, task))
         for name in ("best.ckpt", "last.ckpt") if is_best else ("last.ckpt",):
             self._save(trainer, name)
         if self.stop.share():

@@ -124,8 +124,8 @@ class ClassificationTask(TrainingTask):
         self.val_top1.update(logits, targets)
         self.val_top5.update(logits, targets)
 
-    def write_model(self, folder: Path, about: Training | None) -> None:
-        write_folder(merged(self.evaluated), folder, about)
+    def write_model(self, model: Any, folder: Path, about: Training | None) -> None:
+        write_folder(merged(model), folder, about)
 
     def running_metrics(self) -> dict[str, Metric]:
         return {**super().running_metrics(), "train_top1": self.train_top1}

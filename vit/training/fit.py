@@ -22,6 +22,7 @@ from vit.training.length import EarlyStop, EndOfBudget, RunClock
 from vit.training.pictures import draw_curves
 from vit.training.profile import Table, TimeTable
 from vit.training.resume import last_checkpoint
+from vit.training.sharding import strategy_of
 from vit.training.stopping import StopRequest
 from vit.training.task import TrainingTask
 
@@ -99,7 +100,8 @@ def fit(
         activation_checkpointing: recompute blocks for their gradients, see `Encoder`.
         compile: compile the training forward pass with torch.compile.
         checkpoint_minutes: maximum time between two checkpoints.
-        devices, num_nodes, strategy: see Lightning's Trainer; each process has its own batches.
+        devices, num_nodes: number of processes per machine, and of machines; each process has its own batches.
+        strategy: "auto", "ddp" or "fsdp", see `vit.training.sharding`.
         device: "auto", "cpu", "cuda" or "mps".
         resume: continue from the last good checkpoint.
         about: what the model card says about the data.
@@ -132,7 +134,7 @@ def fit(
         accelerator="gpu" if device == "cuda" else device,
         devices=devices,
         num_nodes=num_nodes,
-        strategy=strategy,
+        strategy=strategy_of(strategy, devices * num_nodes),
         precision="bf16-mixed" if arithmetic == "bf16" else "32-true",
         max_epochs=-1 if max_time is not None else max_epochs,
         accumulate_grad_batches=accumulate,

@@ -68,12 +68,12 @@ class PretrainingTask(TrainingTask):
         if self.pictures is None or (epoch % self.every and epoch != self.trainer.max_epochs):
             return
         name = f"epoch_{epoch:04}.png"
-        prepared = self.encoded_alone().preprocessing
+        prepared = self.encoded_alone(self.evaluated).preprocessing
         draw_reconstructions(self.evaluated, images, hidden, self.pictures / name, mean=prepared.mean, std=prepared.std)
 
-    def encoded_alone(self) -> Classifier:
+    def encoded_alone(self, model: MaskedImageModel) -> Classifier:
         """The encoder as a model without a head, which is the result of pretraining."""
-        return Classifier(self.evaluated.encoder, 0, pool=self.pool, preprocessing=self.preprocessing)
+        return Classifier(model.encoder, 0, pool=self.pool, preprocessing=self.preprocessing)
 
-    def write_model(self, folder: Path, about: Training | None) -> None:
-        write_folder(self.encoded_alone(), folder, about)
+    def write_model(self, model: Any, folder: Path, about: Training | None) -> None:
+        write_folder(self.encoded_alone(model), folder, about)

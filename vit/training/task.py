@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor
@@ -20,7 +21,7 @@ from vit.foundation import UserError, none_read
 from vit.models.captioner import Captioner
 from vit.models.classifier import Classifier
 from vit.models.masked import MaskedImageModel
-from vit.training import running
+from vit.training import running, sharding
 from vit.training.optim import check_optimizer, new_optimizer, parameter_groups, scaled_lr, warmup_cosine
 
 
@@ -124,8 +125,22 @@ class TrainingTask(L.LightningModule):
         """(The mean loss of a batch, the number of terms in the mean)."""
         raise NotImplementedError
 
-    def write_model(self, folder: Path, about: Training | None) -> None:
-        """Writes the model folder; `about` is what its card says about the data and the run."""
+    def configure_model(self) -> None:
+        """Spreads the weights over the processes, if the strategy is to do so."""
+        if isinstance(self.trainer.strategy, ModelParallelStrategy) and not sharding.is_spread(self.model):
+            assert self.device_mesh is not None
+            self._plain = sharding.plain_copy(self.model)
+            sharding.spread(self.model, self.device_mesh["data_parallel"])
+
+    def whole_model(self) -> Any:
+        """The model that is validated and saved, with all its weights. All processes must call this; the first one's
+        result is right."""
+        if not sharding.is_spread(self.model):
+            return self.evaluated
+        return sharding.with_whole_weights(self.model, self._plain)
+
+    def write_model(self, model: Any, folder: Path, about: Training | None) -> None:
+        """Writes the folder of a model, see `whole_model`; `about` is what its card says about the data and the run."""
         raise NotImplementedError
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -200,7 +215,7 @@ class TrainingTask(L.LightningModule):
     ) -> None:
         """Clips by the norm of all gradients; a step whose norm is not finite is skipped, or ends the run."""
         weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
-        norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        norm = sharding.whole(get_total_norm([weight.grad for weight in weights if weight.grad is not None]))
         if not norm.isfinite():
             self._bad_step("gradient", norm)
             optimizer.zero_grad(set_to_none=True)  # the optimizer skips weights without a gradient

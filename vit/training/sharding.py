@@ -1,0 +1,62 @@
+"""Weights that are spread over processes: each holds a part, and gets the rest of a block only while it runs (FSDP).
+
+This is torch's `fully_shard` (Zhao et al. 2023, "PyTorch FSDP"; stage 3 of ZeRO, Rajbhandari et al. 2020), which
+Lightning runs as its ModelParallelStrategy, on CPUs as well. Gradients and the optimizer's state are spread alike.
+"""
+
+from copy import deepcopy
+from typing import Any
+
+import torch.distributed as dist
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+
+
+def strategy_of(name: str, processes: int) -> str | Strategy:
+    """What Lightning's Trainer takes for --trainer.strategy.
+
+    Args:
+        processes: number of all processes, over which "fsdp" spreads the weights. Checkpoints hold all of them.
+    """
+    if name != "fsdp":
+        return name
+    return ModelParallelStrategy(
+        data_parallel_size=processes, tensor_parallel_size=1, save_distributed_checkpoint=False
+    )
+
+
+def spread(model: nn.Module, mesh: DeviceMesh) -> None:
+    """Spreads a model with an `encoder` over the processes of a mesh; all begin with the first one's weights."""
+    for value in (*model.parameters(), *model.buffers()):
+        dist.broadcast(value.detach(), src=0)
+    for block in model.encoder.blocks:  # type: ignore[union-attr]
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+def is_spread(model: nn.Module) -> bool:
+    """Whether the model's weights are spread."""
+    return isinstance(model, FSDPModule)
+
+
+def whole(value: Tensor) -> Tensor:
+    """The value of which each process may hold a part; all processes must call this."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def with_whole_weights(model: nn.Module, plain: Any) -> Any:
+    """`plain`, a model of the same shape, with the weights that `model` has spread. All processes must call this; the
+    first one's result is right."""
+    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    if state:  # empty in the other processes
+        plain.load_state_dict(state)
+    return plain
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """A copy for `with_whole_weights`, made before the model is spread."""
+    return deepcopy(model).cpu()
