@@ -61,7 +61,7 @@ def _loaded(options: ModelOptions) -> tuple[Classifier, list[str]]:
     notes = _overruled(options)
     if model.neighbours is not None:
         model.neighbours = None
-        notes.append("note: the checkpoint's neighbours are left out, since training changes all features")
+        notes.append("note: the checkpoint's neighbours are left out: they were found for the model as it was")
     return model, [*report.lines(), *notes]
 
 
