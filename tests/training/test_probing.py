@@ -124,7 +124,7 @@ def test_a_probe_that_is_resumed_is_the_same_and_reads_no_image_again(folder, pr
     with monkeypatch.context() as patch:
         patch.setattr(ClassificationTask, "training_step", stopping)
         assert cli.main(options(folder, "again")) != 0
-    monkeypatch.setattr(probing, "_computed", None)
+    monkeypatch.setattr(probing, "features_of", None)
     assert cli.main([*options(folder, "again"), "--resume"]) == 0
     for name in ("metrics.csv", "model/model.safetensors", "skipped.csv"):
         assert (folder / "again" / name).read_bytes() == (probe / name).read_bytes(), name
@@ -134,7 +134,7 @@ def test_features_of_other_images_are_not_gone_on_with(folder, probe, capsys, mo
     shutil.copytree(probe, folder / "other")
     shutil.copytree(folder / "photos", folder / "fewer")
     next((folder / "fewer").rglob("*.png")).unlink()
-    monkeypatch.setattr(probing, "_computed", None)
+    monkeypatch.setattr(probing, "features_of", None)
     assert cli.main([*options(folder, "other"), "--data.root", str(folder / "fewer"), "--resume"]) == 1
     assert "other images or labels" in capsys.readouterr().err
 
