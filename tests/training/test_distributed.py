@@ -164,6 +164,11 @@ def test_the_model_folder_has_all_weights(folders: tuple[Path, Path]) -> None:
     torch.testing.assert_close(two, one, rtol=0, atol=1e-4)
 
 
+def test_the_checkpoint_has_the_names_of_any_other(folders: tuple[Path, Path]) -> None:
+    one, two = map(weights, folders)
+    assert two.keys() == one.keys()
+
+
 def test_each_process_holds_a_part(tmp_path: Path) -> None:
     assert launch(count_own, tmp_path, log=tmp_path / "log") == [0, 0], (tmp_path / "log.0").read_text()
     own = [int((tmp_path / f"own.{rank}").read_text()) for rank in range(2)]
@@ -178,7 +183,8 @@ def count_own(folder: Path) -> None:
     task = noise_task()
     with torch.no_grad():
         task.model.head.bias.fill_(processes.rank())
-    sharding.spread(task.model, init_device_mesh("cpu", (2,)))
+    plain = sharding.spread(task.model, init_device_mesh("cpu", (2,)), torch.device("cpu"))
+    assert (plain is None) == (processes.rank() == 1)
     parts = [weight.to_local() for weight in task.parameters() if isinstance(weight, DTensor)]
     (folder / f"own.{processes.rank()}").write_text(str(sum(part.numel() for part in parts)))
     assert not sharding.whole(task.model.head.bias).any()  # as in the first

@@ -5,8 +5,8 @@ Lightning runs as its ModelParallelStrategy, on CPUs as well. Gradients and the 
 """
 
 from copy import deepcopy
-from typing import Any
 
+import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch import Tensor, nn
@@ -29,13 +29,22 @@ def strategy_of(name: str, processes: int) -> str | Strategy:
     )
 
 
-def spread(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Spreads a model with an `encoder` over the processes of a mesh; all begin with the first one's weights."""
-    for value in (*model.parameters(), *model.buffers()):
-        dist.broadcast(value.detach(), src=0)
-    for block in model.encoder.blocks:  # type: ignore[union-attr]
-        fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+def spread(model: nn.Module, mesh: DeviceMesh, device: torch.device) -> nn.Module | None:
+    """Spreads a model with an `encoder` over the processes of a mesh; all begin with the first one's weights.
+
+    A part is moved to the device and spread before the next, so that no device ever holds all weights.
+
+    Returns:
+        In the first process a plain copy of the model, for `with_whole_weights`.
+    """
+    plain = deepcopy(model).cpu() if dist.get_rank() == 0 else None
+    for part in (*model.encoder.blocks, model):  # type: ignore[misc, union-attr]
+        part.to(device)
+        for value in (*part.parameters(), *part.buffers()):
+            if not isinstance(value, DTensor):  # those are of a block that is already spread
+                dist.broadcast(value.detach(), src=0)
+        fully_shard(part, mesh=mesh)
+    return plain
 
 
 def is_spread(model: nn.Module) -> bool:
@@ -48,15 +57,9 @@ def whole(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def with_whole_weights(model: nn.Module, plain: Any) -> Any:
-    """`plain`, a model of the same shape, with the weights that `model` has spread. All processes must call this; the
-    first one's result is right."""
+def with_whole_weights(model: nn.Module, plain: nn.Module | None) -> nn.Module | None:
+    """The weights of a model that is spread, in the plain copy that `spread` returned. All processes must call this."""
     state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    if state:  # empty in the other processes
+    if plain is not None:
         plain.load_state_dict(state)
     return plain
-
-
-def plain_copy(model: nn.Module) -> nn.Module:
-    """A copy for `with_whole_weights`, made before the model is spread."""
-    return deepcopy(model).cpu()

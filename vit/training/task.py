@@ -129,15 +129,15 @@ class TrainingTask(L.LightningModule):
         """Spreads the weights over the processes, if the strategy is to do so."""
         if isinstance(self.trainer.strategy, ModelParallelStrategy) and not sharding.is_spread(self.model):
             assert self.device_mesh is not None
-            self._plain = sharding.plain_copy(self.model)
-            sharding.spread(self.model, self.device_mesh["data_parallel"])
+            mesh = self.device_mesh["data_parallel"]
+            # In a tuple, which keeps it from becoming a part of this module, and of its checkpoints.
+            self._plain = (sharding.spread(self.model, mesh, self.trainer.strategy.root_device),)
 
     def whole_model(self) -> Any:
-        """The model that is validated and saved, with all its weights. All processes must call this; the first one's
-        result is right."""
+        """The model that is validated and saved, with all its weights, for the first process. All must call this."""
         if not sharding.is_spread(self.model):
             return self.evaluated
-        return sharding.with_whole_weights(self.model, self._plain)
+        return sharding.with_whole_weights(self.model, *self._plain)
 
     def write_model(self, model: Any, folder: Path, about: Training | None) -> None:
         """Writes the folder of a model, see `whole_model`; `about` is what its card says about the data and the run."""
