@@ -266,7 +266,12 @@ def _check_classes(found: Collection, labels: tuple[str, ...], *, trained: bool)
     if not labels:
         there = ", ".join(f"{split}/" for split in found.splits)
         raise UserError(f"There is no train/ to get the labels from, only {there}.\n{_LAYOUT}")
-    if len(labels) < 2 and not found.multilabel:
+    if len(labels) < 2 and found.multilabel:
+        raise UserError(
+            f"There is only one label, {labels[0]!r}; a classifier needs two or more.\n"
+            f"Give each image one of two classes instead, in the column `label`: {labels[0]}, and one for the others."
+        )
+    if len(labels) < 2:
         raise UserError(f"There is only one class, {labels[0]!r}; a classifier needs two or more.\n{_LAYOUT}")
     for split in found.splits:
         classes = found.labels(split)

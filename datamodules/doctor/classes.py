@@ -62,7 +62,7 @@ def _untrainable(listing: Listing, train: np.ndarray) -> list[Problem]:
     ]
     if not listing.labels:
         found.append(Problem("classes", "no image has a label"))
-    elif len(listing.labels) < 2 and not listing.multilabel:
+    elif len(listing.labels) < 2:
         found.append(Problem("classes", f"there is only one class, {listing.labels[0]}", path=listing.labels[0]))
     if listing.held_out and not (listing.splits == SPLITS.index("val")).any():
         found.append(Problem("validation", "there is only one image per class, or one group, so val stays empty"))

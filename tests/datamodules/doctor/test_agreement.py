@@ -60,6 +60,7 @@ BAD = {
     "a group in two splits": ("path,label,split,group", [f"{line},g" for line in spread(GOOD, range(4))]),
     "one image per class": ("path,label", GOOD[:2]),
     "one class": ("path,label", GOOD[::2]),
+    "one label, of several": ("path,labels", [GOOD[0], *(f"{number}.png," for number in range(1, IMAGES))]),
     "no train": ("path,label,split", [f"{line},val" for line in GOOD]),
     "no label at all": ("path,labels", [f"{number}.png," for number in range(IMAGES)]),
     "a class in val only": ("path,label,split", [*spread(GOOD, range(4))[:-1], "15.png,c,val"]),
