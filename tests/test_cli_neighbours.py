@@ -112,6 +112,20 @@ def test_a_run_killed_before_they_were_found_gets_them_when_resumed(
     assert torch.equal(found.features, expected.features)
 
 
+def test_neighbours_that_make_it_worse_are_left_out(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Worse:
+        def metrics(self) -> dict[str, float]:
+            return {"top1": -0.01}
+
+    monkeypatch.setattr("vit.training.evaluation.evaluate", lambda *_, **__: Worse())
+    assert train(home, "worse") == 0
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line == "the nearest training photographs do not help: top-1 -1.0%; the model has none"
+    assert vit.load(home / "worse" / "model").neighbours is None
+
+
 def test_folds_are_judged_with_them(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(home, "folds", "--folds", "2") == 0
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("with the nearest")]

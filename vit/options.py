@@ -243,8 +243,8 @@ class OptimOptions:
         lora_rank: rank of LoRA's matrices.
         lora_alpha: LoRA's update is scaled by lora_alpha / lora_rank.
         neighbours: share of the training photographs nearest to an image in its probabilities, such as 0.5; 0 for none.
-            After the run, the model folder gets the features of up to 10,000 training images. It helps where a class
-            has many kinds, such as a family of birds.
+            After the run, the model folder gets the features of up to 10,000 training images, unless they make it worse
+            on the validation images. They help where a class has many kinds, such as a family of birds.
     """
 
     name: str = "adamw"

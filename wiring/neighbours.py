@@ -32,7 +32,8 @@ def with_neighbours(
     device: Device,
     precision: Precision,
 ) -> FitResult:
-    """Gives the model folder of a run its neighbours, and prints what they change on the validation images.
+    """Gives the model folder of a run its neighbours, unless they make it worse on the validation images, which choose
+    the best epoch as well; prints what they change.
 
     A run that is killed meanwhile leaves the folder without them; resumed, it does this again.
 
@@ -63,12 +64,15 @@ def with_neighbours(
         module.dataloader("val"), "validating", len(names) // processes.count(), lambda batch: len(batch["target"])
     )
     found = evaluate(model, batches, names, device=choose_device(device), precision=precision).metrics()
+    best, judge = float(found[task.judge.metric.removeprefix("val_")]), task.judge
+    if best < result.best:
+        say(f"the nearest training photographs do not help: {judge.name} {judge.text(best)}; the model has none")
+        return result
     keys = {name: key.removeprefix("val_") for name, key in task.told.items()}
     told = {name: f"{found[key]:.1%}" for name, key in keys.items() if key in found}
     if is_first_process():
         write_folder(model.cpu(), folder, replace(about, metrics=told, epoch=result.best_epoch))
-    best = float(found[task.judge.metric.removeprefix("val_")])
-    say(f"with the nearest training photographs: {task.judge.name} {task.judge.text(best)}")
+    say(f"with the nearest training photographs: {judge.name} {judge.text(best)}")
     return replace(result, best=best)
 
 
