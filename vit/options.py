@@ -242,9 +242,8 @@ class OptimOptions:
             blocks and the head); or lora (the head, and low-rank updates of the matrices in all blocks).
         lora_rank: rank of LoRA's matrices.
         lora_alpha: LoRA's update is scaled by lora_alpha / lora_rank.
-        neighbours: share of the training photographs nearest to an image in its probabilities, such as 0.5; 0 for none.
-            After the run, the model folder gets the features of up to 10,000 training images, unless they make it worse
-            on the validation images. They help where a class has many kinds, such as a family of birds.
+        neighbours: share of the training photographs nearest to an image in its probabilities, such as 0.5, in the
+            finished model, unless they make it worse; 0 for none.
     """
 
     name: str = "adamw"
@@ -323,8 +322,7 @@ class TrainerOptions:
             work.
         devices: processes per machine, one per GPU; each of them takes its own batches of data.batch_size.
         num_nodes: number of machines; with more than one, start the processes with torchrun or srun.
-        strategy: how the processes work together: ddp gives each the whole model; fsdp spreads its weights, gradients
-            and the optimizer's state over them. auto uses ddp if there are several.
+        strategy: with ddp (auto) each process has the whole model; fsdp spreads its weights over them.
         skip_bad_steps: skip up to this many steps in a row whose loss or gradient is not finite; one more ends the run.
     """
 

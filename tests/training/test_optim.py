@@ -183,7 +183,7 @@ def test_the_rate_follows_the_images_a_step(rule, lr):
 
 def test_every_option_reaches_a_task():
     options = OptimOptions(lr=1.0, ema=0.5, trained="blocks:2", mixup=0.25)
-    wired = ("clip_grad", "class_weights", "head_init")  # which fit and the wiring take
+    wired = ("clip_grad", "class_weights", "head_init", "neighbours")  # which fit and the wiring take
     given = {name: getattr(options, name) for name in wired}
     assert given | options.movement() | options.classification() == asdict(options)
     for taken, kind in ((options.movement(), TrainingTask), (options.classification(), ClassificationTask)):
