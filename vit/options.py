@@ -242,8 +242,7 @@ class OptimOptions:
             blocks and the head); or lora (the head, and low-rank updates of the matrices in all blocks).
         lora_rank: rank of LoRA's matrices.
         lora_alpha: LoRA's update is scaled by lora_alpha / lora_rank.
-        neighbours: share of the training photographs nearest to an image in its probabilities, such as 0.5, in the
-            finished model, unless they make it worse; 0 for none.
+        neighbours: share of the nearest training photographs in an image's probabilities, such as 0.5, if that helps.
     """
 
     name: str = "adamw"
