@@ -8,22 +8,10 @@ import subprocess
 import pytest
 from PIL import Image
 
-import cli
 from datamodules.scenes import DEMO_SPECIES, draw_scene
 
 TINY = "--model.variant pico --model.patch_size 8 --model.image_size 16 --num_workers 0 --batch_size 2"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-@pytest.fixture
-def vit(capsys):
-    def run(line, *words):
-        capsys.readouterr()
-        code = cli.main([*line.split(), *map(str, words)])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture

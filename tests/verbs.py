@@ -5,8 +5,8 @@ The fixtures `vit`, `model`, `headless`, `classes` and `trained` of conftest.py 
 
 import csv
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,8 +19,7 @@ BRIGHT, DARK = 230, 25
 TINY = "--model.variant pico --model.patch_size 8 --model.image_size 16 --data.batch_size 4 --data.num_workers 0"
 
 
-@dataclass(frozen=True)
-class Ran:
+class Ran(NamedTuple):
     """A command that ended."""
 
     code: int

@@ -29,7 +29,8 @@ Signals = Mapping[int, tuple[int, signal.Signals]]  # process -> (in which batch
 
 
 class Watched(ClassificationTask):
-    """Writes down which images each process validates; a process gets a signal where the test says so."""
+    """Writes down which images each process validates, and whether the weights were spread; a process gets a signal
+    where the test says so."""
 
     seen: Path
     signals: ClassVar[Signals] = MappingProxyType({})
@@ -40,6 +41,10 @@ class Watched(ClassificationTask):
         if number == at:
             os.kill(os.getpid(), what)
         return super().training_step(batch, batch_idx)
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        (self.seen.parent / f"{self.seen.name}.spread").write_text(str(sharding.is_spread(self.model)))
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         with (self.seen / f"seen.{processes.rank()}").open("a") as file:
@@ -167,6 +172,10 @@ def test_the_model_folder_has_all_weights(folders: tuple[Path, Path]) -> None:
 def test_the_checkpoint_has_the_names_of_any_other(folders: tuple[Path, Path]) -> None:
     one, two = map(weights, folders)
     assert two.keys() == one.keys()
+
+
+def test_the_weights_are_spread_where_asked(folders: tuple[Path, Path], strategy: str) -> None:
+    assert folders[1].with_name("two.spread").read_text() == str(strategy == "fsdp")
 
 
 def test_each_process_holds_a_part(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
@@ -59,6 +58,8 @@ def whole(value: Tensor) -> Tensor:
 
 def with_whole_weights(model: nn.Module, plain: nn.Module | None) -> nn.Module | None:
     """The weights of a model that is spread, in the plain copy that `spread` returned. All processes must call this."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict  # slow to import
+
     state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     if plain is not None:
         plain.load_state_dict(state)
